@@ -1,0 +1,8 @@
+//! orlop: a content store for container images and any other blobs, served over HTTP.
+//!
+//! The rooms, in reading order. `ARCHITECTURE.md` says how they lean on each other.
+
+pub mod clock;
+pub mod error;
+pub mod id;
+pub mod limits;

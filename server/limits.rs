@@ -1,0 +1,201 @@
+//! Every limit, in one place, with its reason.
+//!
+//! Nothing a peer sends may grow without bound: each queue, body, header, count, retry and wait that it can
+//! influence is held to one of these. `/api/v1/system/info` prints the whole table.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// One limit as the documentation and `/api/v1/system/info` show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Limit {
+    pub name: &'static str,
+    /// In `unit`s.
+    pub value: u64,
+    pub unit: &'static str,
+    pub reason: &'static str,
+}
+
+/// Declares each limit once: the constant code uses, its documentation, and its row in [`ALL`].
+macro_rules! limits {
+    ($($name:ident $text:literal: $type:ident = $value:expr, $unit:literal, $reason:literal;)*) => {
+        $(
+            #[doc = $reason]
+            pub const $name: $type = limits!(@constant $type, $value);
+        )*
+
+        /// Every limit of this server, in reading order.
+        pub const ALL: &[Limit] = &[$(Limit {
+            name: $text,
+            value: limits!(@number $type, $name),
+            unit: $unit,
+            reason: $reason,
+        }),*];
+    };
+    (@constant Duration, $value:expr) => { Duration::from_secs($value) };
+    (@constant $type:ident, $value:expr) => { $value };
+    (@number Duration, $name:ident) => { $name.as_secs() };
+    (@number $type:ident, $name:ident) => { $name as u64 };
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+limits! {
+    // Connections and requests.
+    CONNECTIONS "connections": usize = 4_096, "connections",
+        "More wait in the kernel's queue: an accepted connection costs a descriptor and memory.";
+    HEADER_BYTES "header_bytes": usize = 32 * KIB as usize, "bytes",
+        "A request's line and headers together; beyond it 431.";
+    URI_BYTES "uri_bytes": usize = 8 * KIB as usize, "bytes",
+        "The target of a request; beyond it 414.";
+    READ_BUFFER_BYTES "read_buffer_bytes": usize = 128 * KIB as usize, "bytes",
+        "Read at once from one connection: larger than the headers may be, or bodies would arrive in small pieces.";
+    HEADER_COUNT "header_count": usize = 100, "headers",
+        "Header lines of one request; beyond it 431.";
+    HEADER_TIMEOUT "header_timeout": Duration = 10, "seconds",
+        "From the first byte of a request to the end of its headers, or slow clients hold connections for nothing.";
+    HANDSHAKE_TIMEOUT "handshake_timeout": Duration = 10, "seconds",
+        "A TLS handshake that takes longer is not a client.";
+    IDLE_TIMEOUT "idle_timeout": Duration = 60, "seconds",
+        "A connection kept alive between two requests.";
+    PACE_WINDOW "pace_window": Duration = 30, "seconds",
+        "The time spent waiting for the peer over which the minimum rate is measured.";
+    PACE_BYTES "pace_bytes": u64 = 30 * KIB, "bytes",
+        "A peer that moves less than this in one window of waiting (1 KiB/s) is cut off.";
+    HTTP2_STREAMS "http2_streams": u32 = 128, "streams",
+        "Requests in flight on one HTTP/2 connection.";
+    HTTP2_RESETS "http2_resets": usize = 32, "resets",
+        "Streams reset before they were accepted; a peer that resets faster is flooding.";
+    RANGES "ranges": usize = 16, "ranges",
+        "Ranges of one request: many overlapping ranges turn a small request into a large answer.";
+    REQUEST_ID_BYTES "request_id_bytes": usize = 128, "bytes",
+        "A longer X-Request-Id is replaced by one of ours.";
+    REQUEST_WAIT "request_wait": Duration = 60, "seconds",
+        "The longest `wait=` a request may ask for; proxies give up soon after.";
+    UNAVAILABLE_RETRY "unavailable_retry": Duration = 5, "seconds",
+        "The Retry-After of a 503: a restarted database is back by then.";
+    JSON_BODY_BYTES "json_body_bytes": usize = MIB as usize, "bytes",
+        "A JSON request body, which is held in memory.";
+    FORM_BYTES "form_bytes": usize = 8 * KIB as usize, "bytes",
+        "A form of the pages, which is held in memory: a token and the form's secret, with room to spare.";
+    JSON_DEPTH "json_depth": usize = 64, "levels",
+        "Nesting of a JSON document: the parser works on the stack.";
+    LIST_PAGE "list_page": usize = 1_000, "items",
+        "The largest page of a list; a page is held in memory.";
+    LIST_PAGE_DEFAULT "list_page_default": usize = 100, "items",
+        "The page of a list that names no limit.";
+    FILTER_BYTES "filter_bytes": usize = 4 * KIB as usize, "bytes",
+        "The text of one filter; all of a request together are held to `uri_bytes`.";
+    PATTERN_BYTES "pattern_bytes": usize = 256, "bytes",
+        "A regular expression in a filter; matching is linear, compiling is not free.";
+    CURSOR_BYTES "cursor_bytes": usize = 12 * KIB as usize, "bytes",
+        "An opaque list cursor, which carries the last sort key: a name of 1,024 bytes in its longest spelling.";
+    IDEMPOTENCY_KEY_BYTES "idempotency_key_bytes": usize = 255, "bytes",
+        "The text of an Idempotency-Key.";
+    IDEMPOTENCY_TIME "idempotency_time": Duration = 24 * 3_600, "seconds",
+        "How long the answer to an Idempotency-Key is remembered.";
+
+    // Event streams.
+    EVENT_CLIENTS "event_clients": usize = 64, "clients",
+        "Event streams open at once; each holds a queue.";
+    EVENT_QUEUE "event_queue": usize = 1_024, "events",
+        "Events waiting for one slow reader; beyond it the reader is told to start afresh.";
+    EVENT_HEARTBEAT "event_heartbeat": Duration = 15, "seconds",
+        "A comment in a silent event stream, so that proxies keep it and dead readers are found.";
+
+    // Names and labels.
+    NAMESPACE_BYTES "namespace_bytes": usize = 76, "bytes",
+        "A namespace's name, as in containerd.";
+    REF_BYTES "ref_bytes": usize = 1_024, "bytes",
+        "An ingest's ref, chosen by its client.";
+    REFERENCE_BYTES "reference_bytes": usize = 1_024, "bytes",
+        "An image's name or reference.";
+    ID_BYTES "id_bytes": usize = 255, "bytes",
+        "A lease id or snapshot key that the client chose: it must fit a file name.";
+    MEDIA_TYPE_BYTES "media_type_bytes": usize = 255, "bytes",
+        "A media type: RFC 6838 allows 127 characters on each side of the slash.";
+    LABEL_BYTES "label_bytes": usize = 4_096, "bytes",
+        "A label's key and value together, as in containerd.";
+    LABELS "labels": usize = 64, "labels",
+        "Labels on one record, so that a record stays small enough to list.";
+    TOKEN_NAMESPACES "token_namespaces": usize = 100, "namespaces",
+        "What one token may name; one without a limit names none.";
+    LEASE_RESOURCES "lease_resources": usize = 100_000, "resources",
+        "What one lease may hold: its deletion is one transaction.";
+
+    // Content and ingests.
+    BLOB_BYTES "blob_bytes": u64 = TIB, "bytes",
+        "The default of the setting max_blob_size.";
+    INGESTS "ingests": usize = 10_000, "ingests",
+        "Ingests open at once in one namespace; each is a directory and a row.";
+    INGEST_WRITES "ingest_writes": usize = 256, "requests",
+        "Bodies written to disk at once; each holds buffers and a descriptor.";
+    WRITER_TTL "writer_ttl": Duration = 600, "seconds",
+        "The longest writer_ttl: a writer that is gone must not hold an ingest for long.";
+    MANIFEST_BYTES "manifest_bytes": u64 = 4 * MIB, "bytes",
+        "A manifest or index, which is held in memory; the size registries accept.";
+    INDEX_DEPTH "index_depth": usize = 4, "levels",
+        "Indexes inside indexes.";
+    INDEX_ENTRIES "index_entries": usize = 1_000, "manifests",
+        "Manifests of one index.";
+    MANIFEST_LAYERS "manifest_layers": usize = 512, "layers",
+        "Layers of one manifest; overlay file systems take fewer.";
+    CONFIG_FILE_BYTES "config_file_bytes": u64 = MIB, "bytes",
+        "The configuration file.";
+
+    // Layers.
+    LAYER_ENTRIES "layer_entries": u64 = 100_000, "entries",
+        "Entries of one layer's tar.";
+    LAYER_UNPACKED_BYTES "layer_unpacked_bytes": u64 = 16 * GIB, "bytes",
+        "Bytes one layer may unpack to.";
+    LAYER_RATIO "layer_ratio": u64 = 1_000, "to 1",
+        "Unpacked to compressed bytes, measured after the first 64 MiB: more is a bomb.";
+    PATH_BYTES "path_bytes": usize = 4_096, "bytes",
+        "A path in a layer, as in Linux.";
+    PATH_COMPONENT_BYTES "path_component_bytes": usize = 255, "bytes",
+        "One component of a path, as in Linux.";
+    PAX_BYTES "pax_bytes": u64 = MIB, "bytes",
+        "An extended tar header, which is held in memory.";
+
+    // Pulls.
+    PULLS "pulls": usize = 4, "pulls",
+        "The default of the setting pull_concurrency.";
+    PULL_LAYERS "pull_layers": usize = 8, "blobs",
+        "The default of the setting layer_concurrency.";
+    PULL_QUEUE "pull_queue": usize = 1_000, "pulls",
+        "Pulls waiting for their turn; beyond it 429.";
+    PULL_PLATFORMS "pull_platforms": usize = 32, "platforms",
+        "Platforms of one pull; each may cost a manifest.";
+    PULL_BLOBS "pull_blobs": usize = 4_096, "blobs",
+        "Configs and layers of one pull, whose picture is held in memory and in its row.";
+    REDIRECTS "redirects": usize = 5, "redirects",
+        "Redirects followed for one request to a registry.";
+    PULL_TOKENS "pull_tokens": usize = 8, "tokens",
+        "Tokens asked for in one pull, or a registry that refuses each keeps it alive for ever.";
+    UPSTREAM_RETRY_AFTER "upstream_retry_after": Duration = 300, "seconds",
+        "The longest Retry-After of a registry that is obeyed.";
+    PULL_PROGRESS_BYTES "pull_progress_bytes": u64 = 64 * KIB, "bytes",
+        "What a broken download must have gained for its retries to be counted afresh.";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_limit_has_a_name_of_its_own_and_a_reason() {
+        let names: BTreeSet<_> = ALL.iter().map(|limit| limit.name).collect();
+        assert_eq!(names.len(), ALL.len());
+        for limit in ALL {
+            assert!(limit.value > 0 && limit.reason.ends_with('.'), "{}", limit.name);
+        }
+        let header_timeout = ALL.iter().find(|limit| limit.name == "header_timeout").expect("listed");
+        assert_eq!(header_timeout.value, HEADER_TIMEOUT.as_secs());
+    }
+}
