@@ -6,3 +6,9 @@ pub mod clock;
 pub mod error;
 pub mod id;
 pub mod limits;
+
+pub mod events;
+
+pub mod config;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,253 @@
+//! Metrics: typed handles for those who count, one text in OpenMetrics form for those who scrape.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// All metrics of this process. A cheap clone; every clone counts into the same numbers.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    pub http: HttpMetrics,
+    pub store: StoreMetrics,
+    pub jobs: JobMetrics,
+    registry: Arc<Registry>,
+}
+
+#[derive(Debug, Clone)]
+pub struct HttpMetrics {
+    requests: Family<Answered, Counter>,
+    duration: Family<Route, Histogram, fn() -> Histogram>,
+    pub in_flight: Gauge,
+    pub connections: Gauge,
+    pub bytes_received: Counter,
+    pub bytes_sent: Counter,
+    pub event_clients: Gauge,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct StoreMetrics {
+    pub ingests_open: Gauge,
+    pub blobs_committed: Counter,
+    pub bytes_committed: Counter,
+    pub database_errors: Counter,
+    pub corrupt_blobs: Counter,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct JobMetrics {
+    pulls: Family<PullLabels, Gauge>,
+    pulls_finished: Family<PullLabels, Counter>,
+    pub bytes_fetched: Counter,
+}
+
+/// The states of a pull that are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types, reason = "the names are the label's values")]
+pub enum PullState {
+    queued,
+    running,
+    cancelling,
+    succeeded,
+    failed,
+    cancelled,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PullLabels {
+    state: PullState,
+}
+
+/// Labels by route template, never by path: a digest in a label would make a series of each blob.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Route {
+    method: &'static str,
+    route: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    method: &'static str,
+    route: String,
+    status: u16,
+}
+
+impl HttpMetrics {
+    /// Counts one finished request. `route` is the template of the path, not the path.
+    pub fn answered(&self, method: &http::Method, route: &str, status: u16, seconds: f64) {
+        let (method, route) = (method_label(method), route.to_owned());
+        self.duration.get_or_create(&Route { method, route: route.clone() }).observe(seconds);
+        self.requests.get_or_create(&Answered { method, route, status }).inc();
+    }
+}
+
+impl JobMetrics {
+    /// A pull entered a state that is not its last.
+    pub fn entered(&self, state: PullState) {
+        self.pulls.get_or_create(&PullLabels { state }).inc();
+    }
+
+    /// A pull left a state that it had entered.
+    pub fn left(&self, state: PullState) {
+        self.pulls.get_or_create(&PullLabels { state }).dec();
+    }
+
+    /// A pull ended in `state`.
+    pub fn finished(&self, state: PullState) {
+        self.pulls_finished.get_or_create(&PullLabels { state }).inc();
+    }
+}
+
+/// A method that a client invents does not become a label.
+fn method_label(method: &http::Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// From a cached range to a stored gigabyte.
+fn duration_buckets() -> Histogram {
+    Histogram::new([0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0])
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// Fresh metrics, all at zero; nothing here is global.
+    pub fn new() -> Metrics {
+        let mut registry = Registry::with_prefix("orlop");
+        registry.register(
+            "build",
+            "The running program",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        let http = HttpMetrics::register(registry.sub_registry_with_prefix("http"));
+        let store = StoreMetrics::register(registry.sub_registry_with_prefix("store"));
+        let jobs = JobMetrics::register(&mut registry);
+        Metrics { http, store, jobs, registry: Arc::new(registry) }
+    }
+
+    /// The content type of [`Metrics::render`].
+    pub const CONTENT_TYPE: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+    /// Every metric in the OpenMetrics 1.0 text form.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)
+            .expect("writing to a String does not fail");
+        text
+    }
+}
+
+impl HttpMetrics {
+    fn register(registry: &mut Registry) -> HttpMetrics {
+        let metrics = HttpMetrics {
+            requests: Family::default(),
+            duration: Family::new_with_constructor(duration_buckets as fn() -> Histogram),
+            in_flight: Gauge::default(),
+            connections: Gauge::default(),
+            bytes_received: Counter::default(),
+            bytes_sent: Counter::default(),
+            event_clients: Gauge::default(),
+        };
+        let m = &metrics;
+        registry.register("requests", "Requests answered", m.requests.clone());
+        registry.register_with_unit(
+            "request_duration",
+            "From the head of a request to the last byte of its answer",
+            Unit::Seconds,
+            m.duration.clone(),
+        );
+        registry.register("requests_in_flight", "Requests not yet answered in full", m.in_flight.clone());
+        registry.register("connections", "Open connections", m.connections.clone());
+        registry.register_with_unit(
+            "received",
+            "Bytes of request bodies",
+            Unit::Bytes,
+            m.bytes_received.clone(),
+        );
+        registry.register_with_unit("sent", "Bytes of response bodies", Unit::Bytes, m.bytes_sent.clone());
+        registry.register("event_clients", "Open event streams", m.event_clients.clone());
+        metrics
+    }
+}
+
+impl StoreMetrics {
+    fn register(registry: &mut Registry) -> StoreMetrics {
+        let metrics = StoreMetrics::default();
+        let m = &metrics;
+        registry.register("ingests_open", "Ingests not yet committed or aborted", m.ingests_open.clone());
+        registry.register(
+            "blobs_committed",
+            "Blobs committed that were not there",
+            m.blobs_committed.clone(),
+        );
+        registry.register_with_unit(
+            "committed",
+            "Bytes of the blobs committed",
+            Unit::Bytes,
+            m.bytes_committed.clone(),
+        );
+        registry.register("database_errors", "Failures of the database", m.database_errors.clone());
+        registry.register("corrupt_blobs", "Blobs found damaged", m.corrupt_blobs.clone());
+        metrics
+    }
+}
+
+impl JobMetrics {
+    fn register(registry: &mut Registry) -> JobMetrics {
+        let metrics = JobMetrics::default();
+        registry.register("pulls", "Pulls by state", metrics.pulls.clone());
+        registry.register("pulls_finished", "Pulls ended, by how", metrics.pulls_finished.clone());
+        registry.register_with_unit(
+            "fetched",
+            "Bytes fetched from registries",
+            Unit::Bytes,
+            metrics.bytes_fetched.clone(),
+        );
+        metrics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_rendered_as_openmetrics() {
+        let metrics = Metrics::new();
+        metrics.http.answered(&http::Method::GET, "/api/v1/content/{digest}", 200, 0.002);
+        let invented = http::Method::from_bytes(b"BREW").expect("a token");
+        metrics.http.answered(&invented, "none", 405, 0.0);
+        metrics.http.bytes_sent.inc_by(7);
+        metrics.jobs.entered(PullState::running);
+        let text = metrics.render();
+        for line in [
+            "orlop_http_requests_total{method=\"GET\",route=\"/api/v1/content/{digest}\",status=\"200\"} 1",
+            "orlop_http_requests_total{method=\"other\",route=\"none\",status=\"405\"} 1",
+            "orlop_http_request_duration_seconds_count{method=\"GET\",route=\"/api/v1/content/{digest}\"} 1",
+            "orlop_http_sent_bytes_total 7",
+            "orlop_pulls{state=\"running\"} 1",
+            "orlop_store_ingests_open 0",
+        ] {
+            assert!(text.lines().any(|seen| seen == line), "no `{line}` in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+}
