@@ -7,6 +7,8 @@ pub mod error;
 pub mod id;
 pub mod limits;
 
+pub mod oci;
+
 pub mod events;
 
 pub mod config;

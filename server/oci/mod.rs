@@ -1,0 +1,20 @@
+//! Values and rules of the OCI formats: what a digest, a descriptor, a manifest, a platform and a
+//! reference are, and which texts are refused. No I/O, no waiting: bytes in, checked values out.
+//!
+//! Whatever a peer sends becomes one of these values here, or an error; past this room nobody
+//! parses such text again, and none of it is ever a path before this room has read it.
+
+pub mod descriptor;
+pub mod digest;
+pub mod hasher;
+pub mod manifest;
+pub mod media_type;
+pub mod platform;
+pub mod reference;
+
+pub use descriptor::Descriptor;
+pub use digest::{Algorithm, Digest};
+pub use hasher::Hasher;
+pub use manifest::Document;
+pub use platform::Platform;
+pub use reference::Reference;

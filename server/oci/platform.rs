@@ -1,0 +1,296 @@
+//! Platforms: how they are written, and which of an index's manifests suits one best.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::oci::descriptor::{Descriptor, null_is_empty};
+use crate::oci::digest::excerpt;
+
+/// What an image runs on. Values parsed from a specifier are in normal form; values from an index are kept
+/// as written and normalised where they are compared.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Platform {
+    #[serde(default)]
+    pub os: String,
+    #[serde(default)]
+    pub architecture: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    #[serde(default, rename = "os.version", skip_serializing_if = "Option::is_none")]
+    pub os_version: Option<String>,
+    #[serde(
+        default,
+        rename = "os.features",
+        deserialize_with = "null_is_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub os_features: Vec<String>,
+}
+
+/// No manifest of the index runs on the platform asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoMatch {
+    pub wanted: Box<Platform>,
+    /// What there is instead, in document order.
+    pub available: Vec<Platform>,
+}
+
+impl Platform {
+    fn new(os: &str, architecture: &str, variant: &str) -> Platform {
+        let (os, architecture, variant) = (os.to_owned(), architecture.to_owned(), variant.to_owned());
+        let platform =
+            Platform { os, architecture, variant: Some(variant), os_version: None, os_features: Vec::new() };
+        platform.normalized()
+    }
+
+    /// The platform of this machine.
+    pub fn host() -> Platform {
+        Platform::new(std::env::consts::OS, std::env::consts::ARCH, "")
+    }
+
+    /// The same platform under the names that Go uses for systems and architectures.
+    pub fn normalized(&self) -> Platform {
+        let os = match self.os.to_lowercase() {
+            os if os == "macos" => "darwin".to_owned(),
+            os => os,
+        };
+        let variant = self.variant.as_deref().unwrap_or_default().to_lowercase();
+        let architecture = self.architecture.to_lowercase();
+        let (architecture, variant) = match (architecture.as_str(), variant.as_str()) {
+            ("i386" | "x86", _) => ("386", ""),
+            ("x86_64" | "x86-64" | "amd64", "v1") => ("amd64", ""),
+            ("x86_64" | "x86-64" | "amd64", other) => ("amd64", other),
+            ("aarch64" | "arm64", "8" | "v8" | "v8.0") => ("arm64", ""),
+            ("aarch64" | "arm64", "9" | "9.0" | "v9.0") => ("arm64", "v9"),
+            ("aarch64" | "arm64", other) => ("arm64", other),
+            ("armhf", _) | ("arm", "" | "7") => ("arm", "v7"),
+            ("armel", _) | ("arm", "6") => ("arm", "v6"),
+            ("arm", "5") => ("arm", "v5"),
+            ("arm", "8") => ("arm", "v8"),
+            ("powerpc64le", other) => ("ppc64le", other),
+            ("loongarch64", other) => ("loong64", other),
+            (architecture, other) => (architecture, other),
+        };
+        Platform {
+            os,
+            architecture: architecture.to_owned(),
+            variant: (!variant.is_empty()).then(|| variant.to_owned()),
+            os_version: self.os_version.clone().filter(|version| !version.is_empty()),
+            os_features: self.os_features.clone(),
+        }
+    }
+
+    /// How well `offered` suits a machine of this platform: 0 is its own kind, larger numbers are older
+    /// kinds that it still runs, `None` is one that it does not run.
+    pub fn rank(&self, offered: &Platform) -> Option<usize> {
+        let (wanted, offered) = (self.normalized(), offered.normalized());
+        let runs = wanted.os == offered.os
+            && runs_version(&wanted, &offered)
+            && offered.os_features.iter().all(|feature| wanted.os_features.contains(feature));
+        if !runs {
+            return None;
+        }
+        let variant = offered.variant.as_deref().unwrap_or_default();
+        compatible(&wanted).iter().position(|(arch, kind)| *arch == offered.architecture && kind == variant)
+    }
+
+    /// The manifest of an index that suits this platform best; among equals the first.
+    ///
+    /// Attestations (`unknown/unknown`) are never chosen. An entry that names no platform is taken only
+    /// when it is the one such entry and nothing that names a platform suits: its config will tell.
+    ///
+    /// # Errors
+    /// [`NoMatch`], with what there is.
+    pub fn choose<'a>(&self, entries: &'a [Descriptor]) -> Result<&'a Descriptor, NoMatch> {
+        let ranked = entries.iter().filter_map(|entry| Some((self.rank(entry.platform.as_ref()?)?, entry)));
+        if let Some((_, best)) = ranked.min_by_key(|(rank, _)| *rank) {
+            return Ok(best);
+        }
+        let mut silent = entries.iter().filter(|e| e.platform.is_none() && e.kind().is_document());
+        if let (Some(only), None) = (silent.next(), silent.next()) {
+            return Ok(only);
+        }
+        let named = entries.iter().filter_map(|entry| entry.platform.clone());
+        let available = named.filter(|platform| !platform.is_attestation()).collect();
+        Err(NoMatch { wanted: Box::new(self.clone()), available })
+    }
+
+    /// Whether this marks an index entry that nothing runs: build attestations are kept so.
+    pub fn is_attestation(&self) -> bool {
+        self.os == "unknown" && self.architecture == "unknown"
+    }
+}
+
+/// Windows runs images of its own build only: the first three numbers of its version. Other systems do
+/// not tell versions apart.
+fn runs_version(wanted: &Platform, offered: &Platform) -> bool {
+    let build = |version: &str| version.split('.').take(3).map(str::to_owned).collect::<Vec<_>>();
+    match (&wanted.os_version, &offered.os_version) {
+        (Some(ours), Some(theirs)) if wanted.os == "windows" => build(ours) == build(theirs),
+        (Some(_) | None, Some(_) | None) => true,
+    }
+}
+
+/// Architectures and variants that run on `wanted`, best first: containerd's order, so that both choose
+/// the same manifest.
+fn compatible(wanted: &Platform) -> Vec<(&'static str, String)> {
+    let variant = wanted.variant.clone().unwrap_or_default();
+    let own = |arch: &'static str| (arch, variant.clone());
+    match wanted.architecture.as_str() {
+        "amd64" => {
+            let level: u32 = variant.strip_prefix('v').and_then(|v| v.parse().ok()).unwrap_or(1).min(9);
+            let older = (2..level).rev().map(|level| ("amd64", format!("v{level}")));
+            let base = [("amd64", String::new()), ("386", String::new())];
+            std::iter::once(own("amd64")).chain(older).chain(base).collect()
+        }
+        "arm" => std::iter::once(own("arm")).chain(arm_below(number_after_v(&variant))).collect(),
+        "arm64" => {
+            let own_variant = std::iter::once(own("arm64"));
+            own_variant.chain(arm64_below(&variant)).chain(arm_below(9)).collect()
+        }
+        // What we know nothing about runs its own kind and no other.
+        other => KNOWN_ARCHITECTURES
+            .iter()
+            .find(|known| **known == other)
+            .map(|known| vec![own(known)])
+            .unwrap_or_default(),
+    }
+}
+
+/// `arm/v8` (a 64-bit machine's 32-bit mode) down to `arm/v5`, all below `newest`.
+fn arm_below(newest: u32) -> impl Iterator<Item = (&'static str, String)> {
+    (5..newest.clamp(5, 9)).rev().map(|level| ("arm", format!("v{level}")))
+}
+
+/// The 64-bit ARM kinds that a newer one contains: v9.k has all of v8.(k+5).
+fn arm64_below(variant: &str) -> Vec<(&'static str, String)> {
+    let (major, minor) = variant
+        .strip_prefix('v')
+        .unwrap_or("8")
+        .split_once('.')
+        .unwrap_or((variant.strip_prefix('v').unwrap_or("8"), "0"));
+    let minor: u32 = minor.parse().unwrap_or(0).min(9);
+    let named = |major: u32, minor: u32| match (major, minor) {
+        (8, 0) => String::new(),
+        (major, 0) => format!("v{major}"),
+        (major, minor) => format!("v{major}.{minor}"),
+    };
+    let (v9_below, v8_upto) = match major {
+        "9" => (minor, Some((minor + 5).min(9))),
+        "8" => (0, minor.checked_sub(1)),
+        _ => (0, None),
+    };
+    let v9 = (0..v9_below).rev().map(|minor| ("arm64", named(9, minor)));
+    let v8 = v8_upto.into_iter().flat_map(|upto| (0..=upto).rev()).map(|minor| ("arm64", named(8, minor)));
+    v9.chain(v8).collect()
+}
+
+fn number_after_v(variant: &str) -> u32 {
+    variant.strip_prefix('v').and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+const KNOWN_ARCHITECTURES: [&str; 18] = [
+    "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc", "ppc64",
+    "ppc64le", "riscv", "riscv64", "s390x", "sparc64", "wasm", "unknown",
+];
+
+const KNOWN_SYSTEMS: [&str; 13] = [
+    "aix",
+    "android",
+    "darwin",
+    "dragonfly",
+    "freebsd",
+    "illumos",
+    "linux",
+    "macos",
+    "netbsd",
+    "openbsd",
+    "solaris",
+    "wasip1",
+    "windows",
+];
+
+impl FromStr for Platform {
+    type Err = Error;
+
+    /// `os[(version[+feature…])]/arch[/variant]`; one bare word is a system if it names one, else an
+    /// architecture, the other half being this machine's.
+    fn from_str(text: &str) -> Result<Platform> {
+        let wrong = |why: &str| {
+            Error::invalid(format!(
+                "`{}` is not a platform: {why} (write os/arch or os/arch/variant, as in linux/arm64/v8)",
+                excerpt(text)
+            ))
+        };
+        let host = Platform::host();
+        let parts: Vec<&str> = text.split('/').collect();
+        let (system, arch, variant) = match parts.as_slice() {
+            [word] => {
+                let system = word.split('(').next().unwrap_or_default().to_lowercase();
+                let known_arch = Platform::new("", word, "").architecture;
+                if KNOWN_SYSTEMS.contains(&system.as_str()) {
+                    (*word, host.architecture.as_str(), "")
+                } else if KNOWN_ARCHITECTURES.contains(&known_arch.as_str()) {
+                    (host.os.as_str(), *word, "")
+                } else {
+                    return Err(wrong("it names no system and no architecture that is known"));
+                }
+            }
+            [system, arch] => (*system, *arch, ""),
+            [system, arch, variant] if !variant.is_empty() => (*system, *arch, *variant),
+            _ => return Err(wrong("it has too many parts, or an empty one")),
+        };
+        let (os, version) = match system.split_once('(') {
+            None => (system, None),
+            Some((os, rest)) => (os, Some(rest.strip_suffix(')').ok_or_else(|| wrong("a `)` is missing"))?)),
+        };
+        let plain = |part: &str| part.bytes().all(|c| c.is_ascii_alphanumeric() || b"_.-".contains(&c));
+        if os.is_empty() || arch.is_empty() || ![os, arch, variant].into_iter().all(plain) {
+            return Err(wrong("its parts are letters, digits, `_`, `.` and `-`"));
+        }
+        let mut platform = Platform::new(os, arch, variant);
+        if let Some(version) = version {
+            let mut pieces = version.split('+');
+            platform.os_version = pieces.next().filter(|v| !v.is_empty()).map(str::to_owned);
+            platform.os_features = pieces.filter(|feature| !feature.is_empty()).map(str::to_owned).collect();
+            if !platform.os_version.iter().chain(&platform.os_features).all(|piece| plain(piece)) {
+                return Err(wrong("its version and features are letters, digits, `_`, `.` and `-`"));
+            }
+        }
+        Ok(platform)
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.os)?;
+        if self.os_version.is_some() || !self.os_features.is_empty() {
+            write!(f, "({}", self.os_version.as_deref().unwrap_or_default())?;
+            self.os_features.iter().try_for_each(|feature| write!(f, "+{feature}"))?;
+            f.write_str(")")?;
+        }
+        write!(f, "/{}", self.architecture)?;
+        self.variant.iter().filter(|v| !v.is_empty()).try_for_each(|variant| write!(f, "/{variant}"))
+    }
+}
+
+impl fmt::Display for NoMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A list longer than a person reads helps nobody.
+        const SHOWN: usize = 20;
+        write!(f, "there is no manifest for {}", self.wanted)?;
+        if self.available.is_empty() {
+            return f.write_str("; the index names no platform at all");
+        }
+        let mut names: Vec<String> = self.available.iter().map(|p| excerpt(&p.to_string())).collect();
+        names.dedup();
+        write!(f, "; there is {}", names[..names.len().min(SHOWN)].join(", "))?;
+        if names.len() > SHOWN { write!(f, " and {} more", names.len() - SHOWN) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests;
