@@ -9,6 +9,8 @@ pub mod limits;
 
 pub mod oci;
 
+pub mod disk;
+
 pub mod events;
 
 pub mod config;

@@ -1,0 +1,128 @@
+//! `blobs/<algorithm>/<hex>`: read-only files, each named by its digest.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use super::{Disk, cached_read, is_absent};
+use crate::error::{Doing, Result};
+use crate::oci::{Algorithm, Digest};
+
+/// An open blob. Its bytes stay readable for as long as this lives, whatever happens to the name.
+#[derive(Debug)]
+pub struct BlobFile {
+    file: File,
+    size: u64,
+}
+
+impl BlobFile {
+    /// Bytes in the file, as it was when opened.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads up to `limit` bytes at `offset` if the page cache has them.
+    ///
+    /// `None` when that would wait for the disk; fewer bytes than asked for when only those are cached.
+    ///
+    /// # Errors
+    /// Those of `preadv2(2)`; `UnexpectedEof` when the file is shorter than it was.
+    pub fn read_cached(&self, offset: u64, limit: usize) -> io::Result<Option<Vec<u8>>> {
+        match cached_read::read_cached(&self.file, offset, limit) {
+            Ok(bytes) if bytes.is_empty() && limit > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(bytes) => Ok(Some(bytes)),
+            // Nothing cached; or a file system that cannot say, where waiting is the only way.
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Unsupported) => {
+                Ok(None)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads up to `limit` bytes at `offset`; blocks.
+    ///
+    /// # Errors
+    /// Those of `preadv2(2)`; `UnexpectedEof` when the file is shorter than it was.
+    pub fn read_at(&self, offset: u64, limit: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; limit];
+        let read = loop {
+            match self.file.read_at(&mut bytes, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => break done?,
+            }
+        };
+        if read == 0 && limit > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+}
+
+impl Disk {
+    /// Opens a blob; `None` when there is no such file.
+    ///
+    /// # Errors
+    /// `Internal` when the file is there and cannot be opened.
+    pub fn open_blob(&self, digest: &Digest) -> Result<Option<BlobFile>> {
+        let file = match File::open(self.blob_path(digest)) {
+            Ok(file) => file,
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(error).doing(format!("open blob {digest}")),
+        };
+        let size = file.metadata().doing(format!("size blob {digest}"))?.len();
+        Ok(Some(BlobFile { file, size }))
+    }
+
+    /// Removes a blob's file. That it is gone already is not an error.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Internal`; the file is still there then.
+    pub fn remove_blob(&self, digest: &Digest) -> Result<()> {
+        match fs::remove_file(self.blob_path(digest)) {
+            Err(error) if !is_absent(&error) => Err(error).doing(format!("remove blob {digest}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The digests and sizes of all blob files of one algorithm, in order, and the names that are no digests.
+    ///
+    /// # Errors
+    /// `Internal` when the directory cannot be read.
+    pub fn walk_blobs(&self, algorithm: Algorithm) -> Result<(Vec<Digest>, Vec<PathBuf>)> {
+        let dir = self.root.join("blobs").join(algorithm.as_str());
+        let (mut digests, mut strays) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir(&dir).doing("walk the blobs")? {
+            let entry = entry.doing("walk the blobs")?;
+            let parsed = entry
+                .file_name()
+                .to_str()
+                .and_then(|hex| format!("{}:{hex}", algorithm.as_str()).parse::<Digest>().ok());
+            match parsed {
+                Some(digest) => digests.push(digest),
+                None => strays.push(entry.path()),
+            }
+        }
+        digests.sort_unstable();
+        Ok((digests, strays))
+    }
+
+    /// Moves a file that does not belong where it is to `quarantine/`, where a person can look at it.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Internal`.
+    pub fn quarantine(&self, path: &std::path::Path) -> Result<()> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let to = self
+            .root
+            .join("quarantine")
+            .join(format!("{name}.{}", super::hex(&crate::id::random_bytes::<4>())));
+        fs::rename(path, &to).doing(format!("move {} to quarantine", path.display()))
+    }
+
+    pub(super) fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs").join(digest.algorithm().as_str()).join(digest.hex())
+    }
+}

@@ -1,0 +1,302 @@
+//! `ingests/<id>/data`: bytes on their way in; and the rename that turns them into a blob.
+
+use std::fs::{self, File};
+use std::io::{self, IoSlice, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::{Disk, is_absent, sync_dir};
+use crate::error::{Doing, Error, Result};
+use crate::oci::{Digest, Hasher};
+
+/// How far the kernel may fall behind before it is told to write: the last sync then has little left to do.
+const WRITE_BEHIND: u64 = 16 << 20;
+/// The size of a read when bytes are hashed again.
+const READ_BUFFER: usize = 1 << 20;
+
+/// The growing file of an ingest.
+#[derive(Debug)]
+pub struct IngestFile {
+    file: File,
+    path: PathBuf,
+    length: u64,
+    handed_over: u64,
+    /// Made by this opening: its name is not durable yet.
+    fresh: bool,
+}
+
+/// A whole file, synced, that waits for its name.
+#[derive(Debug)]
+pub struct Staged {
+    path: PathBuf,
+    size: u64,
+}
+
+impl Staged {
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+impl IngestFile {
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Appends all of `chunks`.
+    ///
+    /// # Errors
+    /// `OutOfSpace`, `Unavailable` or `Internal`. What was written of them is cut off again, so that the file
+    /// holds exactly what was acknowledged before.
+    pub fn append(&mut self, chunks: &[Bytes]) -> Result<()> {
+        let added: usize = chunks.iter().map(Bytes::len).sum();
+        if let Err(error) = write_all(&mut self.file, chunks) {
+            // Best effort: a longer file is cut to its trusted length when the ingest is opened again.
+            let _ = self.file.set_len(self.length);
+            let _ = self.file.seek(SeekFrom::Start(self.length));
+            return Err(error).doing("write to an ingest");
+        }
+        self.length += added as u64;
+        if self.length - self.handed_over >= WRITE_BEHIND {
+            self.start_write_back();
+        }
+        Ok(())
+    }
+
+    /// Asks the kernel to begin writing what is dirty, without waiting for it.
+    fn start_write_back(&mut self) {
+        let length = std::num::NonZeroU64::new(self.length - self.handed_over);
+        // A hint: if it is refused, the last sync takes longer, and nothing else changes.
+        let _ = rustix::fs::fadvise(&self.file, self.handed_over, length, rustix::fs::Advice::DontNeed);
+        self.handed_over = self.length;
+    }
+
+    /// Makes every byte so far durable.
+    ///
+    /// # Errors
+    /// As of `fsync(2)`. After a failure the kernel may have dropped the bytes: the ingest must not be committed.
+    pub fn sync(&mut self) -> Result<()> {
+        self.file.sync_data().doing("sync an ingest")?;
+        if self.fresh {
+            let dir = self.path.parent().unwrap_or(&self.path);
+            sync_dir(dir)?;
+            sync_dir(dir.parent().unwrap_or(dir))?;
+            self.fresh = false;
+        }
+        Ok(())
+    }
+
+    /// Cuts the file to `length` bytes.
+    ///
+    /// # Errors
+    /// `Internal` when there are fewer: a file that was made longer would hold bytes that nobody sent.
+    pub fn truncate(&mut self, length: u64) -> Result<()> {
+        if length > self.length {
+            return Err(Error::internal("an ingest is shorter than its offset"));
+        }
+        self.file.set_len(length).doing("truncate an ingest")?;
+        self.file.seek(SeekFrom::Start(length)).doing("truncate an ingest")?;
+        self.length = length;
+        self.handed_over = self.handed_over.min(length);
+        Ok(())
+    }
+
+    /// Feeds the bytes from `from` on into `hasher`.
+    ///
+    /// # Errors
+    /// `Internal` when they cannot be read.
+    pub fn hash_from(&self, from: u64, hasher: &mut Hasher) -> Result<()> {
+        let mut buffer = vec![0; READ_BUFFER];
+        let mut at = from;
+        while at < self.length {
+            let wanted = buffer.len().min(usize::try_from(self.length - at).unwrap_or(usize::MAX));
+            let read = self.file.read_at(&mut buffer[..wanted], at).doing("read an ingest again")?;
+            if read == 0 {
+                return Err(Error::internal("an ingest is shorter than its record says"));
+            }
+            hasher.update(&buffer[..read]);
+            at += read as u64;
+        }
+        Ok(())
+    }
+
+    /// Fills an empty ingest with the bytes of a stored blob: a private copy that may then grow.
+    ///
+    /// # Errors
+    /// `OutOfSpace`, `Unavailable` or `Internal`.
+    pub fn copy_from(&mut self, blob: &super::BlobFile, hasher: &mut Hasher) -> Result<()> {
+        let mut at = 0;
+        while at < blob.size() {
+            let limit = READ_BUFFER.min(usize::try_from(blob.size() - at).unwrap_or(usize::MAX));
+            let bytes = Bytes::from(blob.read_at(at, limit).doing("read a shared blob")?);
+            hasher.update(&bytes);
+            at += bytes.len() as u64;
+            self.append(&[bytes])?;
+        }
+        Ok(())
+    }
+
+    /// The bytes, if they are a JSON object: only such can be a manifest.
+    ///
+    /// # Errors
+    /// `Internal` when they cannot be read.
+    pub fn read_document(&self) -> Result<Option<Vec<u8>>> {
+        let mut bytes = vec![0; usize::try_from(self.length).unwrap_or(0)];
+        let head = bytes.len().min(64);
+        self.file.read_exact_at(&mut bytes[..head], 0).doing("look into an ingest")?;
+        if bytes[..head].iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+            return Ok(None);
+        }
+        self.file.read_exact_at(&mut bytes, 0).doing("read an ingest again")?;
+        Ok(Some(bytes))
+    }
+
+    /// Ends writing: the bytes are durable and wait for their name.
+    ///
+    /// # Errors
+    /// As [`IngestFile::sync`].
+    pub fn stage(&mut self) -> Result<Staged> {
+        self.file.set_permissions(fs::Permissions::from_mode(0o444)).doing("make a blob read-only")?;
+        self.file.sync_all().doing("sync an ingest")?;
+        Ok(Staged { path: self.path.clone(), size: self.length })
+    }
+}
+
+impl Disk {
+    /// The file of an ingest, made if it is not there. What it holds is for the caller to judge.
+    ///
+    /// # Errors
+    /// `OutOfSpace`, `Unavailable` or `Internal`.
+    pub fn open_ingest(&self, id: &str) -> Result<IngestFile> {
+        let dir = self.ingest_dir(id);
+        match fs::create_dir(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(error).doing("make the directory of an ingest");
+            }
+            _ => {}
+        }
+        let path = dir.join("data");
+        let fresh = !path.exists();
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .doing("open the file of an ingest")?;
+        let length = file.seek(SeekFrom::End(0)).doing("size the file of an ingest")?;
+        Ok(IngestFile { file, path, length, handed_over: length, fresh })
+    }
+
+    /// Stages a small blob in one go: written, synced, waiting for its name.
+    ///
+    /// # Errors
+    /// `OutOfSpace`, `Unavailable` or `Internal`; nothing is left behind.
+    pub fn stage_bytes(&self, id: &str, chunks: &[Bytes]) -> Result<Staged> {
+        let path = self.root.join("ingests").join(id);
+        let write = || -> io::Result<u64> {
+            let mut file = File::create_new(&path)?;
+            write_all(&mut file, chunks)?;
+            file.set_permissions(fs::Permissions::from_mode(0o444))?;
+            file.sync_all()?;
+            Ok(chunks.iter().map(|chunk| chunk.len() as u64).sum())
+        };
+        match write() {
+            Ok(size) => Ok(Staged { path, size }),
+            Err(error) => {
+                let _ = fs::remove_file(&path);
+                Err(error).doing("write a blob")
+            }
+        }
+    }
+
+    /// Gives staged bytes their name. Any file that has it already is replaced: same digest, same bytes, and a
+    /// damaged copy is healed. The name is durable once [`super::Flush::sync_names`] has returned.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Internal`; the staged file is still there then.
+    pub fn name_staged(&self, staged: &Staged, digest: &Digest) -> Result<()> {
+        fs::rename(&staged.path, self.blob_path(digest)).doing(format!("move {digest} into place"))
+    }
+
+    /// Removes what an ingest left on disk. That there is nothing is not an error.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Internal`.
+    pub fn remove_ingest(&self, id: &str) -> Result<()> {
+        remove_entry(&self.ingest_dir(id)).doing("remove the directory of an ingest")
+    }
+
+    /// The names under `ingests/`: ids of ingests, and strays that a killed process left.
+    ///
+    /// # Errors
+    /// `Internal` when the directory cannot be read.
+    pub fn walk_ingests(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.root.join("ingests")).doing("walk the ingests")? {
+            let entry = entry.doing("walk the ingests")?;
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+        Ok(names)
+    }
+
+    /// Whether an ingest's file is there.
+    pub fn ingest_has_data(&self, id: &str) -> bool {
+        self.ingest_dir(id).join("data").exists()
+    }
+
+    /// Undoes a rename whose record was never written: the blob's bytes are an ingest's again. Whether there was
+    /// such a blob, of that size.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Internal`.
+    pub fn give_back(&self, digest: &Digest, size: u64, id: &str) -> Result<bool> {
+        let path = self.blob_path(digest);
+        match fs::metadata(&path) {
+            Ok(found) if found.len() == size => {}
+            Ok(_) => return Ok(false),
+            Err(error) if is_absent(&error) => return Ok(false),
+            Err(error) => return Err(error).doing("look for the bytes of an ingest"),
+        }
+        drop(self.open_ingest(id)?);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
+            .doing("give an ingest its bytes back")?;
+        fs::rename(&path, self.ingest_dir(id).join("data")).doing("give an ingest its bytes back")?;
+        Ok(true)
+    }
+
+    fn ingest_dir(&self, id: &str) -> PathBuf {
+        self.root.join("ingests").join(id)
+    }
+}
+
+/// Removes a file, or a directory of files.
+fn remove_entry(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if is_absent(&error) => Ok(()),
+        done => done,
+    }
+}
+
+/// Writes every chunk with as few calls as the kernel allows.
+fn write_all(file: &mut File, chunks: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
+    let mut rest = &mut slices[..];
+    IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        match file.write_vectored(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut rest, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
