@@ -11,6 +11,8 @@ pub mod oci;
 
 pub mod disk;
 
+pub mod db;
+
 pub mod events;
 
 pub mod config;

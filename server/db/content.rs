@@ -1,0 +1,190 @@
+//! `blobs`, `content` and `edges`: the bytes once, each namespace's record of them, and what refers to what.
+
+use super::{Conn, Tx};
+use crate::error::Result;
+
+/// A namespace's record of a blob, with the state of its bytes.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct ContentRow {
+    pub namespace: String,
+    pub digest: String,
+    pub size: i64,
+    pub media_type: Option<String>,
+    pub labels: String,
+    pub created_at: i64,
+    pub updated_at: i64,
+}
+
+/// What refers to a blob: `parent` is a digest of the same namespace.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct EdgeRow {
+    pub parent: String,
+    pub child_type: String,
+    pub child: String,
+    pub label: String,
+}
+
+/// For `Db::list_rows`.
+pub const SELECT_CONTENT: &str =
+    "SELECT namespace, digest, size, media_type, labels, created_at, updated_at FROM content";
+
+pub async fn find_record(conn: &mut Conn, namespace: &str, digest: &str) -> Result<Option<ContentRow>> {
+    const SQL: &str = "SELECT namespace, digest, size, media_type, labels, created_at, updated_at
+        FROM content WHERE namespace = $1 AND digest = $2";
+    fetch_optional!(ContentRow, conn, SQL, namespace, digest)
+}
+
+/// Whether `digest` is recorded in the namespace, and the state and size of its bytes.
+pub async fn find_state(conn: &mut Conn, namespace: &str, digest: &str) -> Result<Option<(i64, String)>> {
+    const SQL: &str = "SELECT b.size, b.state FROM content c JOIN blobs b ON b.digest = c.digest
+        WHERE c.namespace = $1 AND c.digest = $2";
+    fetch_optional!((i64, String), conn, SQL, namespace, digest)
+}
+
+/// A namespace that records the digest and whose bytes are here, other than `namespace`.
+pub async fn find_elsewhere(conn: &mut Conn, namespace: &str, digest: &str) -> Result<Vec<(String, i64)>> {
+    const SQL: &str = "SELECT c.namespace, b.size FROM content c JOIN blobs b ON b.digest = c.digest
+        WHERE c.digest = $2 AND c.namespace <> $1 AND b.state = 'stored' ORDER BY c.namespace";
+    fetch_all!((String, i64), conn, SQL, namespace, digest)
+}
+
+pub async fn find_blob(conn: &mut Conn, digest: &str) -> Result<Option<(i64, String)>> {
+    const SQL: &str = "SELECT size, state FROM blobs WHERE digest = $1";
+    fetch_optional!((i64, String), conn, SQL, digest)
+}
+
+/// Records that the bytes are on disk; a row that said otherwise is healed.
+pub async fn store_blob(tx: &mut Tx, digest: &str, size: i64, now: i64) -> Result<()> {
+    const SQL: &str = "INSERT INTO blobs (digest, size, state, created_at) VALUES ($1, $2, 'stored', $3)
+        ON CONFLICT (digest) DO UPDATE SET state = 'stored', size = excluded.size";
+    execute!(tx, SQL, digest, size, now).map(drop)
+}
+
+/// Whether the record is new; a record that stands is left alone.
+pub async fn insert_record(tx: &mut Tx, row: &ContentRow) -> Result<bool> {
+    const SQL: &str =
+        "INSERT INTO content (namespace, digest, size, media_type, labels, created_at, updated_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT (namespace, digest) DO NOTHING";
+    let inserted = execute!(
+        tx,
+        SQL,
+        &row.namespace,
+        &row.digest,
+        row.size,
+        &row.media_type,
+        &row.labels,
+        row.created_at
+    )?;
+    Ok(inserted == 1)
+}
+
+/// Whether the record was as the caller last saw it (`seen_at` is its `updated_at`) and now is as given.
+pub async fn update_record(tx: &mut Tx, row: &ContentRow, seen_at: i64) -> Result<bool> {
+    const SQL: &str = "UPDATE content SET media_type = $3, labels = $4, updated_at = $5
+        WHERE namespace = $1 AND digest = $2 AND updated_at = $6";
+    let updated = execute!(
+        tx,
+        SQL,
+        &row.namespace,
+        &row.digest,
+        &row.media_type,
+        &row.labels,
+        row.updated_at,
+        seen_at
+    )?;
+    Ok(updated == 1)
+}
+
+pub async fn delete_record(tx: &mut Tx, namespace: &str, digest: &str) -> Result<bool> {
+    const SQL: &str = "DELETE FROM content WHERE namespace = $1 AND digest = $2";
+    Ok(execute!(tx, SQL, namespace, digest)? == 1)
+}
+
+/// Marks bytes that no namespace records any more, so that their file may go. Whether there is such a row.
+pub async fn mark_deleting(tx: &mut Tx, digest: &str) -> Result<bool> {
+    const SQL: &str = "UPDATE blobs SET state = 'deleting' WHERE digest = $1
+        AND NOT EXISTS (SELECT 1 FROM content WHERE content.digest = blobs.digest)";
+    Ok(execute!(tx, SQL, digest)? == 1)
+}
+
+/// Forgets bytes whose file is gone.
+pub async fn drop_blob(tx: &mut Tx, digest: &str) -> Result<()> {
+    const SQL: &str = "DELETE FROM blobs WHERE digest = $1 AND state = 'deleting'";
+    execute!(tx, SQL, digest).map(drop)
+}
+
+pub async fn set_blob_state(tx: &mut Tx, digest: &str, state: &str) -> Result<()> {
+    const SQL: &str = "UPDATE blobs SET state = $2 WHERE digest = $1";
+    execute!(tx, SQL, digest, state).map(drop)
+}
+
+/// Digest, size and state of up to `limit` blobs after `digest`, in order: for the walk at start.
+pub async fn list_blobs_after(
+    conn: &mut Conn,
+    digest: &str,
+    limit: i64,
+) -> Result<Vec<(String, i64, String)>> {
+    const SQL: &str = "SELECT digest, size, state FROM blobs WHERE digest > $1 ORDER BY digest LIMIT $2";
+    fetch_all!((String, i64, String), conn, SQL, digest, limit)
+}
+
+/// How much there is of everything, over all namespaces.
+#[derive(Debug, Clone, Copy, sqlx::FromRow)]
+pub struct Totals {
+    pub blobs: i64,
+    pub stored_bytes: i64,
+    pub records: i64,
+    pub logical_bytes: i64,
+    pub images: i64,
+    pub ingests: i64,
+    pub ingest_bytes: i64,
+    pub leases: i64,
+    pub namespaces: i64,
+}
+
+pub async fn count_everything(conn: &mut Conn, now: i64) -> Result<Totals> {
+    const SQL: &str = "SELECT
+        (SELECT COUNT(*) FROM blobs WHERE state = 'stored') AS blobs,
+        (SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM blobs WHERE state = 'stored') AS stored_bytes,
+        (SELECT COUNT(*) FROM content) AS records,
+        (SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM content) AS logical_bytes,
+        (SELECT COUNT(*) FROM images) AS images,
+        (SELECT COUNT(*) FROM ingests) AS ingests,
+        (SELECT CAST(COALESCE(SUM(durable_offset), 0) AS BIGINT) FROM ingests WHERE shared = 0)
+            AS ingest_bytes,
+        (SELECT COUNT(*) FROM leases WHERE expires_at IS NULL OR expires_at > $1) AS leases,
+        (SELECT COUNT(*) FROM namespaces) AS namespaces";
+    fetch_one!(Totals, conn, SQL, now)
+}
+
+pub async fn insert_edge(tx: &mut Tx, namespace: &str, edge: &EdgeRow) -> Result<()> {
+    const SQL: &str = "INSERT INTO edges (namespace, parent, child_type, child, label)
+        VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
+    execute!(tx, SQL, namespace, &edge.parent, &edge.child_type, &edge.child, &edge.label).map(drop)
+}
+
+pub async fn delete_edges(tx: &mut Tx, namespace: &str, parent: &str) -> Result<()> {
+    const SQL: &str = "DELETE FROM edges WHERE namespace = $1 AND parent = $2";
+    execute!(tx, SQL, namespace, parent).map(drop)
+}
+
+/// Forgets the edges that the labels of `parent` made; those of its bytes stay.
+pub async fn delete_label_edges(tx: &mut Tx, namespace: &str, parent: &str) -> Result<()> {
+    const SQL: &str = "DELETE FROM edges WHERE namespace = $1 AND parent = $2
+        AND label LIKE 'containerd.io/gc.%'";
+    execute!(tx, SQL, namespace, parent).map(drop)
+}
+
+/// The recorded blobs that refer to `digest`, at most `limit` of them.
+pub async fn list_parents(
+    conn: &mut Conn,
+    namespace: &str,
+    digest: &str,
+    limit: i64,
+) -> Result<Vec<EdgeRow>> {
+    const SQL: &str = "SELECT e.parent, e.child_type, e.child, e.label FROM edges e
+        JOIN content c ON c.namespace = e.namespace AND c.digest = e.parent
+        WHERE e.namespace = $1 AND e.child_type = 'content' AND e.child = $2
+        ORDER BY e.parent, e.label LIMIT $3";
+    fetch_all!(EdgeRow, conn, SQL, namespace, digest, limit)
+}

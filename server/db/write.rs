@@ -1,0 +1,202 @@
+//! Transactions. What runs inside is handed over whole, so that nobody's cancelled request leaves one open.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use sqlx::SqlitePool;
+use tokio::sync::{mpsc, oneshot};
+
+use super::conn::{Conn, failed};
+use super::{Db, Pools};
+use crate::error::{Doing, Error, Result, with_causes};
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A connection inside a transaction.
+pub type Tx = Conn;
+
+/// How many transactions share one commit, and its fsync, at most: a bound on what one failure repeats.
+const GROUP: usize = 256;
+
+/// How many transactions may wait for the writer before callers wait to hand theirs over.
+const QUEUE: usize = 1024;
+
+#[derive(Clone)]
+pub(super) struct Queue(mpsc::Sender<Box<dyn Work>>);
+
+impl Db {
+    /// Runs `work` as one transaction and waits until it is durable.
+    ///
+    /// Dropping the returned future does not stop the transaction: it is done whole or not at all.
+    ///
+    /// # Errors
+    /// What `work` answered (then nothing of it is kept), or `Unavailable` when the database does not answer.
+    pub async fn write<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Tx) -> BoxFuture<'c, Result<T>> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let typed = Typed { work: Some(work), outcome: None, reply };
+        match &self.pools {
+            Pools::Sqlite { queue, .. } => {
+                queue.0.send(Box::new(typed)).await.map_err(|_| gone())?;
+            }
+            Pools::Postgres(pool) => {
+                let pool = pool.clone();
+                self.shutdown.spawn("transaction", async move {
+                    run_alone(&pool, Box::new(typed)).await;
+                });
+            }
+        }
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+fn gone() -> Error {
+    Error::Unavailable { what: "the database", source: None }
+}
+
+/// A transaction that waits for its turn, with the type of its answer forgotten.
+trait Work: Send {
+    /// Runs it; whether it may be kept.
+    fn run<'c>(&'c mut self, tx: &'c mut Tx) -> BoxFuture<'c, bool>;
+    /// Gives the caller the answer, once it is known whether it is durable.
+    fn finish(self: Box<Self>, committed: Result<()>);
+}
+
+struct Typed<T, F> {
+    work: Option<F>,
+    outcome: Option<Result<T>>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<T, F> Work for Typed<T, F>
+where
+    T: Send + 'static,
+    F: for<'c> FnOnce(&'c mut Tx) -> BoxFuture<'c, Result<T>> + Send + 'static,
+{
+    fn run<'c>(&'c mut self, tx: &'c mut Tx) -> BoxFuture<'c, bool> {
+        Box::pin(async move {
+            let Some(work) = self.work.take() else { return false };
+            let outcome = work(tx).await;
+            let keep = outcome.is_ok();
+            self.outcome = Some(outcome);
+            keep
+        })
+    }
+
+    fn finish(self: Box<Self>, committed: Result<()>) {
+        let answer = match (self.outcome, committed) {
+            (Some(Err(refused)), _) => Err(refused),
+            (_, Err(error)) => Err(error),
+            (Some(Ok(value)), Ok(())) => Ok(value),
+            (None, Ok(())) => Err(gone()),
+        };
+        // A caller that went away no longer wants to know.
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// Starts the one writer of a SQLite database, on a thread of its own: it must outlive every task that may still
+/// write, so no stop of tasks ends it. It ends when the last [`Db`] is gone.
+pub(super) fn start_writer(pool: SqlitePool) -> Result<Queue> {
+    let (queue, waiting) = mpsc::channel(QUEUE);
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::Builder::new()
+        .name("orlop-db-writer".to_owned())
+        .spawn(move || runtime.block_on(run_writer(pool, waiting)))
+        .doing("start the database writer")?;
+    Ok(Queue(queue))
+}
+
+/// Takes transactions as they come; those that wait while one commit is on its way share the next.
+async fn run_writer(pool: SqlitePool, mut waiting: mpsc::Receiver<Box<dyn Work>>) {
+    while let Some(first) = waiting.recv().await {
+        let mut conn = match pool.acquire().await {
+            Ok(conn) => Conn::Sqlite(conn),
+            Err(error) => {
+                first.finish(Err(failed("take the database writer", error)));
+                continue;
+            }
+        };
+        let mut group = Vec::new();
+        let committed = run_group(&mut conn, first, &mut waiting, &mut group).await;
+        if committed.is_err() {
+            discard(conn).await;
+        }
+        let failure = committed.err();
+        for work in group {
+            work.finish(failure.as_ref().map_or(Ok(()), |error| Err(repeat(error))));
+        }
+    }
+}
+
+/// The failure of a commit, for one more of the transactions that shared it.
+fn repeat(error: &Error) -> Error {
+    match error {
+        Error::OutOfSpace { doing, .. } => {
+            Error::OutOfSpace { doing: doing.clone(), source: with_causes(error).into() }
+        }
+        _ => Error::Unavailable { what: "the database", source: Some(with_causes(error).into()) },
+    }
+}
+
+/// One commit of as many transactions as wait, each within a savepoint of its own.
+async fn run_group(
+    conn: &mut Conn,
+    first: Box<dyn Work>,
+    waiting: &mut mpsc::Receiver<Box<dyn Work>>,
+    group: &mut Vec<Box<dyn Work>>,
+) -> Result<()> {
+    let mut next = Some(first);
+    let begun = execute!(&mut *conn, "BEGIN IMMEDIATE");
+    while let Some(mut work) = next.take() {
+        if begun.is_ok() {
+            execute!(&mut *conn, "SAVEPOINT one")?;
+            if !work.run(conn).await {
+                execute!(&mut *conn, "ROLLBACK TO one")?;
+            }
+            execute!(&mut *conn, "RELEASE one")?;
+        }
+        group.push(work);
+        if begun.is_ok() && group.len() < GROUP {
+            next = waiting.try_recv().ok();
+        }
+    }
+    begun?;
+    execute!(&mut *conn, "COMMIT")?;
+    Ok(())
+}
+
+/// One transaction on a connection of its own.
+async fn run_alone(pool: &sqlx::PgPool, mut work: Box<dyn Work>) {
+    let mut conn = match pool.acquire().await {
+        Ok(conn) => Conn::Postgres(conn),
+        Err(error) => {
+            return work.finish(Err(failed("take a database connection", error)));
+        }
+    };
+    let outcome = async {
+        execute!(&mut conn, "BEGIN")?;
+        if work.run(&mut conn).await {
+            execute!(&mut conn, "COMMIT")?;
+        } else {
+            execute!(&mut conn, "ROLLBACK")?;
+        }
+        Ok(())
+    }
+    .await;
+    if outcome.is_err() {
+        discard(conn).await;
+    }
+    work.finish(outcome);
+}
+
+/// Closes a connection whose transaction did not end as it should: the pool must never lend it again.
+async fn discard(conn: Conn) {
+    match conn {
+        Conn::Sqlite(conn) => drop(conn.close().await),
+        Conn::Postgres(conn) => drop(conn.close().await),
+    }
+}
