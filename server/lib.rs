@@ -15,6 +15,8 @@ pub mod db;
 
 pub mod events;
 
+pub mod store;
+
 pub mod config;
 pub mod shutdown;
 pub mod telemetry;

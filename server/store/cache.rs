@@ -1,0 +1,98 @@
+//! Open blobs that were read lately: a ranged read of a hot blob asks neither the database nor the file system.
+
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+
+use super::Store;
+use crate::db;
+use crate::disk::BlobFile;
+use crate::error::{Doing, Error, Result};
+use crate::oci::Digest;
+
+/// Open files that are kept: well below the descriptors a process may have.
+const OPEN_BLOBS: usize = 512;
+
+/// A blob that is open for reading; it stays readable whatever happens to its name.
+#[derive(Debug)]
+pub struct Blob {
+    pub digest: Digest,
+    pub size: u64,
+    pub media_type: Option<String>,
+    pub file: BlobFile,
+}
+
+pub(super) struct Blobs(Cache<(String, Digest), Arc<Blob>>);
+
+impl Blobs {
+    pub fn new() -> Blobs {
+        Blobs(Cache::new(OPEN_BLOBS))
+    }
+
+    pub fn forget(&self, namespace: &str, digest: &Digest) {
+        self.0.remove(&(namespace.to_owned(), digest.clone()));
+    }
+
+    /// Forgets a digest in every namespace: its bytes changed, or are no longer trusted.
+    pub fn forget_everywhere(&self, digest: &Digest) {
+        self.0.retain(|(_, cached), _| cached != digest);
+    }
+}
+
+impl Store {
+    /// Opens a blob that the namespace records.
+    ///
+    /// # Errors
+    /// `NotFound` when the namespace has no such record; `Corrupt` when the bytes are gone or too few;
+    /// `Unavailable` when the database does not answer.
+    pub async fn open_blob(&self, namespace: &str, digest: &Digest) -> Result<Arc<Blob>> {
+        let key = (namespace.to_owned(), digest.clone());
+        if let Some(blob) = self.0.cache.0.get(&key) {
+            return Ok(blob);
+        }
+        // Within the gate, so that what a deletion has just forgotten is not remembered again.
+        let _turn = self.0.gate.enter(digest).await;
+        let (record, state) = {
+            let mut conn = self.0.db.read().await?;
+            let record = db::content::find_record(&mut conn, namespace, digest.as_str())
+                .await?
+                .ok_or_else(|| Error::not_found("content", digest))?;
+            (record, db::content::find_blob(&mut conn, digest.as_str()).await?)
+        };
+        let damaged = |reason: &str| Error::Corrupt { digest: digest.to_string(), reason: reason.to_owned() };
+        if !matches!(&state, Some((_, state)) if state == "stored") {
+            return Err(damaged("its bytes are missing or damaged"));
+        }
+        let wanted = digest.clone();
+        let Some(file) = self.on_disk(move |disk| disk.open_blob(&wanted)).await? else {
+            return Err(damaged("its file is missing"));
+        };
+        if file.size() != record.size.unsigned_abs() {
+            return Err(damaged("its file has another size than its record"));
+        }
+        let blob =
+            Arc::new(Blob { digest: digest.clone(), size: file.size(), media_type: record.media_type, file });
+        self.0.cache.0.insert(key, blob.clone());
+        Ok(blob)
+    }
+
+    /// The whole of a small blob.
+    ///
+    /// # Errors
+    /// As [`Store::open_blob`]; `TooLarge` when it is longer than `limit` bytes.
+    pub async fn read_blob(&self, namespace: &str, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
+        let blob = self.open_blob(namespace, digest).await?;
+        if blob.size > limit {
+            return Err(Error::TooLarge { what: "the document", limit });
+        }
+        self.on_disk(move |_| {
+            let mut bytes = Vec::new();
+            while (bytes.len() as u64) < blob.size {
+                let rest = usize::try_from(blob.size).unwrap_or(usize::MAX) - bytes.len();
+                bytes.extend(blob.file.read_at(bytes.len() as u64, rest).doing("read a blob")?);
+            }
+            Ok(bytes)
+        })
+        .await
+    }
+}

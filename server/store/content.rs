@@ -1,0 +1,295 @@
+//! Content: a namespace's records of blobs.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::arrival::{Arrival, Committed};
+use super::edges::label_edges;
+use super::labels::{self, LabelPatch, Labels};
+use super::leases::changed_meanwhile;
+use super::{Caller, IfMatch, Store, tag_of};
+use crate::clock::Time;
+use crate::db;
+use crate::db::content::ContentRow;
+use crate::error::{Conflict, Error, Holder, Result};
+use crate::events::Topic;
+use crate::id::new_id;
+use crate::limits;
+use crate::oci::{Algorithm, Digest};
+
+/// A namespace's record of a blob.
+#[derive(Debug, Clone, Serialize)]
+pub struct Content {
+    pub namespace: String,
+    pub digest: String,
+    pub size: u64,
+    pub media_type: Option<String>,
+    pub labels: Labels,
+    pub created_at: Time,
+    pub updated_at: Time,
+}
+
+impl Content {
+    pub fn tag(&self) -> String {
+        tag_of(self.updated_at)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct ContentPatch {
+    pub labels: Option<LabelPatch>,
+    /// `Some(None)` removes the hint.
+    pub media_type: Option<Option<String>>,
+    pub if_match: IfMatch,
+}
+
+/// A whole blob in memory, small enough to be.
+#[derive(Debug, Clone)]
+pub struct PutBody {
+    pub chunks: Vec<Bytes>,
+    pub expected: Option<Digest>,
+    pub algorithm: Algorithm,
+    pub media_type: Option<String>,
+    pub labels: Labels,
+}
+
+/// How many holders a refusal names: enough to act on.
+const NAMED_HOLDERS: i64 = 20;
+
+impl Store {
+    /// # Errors
+    /// `NotFound` when the namespace has no such record.
+    pub async fn find_content(&self, namespace: &str, digest: &Digest) -> Result<Content> {
+        let mut conn = self.0.db.read().await?;
+        let row = db::content::find_record(&mut conn, namespace, digest.as_str()).await?;
+        row.map(content_of).ok_or_else(|| Error::not_found("content", digest))
+    }
+
+    /// If the namespace has the digest, leases it to the caller and answers the record.
+    ///
+    /// # Errors
+    /// `NotFound` for the caller's lease; `Unavailable`.
+    pub async fn put_existing(&self, caller: &Caller, digest: &Digest) -> Result<Option<Committed>> {
+        self.hold_existing(caller, digest).await
+    }
+
+    /// Stores a small blob that is in memory: one write, one sync, one rename.
+    ///
+    /// # Errors
+    /// `Conflict` (digest mismatch), `TooLarge`, `NotFound` for the lease, `OutOfSpace`, `Unavailable`; nothing is
+    /// stored then.
+    pub async fn put_bytes(&self, caller: &Caller, body: PutBody) -> Result<Committed> {
+        let id = new_id("put", self.now());
+        let staged_as = id.clone();
+        let PutBody { chunks, expected, algorithm, media_type, labels } = body;
+        let limit = self.0.settings.max_blob_bytes;
+        if size_of(&chunks) > limit {
+            return Err(Error::TooLarge { what: "the blob", limit });
+        }
+        let labels = labels::new_labels(labels)?;
+        self.check_lease(caller).await?;
+        media_type.as_deref().map(labels::check_media_type).transpose()?;
+        let (digest, staged, document) = self
+            .on_disk(move |disk| {
+                let mut hasher = crate::oci::Hasher::new(algorithm);
+                chunks.iter().for_each(|chunk| hasher.update(chunk));
+                let digest = hasher.digest();
+                check_digest(expected.as_ref(), &digest)?;
+                let document = may_be_document(&chunks).then(|| chunks.concat());
+                Ok((digest, disk.stage_bytes(&id, &chunks)?, document))
+            })
+            .await?;
+        let arrival = Arrival {
+            digest,
+            size: staged.size(),
+            staged: Some(staged),
+            media_type,
+            labels,
+            document,
+            ingest: None,
+        };
+        let accepted = self.accept(caller, arrival).await;
+        if accepted.is_err() {
+            // Refused before it had its name; the next start would find it as well.
+            let _ = self.on_disk(move |disk| disk.remove_ingest(&staged_as)).await;
+        }
+        accepted
+    }
+
+    /// # Errors
+    /// `NotFound`, `PreconditionFailed`, `Invalid` for a label.
+    pub async fn update_content(
+        &self,
+        namespace: &str,
+        digest: &Digest,
+        patch: ContentPatch,
+    ) -> Result<Content> {
+        if let Some(Some(media_type)) = &patch.media_type {
+            labels::check_media_type(media_type)?;
+        }
+        let (store, owner, name) = (self.clone(), namespace.to_owned(), digest.clone());
+        let content = self
+            .0
+            .db
+            .write(move |tx| {
+                Box::pin(async move {
+                    let mut row = db::content::find_record(tx, &owner, name.as_str())
+                        .await?
+                        .ok_or_else(|| Error::not_found("content", &name))?;
+                    let seen_at = row.updated_at;
+                    patch.if_match.check(&tag_of(Time(seen_at)))?;
+                    if let Some(change) = patch.labels {
+                        let mut labels = labels::from_json(&row.labels);
+                        labels::apply_patch(&mut labels, change)?;
+                        db::content::delete_label_edges(tx, &owner, name.as_str()).await?;
+                        for edge in label_edges(name.as_str(), &labels) {
+                            db::content::insert_edge(tx, &owner, &edge).await?;
+                        }
+                        row.labels = labels::to_json(&labels);
+                    }
+                    if let Some(media_type) = patch.media_type {
+                        row.media_type = media_type;
+                    }
+                    row.updated_at = store.after(Time(seen_at)).0;
+                    if !db::content::update_record(tx, &row, seen_at).await? {
+                        return Err(changed_meanwhile("record"));
+                    }
+                    Ok(content_of(row))
+                })
+            })
+            .await?;
+        self.0.cache.forget(namespace, digest);
+        Ok(content)
+    }
+
+    /// Removes the record; and the bytes, when no namespace records them any more.
+    ///
+    /// # Errors
+    /// `NotFound`; `PreconditionFailed`; `Conflict` (content in use) when something refers to it or a lease that
+    /// somebody made holds it, unless `force`d.
+    pub async fn delete_content(
+        &self,
+        namespace: &str,
+        digest: &Digest,
+        if_match: IfMatch,
+        held: WhenHeld,
+    ) -> Result<()> {
+        let (store, namespace, digest) = (self.clone(), namespace.to_owned(), digest.clone());
+        self.to_the_end("delete", async move { store.delete_now(&namespace, &digest, if_match, held).await })
+            .await
+    }
+
+    async fn delete_now(
+        &self,
+        namespace: &str,
+        digest: &Digest,
+        if_match: IfMatch,
+        held: WhenHeld,
+    ) -> Result<()> {
+        // Commit's mirror, under the same gate: mark the row, remove the file, drop the row.
+        let _turn = self.0.gate.enter(digest).await;
+        let now = self.now();
+        let (owner, name) = (namespace.to_owned(), digest.clone());
+        let unrecorded = self
+            .0
+            .db
+            .write(move |tx| {
+                Box::pin(async move {
+                    let row = db::content::find_record(tx, &owner, name.as_str())
+                        .await?
+                        .ok_or_else(|| Error::not_found("content", &name))?;
+                    if_match.check(&tag_of(Time(row.updated_at)))?;
+                    if held == WhenHeld::Refuse {
+                        check_unused(tx, &owner, &name, now).await?;
+                    }
+                    db::content::delete_record(tx, &owner, name.as_str()).await?;
+                    db::content::delete_edges(tx, &owner, name.as_str()).await?;
+                    db::leases::forget_resource(tx, &owner, "content", name.as_str()).await?;
+                    db::content::mark_deleting(tx, name.as_str()).await
+                })
+            })
+            .await?;
+        self.0.cache.forget(namespace, digest);
+        if unrecorded {
+            let name = digest.clone();
+            self.on_disk(move |disk| disk.remove_blob(&name)).await?;
+            let name = digest.clone();
+            self.0
+                .db
+                .write(move |tx| Box::pin(async move { db::content::drop_blob(tx, name.as_str()).await }))
+                .await?;
+        }
+        self.publish(namespace, Topic::ContentDeleted, digest.as_str());
+        Ok(())
+    }
+
+    pub(super) fn publish(&self, namespace: &str, topic: Topic, subject: &str) {
+        self.0.events.publish(crate::events::Event {
+            at: self.now(),
+            namespace: namespace.to_owned(),
+            topic,
+            subject: subject.to_owned(),
+        });
+    }
+}
+
+/// What a deletion does when somebody needs the blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenHeld {
+    Refuse,
+    DeleteAnyway,
+}
+
+/// Refuses while something refers to the blob, or a lease that somebody made holds it.
+async fn check_unused(tx: &mut db::Tx, namespace: &str, digest: &Digest, now: Time) -> Result<()> {
+    let mut holders = Vec::new();
+    for (id, name) in db::images::list_by_digest(tx, namespace, digest.as_str(), NAMED_HOLDERS).await? {
+        holders.push(Holder { kind: "image".to_owned(), id, name: Some(name) });
+    }
+    for edge in db::content::list_parents(tx, namespace, digest.as_str(), NAMED_HOLDERS).await? {
+        holders.push(Holder { kind: "content".to_owned(), id: edge.parent, name: Some(edge.label) });
+    }
+    let leases =
+        db::leases::list_holders(tx, namespace, "content", digest.as_str(), now.0, NAMED_HOLDERS).await?;
+    for (id, _kind) in leases {
+        holders.push(Holder { kind: "lease".to_owned(), id, name: None });
+    }
+    if holders.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Conflict(Conflict::ContentInUse { digest: digest.to_string(), holders }))
+}
+
+pub(super) fn content_of(row: ContentRow) -> Content {
+    Content {
+        namespace: row.namespace,
+        digest: row.digest,
+        size: row.size.unsigned_abs(),
+        media_type: row.media_type,
+        labels: labels::from_json(&row.labels),
+        created_at: Time(row.created_at),
+        updated_at: Time(row.updated_at),
+    }
+}
+
+/// # Errors
+/// `Conflict` when the bytes do not have the digest that was promised.
+pub(super) fn check_digest(expected: Option<&Digest>, actual: &Digest) -> Result<()> {
+    match expected {
+        Some(expected) if expected != actual => Err(Error::Conflict(Conflict::DigestMismatch {
+            expected: expected.to_string(),
+            actual: actual.to_string(),
+        })),
+        _ => Ok(()),
+    }
+}
+
+/// A manifest is a JSON object of bounded size; everything else need not be looked into.
+pub(super) fn may_be_document(chunks: &[Bytes]) -> bool {
+    let first = chunks.iter().flat_map(|chunk| chunk.iter()).find(|byte| !byte.is_ascii_whitespace());
+    size_of(chunks) <= limits::MANIFEST_BYTES && first == Some(&b'{')
+}
+
+fn size_of(chunks: &[Bytes]) -> u64 {
+    chunks.iter().map(|chunk| chunk.len() as u64).sum()
+}

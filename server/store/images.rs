@@ -1,0 +1,303 @@
+//! Images: a name and what it stands for.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::labels::{self, LabelPatch, Labels};
+use super::leases::{Held, ResourceKind, changed_meanwhile, hold};
+use super::{Caller, IfMatch, Store, tag_of};
+use crate::clock::Time;
+use crate::db;
+use crate::db::images::ImageRow;
+use crate::error::{Error, Result, Unprocessable};
+use crate::events::Topic;
+use crate::id::new_id;
+use crate::limits;
+use crate::oci::Digest;
+
+/// An image as its namespace sees it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Image {
+    pub id: String,
+    pub namespace: String,
+    pub name: String,
+    pub target: Target,
+    pub labels: Labels,
+    pub created_at: Time,
+    pub updated_at: Time,
+}
+
+impl Image {
+    pub fn tag(&self) -> String {
+        tag_of(self.updated_at)
+    }
+}
+
+/// What an image's name stands for: a descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    pub media_type: String,
+    pub digest: String,
+    pub size: u64,
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A target as a caller names it: what is left out is taken from the stored content.
+#[derive(Debug, Clone)]
+pub struct NewTarget {
+    pub digest: Digest,
+    pub media_type: Option<String>,
+    pub size: Option<u64>,
+    pub annotations: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone)]
+pub enum ImageSource {
+    Target(NewTarget),
+    /// The id or the name of another image of the namespace.
+    Image(String),
+}
+
+#[derive(Debug, Clone)]
+pub struct NewImage {
+    pub name: String,
+    pub source: ImageSource,
+    pub labels: Labels,
+}
+
+#[derive(Debug, Clone)]
+pub struct ImagePatch {
+    pub labels: Option<LabelPatch>,
+    pub target: Option<NewTarget>,
+    pub if_match: IfMatch,
+}
+
+/// What becomes of an image that has the name already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameTaken {
+    Refuse,
+    /// The name moves to the new target, as a pull of a moved tag does.
+    Move,
+}
+
+impl Store {
+    /// # Errors
+    /// `Invalid`; `AlreadyExists`; `NotFound` for the lease or the image to copy; `Unprocessable` when the target
+    /// disagrees with what is stored, or leaves out what nobody knows.
+    pub async fn create_image(
+        &self,
+        caller: &Caller,
+        new: NewImage,
+        taken: NameTaken,
+    ) -> Result<(Image, Held)> {
+        check_image_name(&new.name)?;
+        let labels = labels::new_labels(new.labels)?;
+        let target = match new.source {
+            ImageSource::Target(target) => self.complete_target(&caller.namespace, target).await?,
+            ImageSource::Image(other) => self.find_image_by(&caller.namespace, &other).await?.target,
+        };
+        let now = self.now();
+        let row = ImageRow {
+            id: new_id("img", now),
+            namespace: caller.namespace.clone(),
+            name: new.name,
+            media_type: target.media_type,
+            digest: target.digest,
+            size: super::ingests::signed(target.size),
+            annotations: labels::to_json(&target.annotations),
+            labels: labels::to_json(&labels),
+            created_at: now.0,
+            updated_at: now.0,
+        };
+        let (store, owner, grace) = (self.clone(), caller.clone(), self.0.settings.grace_lease);
+        let (image, held, topic) = self
+            .0
+            .db
+            .write(move |tx| {
+                Box::pin(async move {
+                    db::namespaces::touch(tx, &owner.namespace, now.0).await?;
+                    let (row, topic) = if db::images::insert_image(tx, &row).await? {
+                        (row, Topic::ImageCreated)
+                    } else {
+                        (move_name(tx, row, taken, &store).await?, Topic::ImageUpdated)
+                    };
+                    let held = hold(tx, &owner, ResourceKind::Image, &row.id, grace, now).await?;
+                    Ok((image_of(row), held, topic))
+                })
+            })
+            .await?;
+        self.publish(&caller.namespace, topic, &image.id);
+        self.0.index_changed.notify_one();
+        Ok((image, held))
+    }
+
+    /// # Errors
+    /// `NotFound`.
+    pub async fn find_image(&self, namespace: &str, id: &str) -> Result<Image> {
+        let mut conn = self.0.db.read().await?;
+        let row = db::images::find_image(&mut conn, namespace, id).await?;
+        row.map(image_of).ok_or_else(|| Error::not_found("image", id))
+    }
+
+    /// By id, or by name.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn find_image_by(&self, namespace: &str, id_or_name: &str) -> Result<Image> {
+        let mut conn = self.0.db.read().await?;
+        if let Some(row) = db::images::find_by_name(&mut conn, namespace, id_or_name).await? {
+            return Ok(image_of(row));
+        }
+        let row = db::images::find_image(&mut conn, namespace, id_or_name).await?;
+        row.map(image_of).ok_or_else(|| Error::not_found("image", id_or_name))
+    }
+
+    /// # Errors
+    /// `NotFound`, `PreconditionFailed`, `Invalid`, `Unprocessable` as [`Store::create_image`].
+    pub async fn update_image(&self, namespace: &str, id: &str, patch: ImagePatch) -> Result<Image> {
+        let target = match patch.target {
+            Some(target) => Some(self.complete_target(namespace, target).await?),
+            None => None,
+        };
+        let (store, owner, id) = (self.clone(), namespace.to_owned(), id.to_owned());
+        let image = self
+            .0
+            .db
+            .write(move |tx| {
+                Box::pin(async move {
+                    let mut row = db::images::find_image(tx, &owner, &id)
+                        .await?
+                        .ok_or_else(|| Error::not_found("image", &id))?;
+                    let seen_at = row.updated_at;
+                    patch.if_match.check(&tag_of(Time(seen_at)))?;
+                    if let Some(change) = patch.labels {
+                        let mut labels = labels::from_json(&row.labels);
+                        labels::apply_patch(&mut labels, change)?;
+                        row.labels = labels::to_json(&labels);
+                    }
+                    if let Some(target) = target {
+                        row.media_type = target.media_type;
+                        row.digest = target.digest;
+                        row.size = super::ingests::signed(target.size);
+                        row.annotations = labels::to_json(&target.annotations);
+                    }
+                    row.updated_at = store.after(Time(seen_at)).0;
+                    if !db::images::update_image(tx, &row, seen_at).await? {
+                        return Err(changed_meanwhile("image"));
+                    }
+                    Ok(image_of(row))
+                })
+            })
+            .await?;
+        self.publish(namespace, Topic::ImageUpdated, &image.id);
+        self.0.index_changed.notify_one();
+        Ok(image)
+    }
+
+    /// Removes the name. What it stood for stays for as long as something else keeps it.
+    ///
+    /// # Errors
+    /// `NotFound`, `PreconditionFailed`.
+    pub async fn delete_image(&self, namespace: &str, id: &str, if_match: IfMatch) -> Result<()> {
+        let (owner, name) = (namespace.to_owned(), id.to_owned());
+        self.0
+            .db
+            .write(move |tx| {
+                Box::pin(async move {
+                    let row = db::images::find_image(tx, &owner, &name)
+                        .await?
+                        .ok_or_else(|| Error::not_found("image", &name))?;
+                    if_match.check(&tag_of(Time(row.updated_at)))?;
+                    db::leases::forget_resource(tx, &owner, "image", &name).await?;
+                    db::images::delete_image(tx, &owner, &name).await.map(drop)
+                })
+            })
+            .await?;
+        self.publish(namespace, Topic::ImageDeleted, id);
+        self.0.index_changed.notify_one();
+        Ok(())
+    }
+
+    /// What the caller left out of a target, from the record of its content.
+    async fn complete_target(&self, namespace: &str, target: NewTarget) -> Result<Target> {
+        let stored = {
+            let mut conn = self.0.db.read().await?;
+            db::content::find_record(&mut conn, namespace, target.digest.as_str()).await?
+        };
+        let refuse = |reason: String| Error::Unprocessable(Unprocessable::ValidationFailed { reason });
+        let known_size = stored.as_ref().map(|row| row.size.unsigned_abs());
+        if let (Some(known), Some(given)) = (known_size, target.size)
+            && known != given
+        {
+            return Err(refuse(format!("{} has {known} bytes, not {given}", target.digest)));
+        }
+        let unknown =
+            |what| refuse(format!("{} is not stored here, so the target needs its {what}", target.digest));
+        let media_type = target
+            .media_type
+            .or_else(|| stored.as_ref().and_then(|row| row.media_type.clone()))
+            .ok_or_else(|| unknown("media_type"))?;
+        labels::check_media_type(&media_type)?;
+        let size = target.size.or(known_size).ok_or_else(|| unknown("size"))?;
+        if size == 0 || i64::try_from(size).is_err() {
+            return Err(Error::invalid_field("target.size", "from 1 to 2^63 - 1 bytes"));
+        }
+        let annotations = labels::new_labels(target.annotations).map_err(|e| e.in_field("annotations"))?;
+        Ok(Target { media_type, digest: target.digest.to_string(), size, annotations })
+    }
+}
+
+/// Points a name that is taken to the new target, if that is what is wanted.
+async fn move_name(tx: &mut db::Tx, new: ImageRow, taken: NameTaken, store: &Store) -> Result<ImageRow> {
+    let stands = db::images::find_by_name(tx, &new.namespace, &new.name).await?;
+    let Some(stands) = stands.filter(|_| taken == NameTaken::Move) else {
+        return Err(Error::already_exists("image", &new.name));
+    };
+    let seen_at = stands.updated_at;
+    let mut labels = labels::from_json(&stands.labels);
+    labels.extend(labels::from_json(&new.labels));
+    let row = ImageRow {
+        id: stands.id,
+        created_at: stands.created_at,
+        updated_at: store.after(Time(seen_at)).0,
+        labels: labels::to_json(&labels),
+        ..new
+    };
+    if !db::images::update_image(tx, &row, seen_at).await? {
+        return Err(changed_meanwhile("image"));
+    }
+    Ok(row)
+}
+
+/// # Errors
+/// `Invalid` for a name that is empty, longer than [`limits::REFERENCE_BYTES`] or unprintable.
+pub fn check_image_name(name: &str) -> Result<()> {
+    if name.is_empty()
+        || name.len() > limits::REFERENCE_BYTES
+        || name.contains(|c: char| c.is_ascii_control())
+    {
+        return Err(Error::invalid_field(
+            "name",
+            format!("an image name has 1 to {} bytes and no control characters", limits::REFERENCE_BYTES),
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn image_of(row: ImageRow) -> Image {
+    Image {
+        id: row.id,
+        namespace: row.namespace,
+        name: row.name,
+        target: Target {
+            media_type: row.media_type,
+            digest: row.digest,
+            size: row.size.unsigned_abs(),
+            annotations: labels::from_json(&row.annotations),
+        },
+        labels: labels::from_json(&row.labels),
+        created_at: Time(row.created_at),
+        updated_at: Time(row.updated_at),
+    }
+}

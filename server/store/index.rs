@@ -1,0 +1,60 @@
+//! `index.json`, written behind: at most once a second while names change, and once more at the stop.
+
+use std::time::Duration;
+
+use super::{Store, namespaces::DEFAULT_NAMESPACE};
+use crate::db;
+use crate::disk::IndexEntry;
+use crate::error::{Result, with_causes};
+
+const AT_MOST_EVERY: Duration = Duration::from_secs(1);
+const PAGE: i64 = 1000;
+
+/// Writes `index.json` whenever image names have changed.
+pub(super) async fn write_behind(store: Store) {
+    let soft = store.0.shutdown.soft().clone();
+    loop {
+        let stop = tokio::select! {
+            () = store.0.index_changed.notified() => false,
+            () = soft.cancelled() => true,
+        };
+        if let Err(error) = store.write_index().await {
+            tracing::warn!("Could not write index.json: {}", with_causes(&error));
+        }
+        if stop {
+            return;
+        }
+        // Names that change within this time share the next writing.
+        let _ = tokio::time::timeout(AT_MOST_EVERY, soft.cancelled()).await;
+    }
+}
+
+impl Store {
+    /// Makes `index.json` say what the database says.
+    ///
+    /// # Errors
+    /// `OutOfSpace`, `Unavailable`, `Internal`; the file that was there stays.
+    pub async fn write_index(&self) -> Result<()> {
+        let mut entries = Vec::new();
+        let mut after = (String::new(), String::new());
+        loop {
+            let rows = {
+                let mut conn = self.0.db.read().await?;
+                db::images::list_all_after(&mut conn, (&after.0, &after.1), PAGE).await?
+            };
+            let Some(last) = rows.last() else { break };
+            after = (last.namespace.clone(), last.name.clone());
+            entries.extend(rows.into_iter().map(|row| IndexEntry {
+                // Other tools know no namespaces: those of ours but the default one go in front of the name.
+                name: match row.namespace.as_str() {
+                    DEFAULT_NAMESPACE => row.name,
+                    namespace => format!("{namespace}/{}", row.name),
+                },
+                media_type: row.media_type,
+                digest: row.digest,
+                size: row.size.unsigned_abs(),
+            }));
+        }
+        self.on_disk(move |disk| disk.write_index(&entries)).await
+    }
+}

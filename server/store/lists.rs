@@ -1,0 +1,557 @@
+//! Lists: pages of each resource, in an order, behind a cursor, through a filter.
+//!
+//! A page is read in batches from an index and filtered here: a filter may hold a regular expression, which no
+//! database is ever handed.
+
+use std::borrow::Cow;
+use std::future::ready;
+
+use super::content::content_of;
+use super::filter::{Field, Fields, Schema, Value};
+use super::images::image_of;
+use super::leases::lease_of;
+use super::list::{Cursor, KeyValue, ListQuery, Resource, Sort};
+use super::namespaces::namespace_of;
+use super::tokens::token_of;
+use super::{Content, Image, Ingest, Labels, Lease, Namespace, Store, Token};
+use crate::clock::Time;
+use crate::db;
+use crate::db::content::ContentRow;
+use crate::db::images::ImageRow;
+use crate::db::ingests::IngestRow;
+use crate::db::leases::LeaseRow;
+use crate::db::namespaces::NamespaceRow;
+use crate::db::pulls::PullRow;
+use crate::db::tokens::TokenRow;
+use crate::db::{ListPage, OrderBy, Rows};
+use crate::error::Result;
+
+/// Rows that are read at once when a filter may drop most of them.
+const BATCH: usize = 1000;
+
+/// One page, and where the next one starts.
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    pub next: Option<Cursor>,
+}
+
+/// The plain parameters of a list: conditions on columns, and labels that must be there.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    conditions: Vec<(&'static str, KeyValue)>,
+    labels: Vec<(String, Option<String>)>,
+}
+
+impl Wanted {
+    /// Only items whose `column` (one of ours, with its operator) is `value`.
+    fn only(mut self, condition: &'static str, value: Option<&str>) -> Wanted {
+        self.conditions.extend(value.map(|value| (condition, KeyValue::Text(value.to_owned()))));
+        self
+    }
+
+    /// Only items that have the label, with the value where one is given.
+    pub fn label(mut self, key: &str, value: Option<&str>) -> Wanted {
+        self.labels.push((key.to_owned(), value.map(str::to_owned)));
+        self
+    }
+
+    pub fn digest(self, digest: Option<&str>) -> Wanted {
+        self.only("digest =", digest)
+    }
+
+    pub fn media_type(self, media_type: Option<&str>) -> Wanted {
+        self.only("media_type =", media_type)
+    }
+
+    pub fn reference(self, reference: Option<&str>) -> Wanted {
+        self.only("ref =", reference)
+    }
+
+    pub fn name(self, name: Option<&str>) -> Wanted {
+        self.only("name =", name)
+    }
+
+    pub fn kind(self, kind: Option<&str>) -> Wanted {
+        self.only("kind =", kind)
+    }
+
+    pub fn state(self, state: Option<&str>) -> Wanted {
+        self.only("state =", state)
+    }
+
+    /// Only names that begin with `prefix`: those between it and it with the last of all characters behind it.
+    pub fn name_prefix(self, prefix: Option<&str>) -> Wanted {
+        let end = prefix.map(|prefix| format!("{prefix}\u{10ffff}"));
+        self.only("name >=", prefix).only("name <", end.as_deref())
+    }
+
+    fn matches(&self, labels: &Labels) -> bool {
+        self.labels.iter().all(|(key, wanted)| {
+            labels.get(key).is_some_and(|value| wanted.as_ref().is_none_or(|wanted| wanted == value))
+        })
+    }
+}
+
+pub const CONTENT: Resource = Resource {
+    schema: Schema::CONTENT,
+    sorts: &[
+        Sort::text("digest", "digest"),
+        Sort::number("size", "size"),
+        Sort::text("media_type", "COALESCE(media_type, '')"),
+        Sort::number("created_at", "created_at"),
+        Sort::number("updated_at", "updated_at"),
+    ],
+    default_sort: "digest",
+    tie_breaker: Sort::text("digest", "digest"),
+};
+
+pub const INGESTS: Resource = Resource {
+    schema: Schema::INGESTS,
+    sorts: &[
+        Sort::text("ref", "ref"),
+        Sort::number("offset", "durable_offset"),
+        Sort::number("started_at", "started_at"),
+        Sort::number("updated_at", "updated_at"),
+        Sort::number("expires_at", "expires_at"),
+    ],
+    default_sort: "started_at",
+    tie_breaker: Sort::text("id", "id"),
+};
+
+pub const IMAGES: Resource = Resource {
+    schema: Schema::IMAGES,
+    sorts: &[
+        Sort::text("name", "name"),
+        Sort::number("created_at", "created_at"),
+        Sort::number("updated_at", "updated_at"),
+    ],
+    default_sort: "name",
+    tie_breaker: Sort::text("id", "id"),
+};
+
+pub const NAMESPACES: Resource = Resource {
+    schema: Schema::NAMESPACES,
+    sorts: &[
+        Sort::text("name", "name"),
+        Sort::number("created_at", "created_at"),
+        Sort::number("updated_at", "updated_at"),
+    ],
+    default_sort: "name",
+    tie_breaker: Sort::text("name", "name"),
+};
+
+pub const LEASES: Resource = Resource {
+    schema: Schema::LEASES,
+    sorts: &[
+        Sort::text("id", "id"),
+        Sort::number("expires_at", "COALESCE(expires_at, 9223372036854775807)"),
+        Sort::number("created_at", "created_at"),
+        Sort::number("updated_at", "updated_at"),
+    ],
+    default_sort: "created_at",
+    tie_breaker: Sort::text("id", "id"),
+};
+
+/// What one lease holds: it is asked for in this order only.
+pub const LEASE_RESOURCES: Resource = Resource {
+    schema: Schema::LEASE_RESOURCES,
+    sorts: &[Sort::text("type", "type")],
+    default_sort: "type",
+    tie_breaker: Sort::text("id", "id"),
+};
+
+pub const TOKENS: Resource = Resource {
+    schema: Schema::TOKENS,
+    sorts: &[
+        Sort::text("name", "name"),
+        Sort::number("created_at", "created_at"),
+        Sort::number("expires_at", "COALESCE(expires_at, 9223372036854775807)"),
+    ],
+    default_sort: "created_at",
+    tie_breaker: Sort::text("id", "id"),
+};
+
+pub const PULLS: Resource = Resource {
+    schema: Schema::PULLS,
+    sorts: &[
+        Sort::text("state", "state"),
+        Sort::number("created_at", "created_at"),
+        Sort::number("started_at", "COALESCE(started_at, 9223372036854775807)"),
+        Sort::number("finished_at", "COALESCE(finished_at, 9223372036854775807)"),
+    ],
+    default_sort: "-created_at",
+    tie_breaker: Sort::text("id", "id"),
+};
+
+impl Store {
+    /// # Errors
+    /// `Unavailable`; so for every list here.
+    pub async fn list_content(
+        &self,
+        namespace: &str,
+        query: &ListQuery,
+        wanted: Wanted,
+    ) -> Result<Page<Content>> {
+        let wanted = wanted.only("namespace =", Some(namespace));
+        self.page(db::content::SELECT_CONTENT, query, &wanted, |row| ready(Ok(Some(content_of(row))))).await
+    }
+
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn list_ingests(
+        &self,
+        namespace: &str,
+        query: &ListQuery,
+        wanted: Wanted,
+    ) -> Result<Page<Ingest>> {
+        let wanted = wanted.only("namespace =", Some(namespace));
+        let view = |row: IngestRow| {
+            let store = self.clone();
+            async move { store.view(&row, None, None).await.map(Some) }
+        };
+        self.page(db::ingests::SELECT_INGESTS, query, &wanted, view).await
+    }
+
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn list_images(
+        &self,
+        namespace: &str,
+        query: &ListQuery,
+        wanted: Wanted,
+    ) -> Result<Page<Image>> {
+        let wanted = wanted.only("namespace =", Some(namespace));
+        self.page(db::images::SELECT_IMAGES, query, &wanted, |row| ready(Ok(Some(image_of(row))))).await
+    }
+
+    /// Leases that have expired are not there, whether or not their rows still are.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn list_leases(
+        &self,
+        namespace: &str,
+        query: &ListQuery,
+        wanted: Wanted,
+    ) -> Result<Page<Lease>> {
+        let now = self.now();
+        let wanted = wanted.only("namespace =", Some(namespace));
+        let view = |row: LeaseRow| {
+            let lives = row.expires_at.is_none_or(|at| at > now.0);
+            ready(Ok(lives.then(|| lease_of(row, now))))
+        };
+        self.page(db::leases::SELECT_LEASES, query, &wanted, view).await
+    }
+
+    /// The namespaces that the caller may read.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn list_namespaces(
+        &self,
+        reach: &super::Reach,
+        query: &ListQuery,
+        wanted: Wanted,
+    ) -> Result<Page<Namespace>> {
+        let view = |row: NamespaceRow| {
+            let visible = reach.includes(&row.name);
+            ready(Ok(visible.then(|| namespace_of(row))))
+        };
+        self.page(db::namespaces::SELECT_NAMESPACES, query, &wanted, view).await
+    }
+
+    /// The tokens that reach no further than `reach`.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn list_tokens(&self, reach: &super::Reach, query: &ListQuery) -> Result<Page<Token>> {
+        let view =
+            |row: TokenRow| ready(Ok(Some(token_of(row)).filter(|token| reach.covers(&token.reach()))));
+        self.page(db::tokens::SELECT_TOKENS, query, &Wanted::default(), view).await
+    }
+
+    /// Pulls, each shown by `view`, which knows its current picture.
+    ///
+    /// # Errors
+    /// `Unavailable`; what `view` fails with.
+    pub async fn list_pulls<T: Fields + Labelled>(
+        &self,
+        namespace: &str,
+        query: &ListQuery,
+        wanted: Wanted,
+        view: impl Fn(PullRow) -> Result<T>,
+    ) -> Result<Page<T>> {
+        let wanted = wanted.only("namespace =", Some(namespace));
+        self.page(db::pulls::SELECT_PULLS, query, &wanted, |row| ready(view(row).map(Some))).await
+    }
+
+    /// Reads batches until the page is full. `view` makes an item of a row, or nothing of one that is not to be seen.
+    async fn page<R, T, V, F>(
+        &self,
+        select: &'static str,
+        query: &ListQuery,
+        wanted: &Wanted,
+        view: V,
+    ) -> Result<Page<T>>
+    where
+        R: Rows + Keyed,
+        T: Fields + Labelled,
+        V: Fn(R) -> F,
+        F: Future<Output = Result<Option<T>>>,
+    {
+        let sort = query
+            .sort
+            .iter()
+            .map(|key| OrderBy { column: key.column, descending: key.descending })
+            .collect::<Vec<_>>();
+        let everything = query.filter.is_everything() && wanted.labels.is_empty();
+        let batch = if everything { (query.limit + 1).min(BATCH) } else { BATCH };
+        let mut after = query.cursor.as_ref().map(|cursor| cursor.after.clone());
+        let mut items = Vec::new();
+        let mut last = None;
+        loop {
+            let page = ListPage {
+                select,
+                conditions: wanted.conditions.clone(),
+                sort: sort.clone(),
+                after: after.clone(),
+                limit: batch,
+            };
+            let rows: Vec<R> = self.0.db.list_rows(&page).await?;
+            let ended = rows.len() < batch;
+            for row in rows {
+                let key: Vec<_> = query.sort.iter().map(|sort| row.key(sort.name)).collect();
+                after = Some(key.clone());
+                let Some(item) = view(row).await? else { continue };
+                if !query.filter.matches(&item) || !wanted.matches(item.labels()) {
+                    continue;
+                }
+                if items.len() == query.limit {
+                    return Ok(Page { items, next: last.map(|after| Cursor { after }) });
+                }
+                items.push(item);
+                last = Some(key);
+            }
+            if ended {
+                return Ok(Page { items, next: None });
+            }
+        }
+    }
+}
+
+/// A row that knows its sort keys.
+trait Keyed {
+    /// The value of the sort key of this name; each is one of the resource's own.
+    fn key(&self, name: &str) -> KeyValue;
+}
+
+/// An item that has labels, or none.
+pub trait Labelled {
+    fn labels(&self) -> &Labels;
+}
+
+pub(super) fn text(value: &str) -> KeyValue {
+    KeyValue::Text(value.to_owned())
+}
+
+impl Keyed for ContentRow {
+    fn key(&self, name: &str) -> KeyValue {
+        match name {
+            "size" => KeyValue::Number(self.size),
+            "media_type" => text(self.media_type.as_deref().unwrap_or_default()),
+            "created_at" => KeyValue::Number(self.created_at),
+            "updated_at" => KeyValue::Number(self.updated_at),
+            _ => text(&self.digest),
+        }
+    }
+}
+
+impl Keyed for IngestRow {
+    fn key(&self, name: &str) -> KeyValue {
+        match name {
+            "ref" => text(&self.reference),
+            "offset" => KeyValue::Number(self.durable_offset),
+            "started_at" => KeyValue::Number(self.started_at),
+            "updated_at" => KeyValue::Number(self.updated_at),
+            "expires_at" => KeyValue::Number(self.expires_at),
+            _ => text(&self.id),
+        }
+    }
+}
+
+impl Keyed for ImageRow {
+    fn key(&self, name: &str) -> KeyValue {
+        match name {
+            "name" => text(&self.name),
+            "created_at" => KeyValue::Number(self.created_at),
+            "updated_at" => KeyValue::Number(self.updated_at),
+            _ => text(&self.id),
+        }
+    }
+}
+
+impl Keyed for NamespaceRow {
+    fn key(&self, name: &str) -> KeyValue {
+        match name {
+            "created_at" => KeyValue::Number(self.created_at),
+            "updated_at" => KeyValue::Number(self.updated_at),
+            _ => text(&self.name),
+        }
+    }
+}
+
+impl Keyed for LeaseRow {
+    fn key(&self, name: &str) -> KeyValue {
+        match name {
+            "expires_at" => KeyValue::Number(self.expires_at.unwrap_or(i64::MAX)),
+            "created_at" => KeyValue::Number(self.created_at),
+            "updated_at" => KeyValue::Number(self.updated_at),
+            _ => text(&self.id),
+        }
+    }
+}
+
+impl Keyed for PullRow {
+    fn key(&self, name: &str) -> KeyValue {
+        match name {
+            "state" => text(&self.state),
+            "created_at" => KeyValue::Number(self.created_at),
+            "started_at" => KeyValue::Number(self.started_at.unwrap_or(i64::MAX)),
+            "finished_at" => KeyValue::Number(self.finished_at.unwrap_or(i64::MAX)),
+            _ => text(&self.id),
+        }
+    }
+}
+
+impl Keyed for TokenRow {
+    fn key(&self, name: &str) -> KeyValue {
+        match name {
+            "name" => text(&self.name),
+            "created_at" => KeyValue::Number(self.created_at),
+            "expires_at" => KeyValue::Number(self.expires_at.unwrap_or(i64::MAX)),
+            _ => text(&self.id),
+        }
+    }
+}
+
+static NO_LABELS: Labels = Labels::new();
+
+impl Labelled for Token {
+    fn labels(&self) -> &Labels {
+        &NO_LABELS
+    }
+}
+
+macro_rules! labelled {
+    ($($item:ty),*) => {
+        $(impl Labelled for $item {
+            fn labels(&self) -> &Labels {
+                &self.labels
+            }
+        })*
+    };
+}
+
+labelled!(Content, Ingest, Image, Namespace, Lease);
+
+fn shown(value: &str) -> Option<Value<'_>> {
+    Some(Value::Text(Cow::Borrowed(value)))
+}
+
+fn size(bytes: u64) -> Option<Value<'static>> {
+    Some(Value::Number(i64::try_from(bytes).unwrap_or(i64::MAX)))
+}
+
+fn time(time: Time) -> Option<Value<'static>> {
+    Some(Value::Time(time))
+}
+
+fn of_map<'a>(map: &'a Labels, key: &str) -> Option<Value<'a>> {
+    map.get(key).and_then(|value| shown(value))
+}
+
+impl Fields for Content {
+    fn field(&self, field: &Field) -> Option<Value<'_>> {
+        match field {
+            Field::Label(key) => of_map(&self.labels, key),
+            Field::Named("digest") => shown(&self.digest),
+            Field::Named("size") => size(self.size),
+            Field::Named("media_type") => self.media_type.as_deref().and_then(shown),
+            Field::Named("created_at") => time(self.created_at),
+            Field::Named("updated_at") => time(self.updated_at),
+            Field::Named(_) | Field::Annotation(_) => None,
+        }
+    }
+}
+
+impl Fields for Ingest {
+    fn field(&self, field: &Field) -> Option<Value<'_>> {
+        match field {
+            Field::Label(key) => of_map(&self.labels, key),
+            Field::Named("id") => shown(&self.id),
+            Field::Named("ref") => shown(&self.reference),
+            Field::Named("offset") => size(self.offset),
+            Field::Named("total") => self.total.and_then(size),
+            Field::Named("expected_digest") => self.expected_digest.as_deref().and_then(shown),
+            Field::Named("state") => shown(self.state),
+            Field::Named("started_at") => time(self.started_at),
+            Field::Named("updated_at") => time(self.updated_at),
+            Field::Named("expires_at") => time(self.expires_at),
+            Field::Named(_) | Field::Annotation(_) => None,
+        }
+    }
+}
+
+impl Fields for Image {
+    fn field(&self, field: &Field) -> Option<Value<'_>> {
+        match field {
+            Field::Label(key) => of_map(&self.labels, key),
+            Field::Annotation(key) => of_map(&self.target.annotations, key),
+            Field::Named("id") => shown(&self.id),
+            Field::Named("name") => shown(&self.name),
+            Field::Named("target.digest") => shown(&self.target.digest),
+            Field::Named("target.media_type") => shown(&self.target.media_type),
+            Field::Named("target.size") => size(self.target.size),
+            Field::Named("created_at") => time(self.created_at),
+            Field::Named("updated_at") => time(self.updated_at),
+            Field::Named(_) => None,
+        }
+    }
+}
+
+impl Fields for Namespace {
+    fn field(&self, field: &Field) -> Option<Value<'_>> {
+        match field {
+            Field::Label(key) => of_map(&self.labels, key),
+            Field::Named("name") => shown(&self.name),
+            Field::Named("created_at") => time(self.created_at),
+            Field::Named("updated_at") => time(self.updated_at),
+            Field::Named(_) | Field::Annotation(_) => None,
+        }
+    }
+}
+
+impl Fields for Lease {
+    fn field(&self, field: &Field) -> Option<Value<'_>> {
+        match field {
+            Field::Label(key) => of_map(&self.labels, key),
+            Field::Named("id") => shown(&self.id),
+            Field::Named("kind") => shown(&self.kind),
+            Field::Named("expires_at") => self.expires_at.and_then(time),
+            Field::Named("created_at") => time(self.created_at),
+            Field::Named("updated_at") => time(self.updated_at),
+            Field::Named(_) | Field::Annotation(_) => None,
+        }
+    }
+}
+
+impl Fields for Token {
+    fn field(&self, field: &Field) -> Option<Value<'_>> {
+        match field {
+            Field::Named("id") => shown(&self.id),
+            Field::Named("name") => shown(&self.name),
+            Field::Named(_) | Field::Label(_) | Field::Annotation(_) => None,
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! What orlop promises: the rules that join files and rows. A file here is a noun, a method a verb.
+//!
+//! Files are written before rows and removed before rows are forgotten, under a gate per digest, so that a row
+//! whose blob is `stored` never lacks its file. What changes both runs in a task of its own: a caller that goes
+//! away cannot stop it half-way.
+
+mod arrival;
+mod cache;
+mod content;
+mod edges;
+mod gate;
+mod idempotency;
+mod images;
+mod index;
+mod ingests;
+mod leases;
+mod live;
+mod namespaces;
+mod progress;
+mod pulls;
+mod receive;
+mod repair;
+mod sweep;
+mod tokens;
+
+pub mod filter;
+pub mod labels;
+pub mod list;
+pub mod lists;
+
+pub use arrival::{Committed, Put};
+pub use cache::Blob;
+pub use content::{Content, ContentPatch, PutBody, WhenHeld};
+pub use edges::{Child, Children};
+pub use idempotency::Keyed;
+pub use images::{Image, ImagePatch, ImageSource, NameTaken, NewImage, NewTarget, Target, check_image_name};
+pub use ingests::{CommitIngest, Ingest, OpenIngest, Opened, Writer};
+pub use labels::{LabelPatch, Labels};
+pub use leases::{Expiry, Held, Lease, LeasePatch, NewLease, Resource, ResourceKind};
+pub use namespaces::{DEFAULT_NAMESPACE, Namespace, NamespacePatch, check_namespace};
+pub use pulls::{NewPull, PullKey, PullRow, Recorded};
+pub use receive::{Append, PutStream};
+pub use repair::Repaired;
+pub use tokens::{NewToken, SESSION_TIME, Scope, Session, Token};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::clock::{Clock, Time};
+use crate::db::Db;
+use crate::disk::{Disk, Flush};
+use crate::error::{Error, Result};
+use crate::events::Events;
+use crate::shutdown::Shutdown;
+
+/// The store: a cheap clone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    disk: Arc<Disk>,
+    flush: Flush,
+    db: Db,
+    clock: Clock,
+    settings: Settings,
+    events: Events,
+    shutdown: Shutdown,
+    gate: gate::Gate,
+    keys: gate::Gate,
+    cache: cache::Blobs,
+    ingests: live::Ingests,
+    index_changed: Arc<Notify>,
+    boot: String,
+}
+
+/// What of the configuration the store goes by.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long the lease lives that the server makes when a caller names none.
+    pub grace_lease: Duration,
+    /// How long an ingest lives that nobody touches.
+    pub ingest_expiry: Duration,
+    /// Whether one namespace's content is lent to another that names its digest.
+    pub sharing: Sharing,
+    /// The largest blob that is taken, in bytes.
+    pub max_blob_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    Shared,
+    Isolated,
+}
+
+/// On whose behalf something is done: its namespace, the lease it named, and where it may look.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub namespace: String,
+    pub lease: Option<String>,
+    pub reach: Reach,
+}
+
+/// The namespaces that a caller may read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    Everywhere,
+    Only(Vec<String>),
+}
+
+impl Reach {
+    /// As tokens write it: no name at all means everywhere.
+    pub fn of<'n>(names: impl Iterator<Item = &'n String>) -> Reach {
+        let names: Vec<String> = names.cloned().collect();
+        if names.is_empty() { Reach::Everywhere } else { Reach::Only(names) }
+    }
+
+    pub fn includes(&self, namespace: &str) -> bool {
+        match self {
+            Reach::Everywhere => true,
+            Reach::Only(names) => names.iter().any(|name| name == namespace),
+        }
+    }
+
+    /// Whether `other` reaches nothing that this does not.
+    pub fn covers(&self, other: &Reach) -> bool {
+        match (self, other) {
+            (Reach::Everywhere, _) => true,
+            (Reach::Only(_), Reach::Everywhere) => false,
+            (Reach::Only(_), Reach::Only(names)) => names.iter().all(|name| self.includes(name)),
+        }
+    }
+}
+
+/// What a conditional request says of the state it expects (RFC 9110, section 13.1.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IfMatch {
+    /// No condition.
+    Absent,
+    /// `*`: it exists.
+    Any,
+    /// One of these tags, without their quotes.
+    Tags(Vec<String>),
+}
+
+impl IfMatch {
+    /// # Errors
+    /// `PreconditionFailed` when `tag` is not what was expected.
+    pub fn check(&self, tag: &str) -> Result<()> {
+        match self {
+            IfMatch::Absent | IfMatch::Any => Ok(()),
+            IfMatch::Tags(tags) if tags.iter().any(|expected| expected == tag) => Ok(()),
+            IfMatch::Tags(_) => Err(Error::PreconditionFailed {
+                reason: format!("it has changed: its ETag is now \"{tag}\""),
+            }),
+        }
+    }
+}
+
+/// The tag of a record in a state: it changes with `updated_at`, which moves with every change.
+pub fn tag_of(updated_at: Time) -> String {
+    format!("{:x}", updated_at.0)
+}
+
+impl Store {
+    /// A store over an open disk and database. Call [`Store::repair`] before serving.
+    pub fn new(
+        disk: Disk,
+        db: Db,
+        clock: Clock,
+        settings: Settings,
+        events: Events,
+        shutdown: Shutdown,
+    ) -> Store {
+        let disk = Arc::new(disk);
+        let store = Store(Arc::new(Inner {
+            flush: Flush::new(disk.clone()),
+            disk,
+            db,
+            clock,
+            settings,
+            events,
+            shutdown,
+            gate: gate::Gate::new(),
+            keys: gate::Gate::new(),
+            cache: cache::Blobs::new(),
+            ingests: live::Ingests::default(),
+            index_changed: Arc::new(Notify::new()),
+            boot: crate::disk::boot_id(),
+        }));
+        store.0.shutdown.spawn("index-writer", index::write_behind(store.clone()));
+        store.0.shutdown.spawn("sweeper", sweep::sweep_expired(store.clone()));
+        store
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    pub fn database_kind(&self) -> &'static str {
+        self.0.db.kind()
+    }
+
+    /// # Errors
+    /// `Unavailable` when the database does not answer.
+    pub async fn check_database(&self) -> Result<()> {
+        self.0.db.ping().await
+    }
+
+    /// # Errors
+    /// `OutOfSpace`, `Unavailable` or `Internal` when nothing can be written.
+    pub async fn check_disk(&self) -> Result<()> {
+        self.on_disk(|disk| disk.check_writable()).await
+    }
+
+    /// What is stored, over all namespaces: on disk once, and as the sum of all records.
+    ///
+    /// # Errors
+    /// `Unavailable` when the database does not answer.
+    pub async fn measure_usage(&self) -> Result<Usage> {
+        let measured_at = self.now();
+        let totals = {
+            let mut conn = self.0.db.read().await?;
+            crate::db::content::count_everything(&mut conn, measured_at.0).await?
+        };
+        let (capacity_bytes, free_bytes) = self.on_disk(Disk::space).await?;
+        let count = i64::unsigned_abs;
+        Ok(Usage {
+            blobs: count(totals.blobs),
+            records: count(totals.records),
+            images: count(totals.images),
+            ingests: count(totals.ingests),
+            leases: count(totals.leases),
+            namespaces: count(totals.namespaces),
+            on_disk_bytes: count(totals.stored_bytes),
+            ingest_bytes: count(totals.ingest_bytes),
+            logical_bytes: count(totals.logical_bytes),
+            saved_bytes: count((totals.logical_bytes - totals.stored_bytes).max(0)),
+            free_bytes,
+            capacity_bytes,
+            measured_at,
+        })
+    }
+
+    fn now(&self) -> Time {
+        self.0.clock.now()
+    }
+
+    /// A time for a change of something last changed at `before`: later, even if the clock stands.
+    fn after(&self, before: Time) -> Time {
+        self.now().max(Time(before.0 + 1))
+    }
+
+    /// Runs file work on a thread that may block.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Disk) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let disk = self.0.disk.clone();
+        tokio::task::spawn_blocking(move || work(&disk))
+            .await
+            .map_err(|_| Error::internal("file work ended before it was done"))?
+    }
+
+    /// Runs `work` to its end, whether or not the caller stays to hear of it.
+    async fn to_the_end<T, F>(&self, name: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        self.0.shutdown.spawn(name, async move {
+            // A caller that went away no longer wants to know.
+            let _ = reply.send(work.await);
+        });
+        answer.await.map_err(|_| Error::internal(format!("{name} ended before it was done")))?
+    }
+}
+
+/// Bytes on disk and bytes as the namespaces see them.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Usage {
+    pub blobs: u64,
+    pub records: u64,
+    pub images: u64,
+    pub ingests: u64,
+    pub leases: u64,
+    pub namespaces: u64,
+    pub on_disk_bytes: u64,
+    pub ingest_bytes: u64,
+    pub logical_bytes: u64,
+    pub saved_bytes: u64,
+    pub free_bytes: u64,
+    pub capacity_bytes: u64,
+    pub measured_at: Time,
+}

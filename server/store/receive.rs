@@ -1,0 +1,407 @@
+//! Bytes on their way in: from a body, over a short queue, to a thread that hashes and writes.
+
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream, StreamExt};
+use tokio::sync::mpsc;
+
+use super::arrival::{Arrival, Committed};
+use super::content::check_digest;
+use super::labels::{self, Labels};
+use super::live::{self, Turn};
+use super::{Caller, Ingest, Store};
+use crate::db::ingests::IngestRow;
+use crate::disk::IngestFile;
+use crate::error::{Conflict, Error, Result, Unprocessable};
+use crate::id::new_id;
+use crate::limits;
+use crate::oci::{Algorithm, Digest, Hasher};
+
+/// Bytes that are handed over at once: large enough that the hand-over costs nothing beside them.
+const BATCH: usize = 1 << 20;
+/// Batches between the network and the disk: what a slow disk makes a fast client wait for.
+const QUEUE: usize = 4;
+/// How often the running hash of a long request is written down, in bytes.
+const CHECKPOINT: u64 = 64 << 20;
+
+/// A chunk to append, and where.
+#[derive(Debug, Clone)]
+pub struct Append {
+    pub offset: u64,
+    pub token: Option<String>,
+    /// The digest of this chunk alone (`Content-Digest`, RFC 9530): if it does not match, none of it counts.
+    pub chunk_digest: Option<Digest>,
+    /// The length of the body, if it is known.
+    pub length: Option<u64>,
+    /// The size that the whole will have: an announcement, as when the ingest was opened.
+    pub announced: Option<u64>,
+}
+
+/// The body of a large blob that comes in one request.
+#[derive(Debug, Clone)]
+pub struct PutStream {
+    pub expected: Option<Digest>,
+    pub algorithm: Algorithm,
+    pub media_type: Option<String>,
+    pub labels: Labels,
+    pub length: Option<u64>,
+}
+
+/// A file that grows, and the hash of what is in it.
+struct Sink {
+    file: IngestFile,
+    hasher: Hasher,
+    /// The hash of this request's bytes alone, where that was asked for.
+    chunk: Option<Hasher>,
+}
+
+impl Sink {
+    /// Hashes and writes a batch, off the async threads.
+    async fn write(mut self, batch: Vec<Bytes>) -> (Sink, Result<()>) {
+        let written = tokio::task::spawn_blocking(move || {
+            let written = self.file.append(&batch);
+            if written.is_ok() {
+                batch.iter().for_each(|bytes| self.hasher.update(bytes));
+                if let Some(chunk) = &mut self.chunk {
+                    batch.iter().for_each(|bytes| chunk.update(bytes));
+                }
+            }
+            (self, written)
+        });
+        written.await.expect("writing to a file does not panic")
+    }
+
+    async fn sync(mut self) -> (Sink, Result<()>) {
+        let synced = tokio::task::spawn_blocking(move || {
+            let synced = self.file.sync();
+            (self, synced)
+        });
+        synced.await.expect("syncing a file does not panic")
+    }
+}
+
+/// How a body ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Whole,
+    /// The connection broke; what came before counts.
+    Cut,
+    /// More came than is allowed.
+    TooLong,
+}
+
+/// Reads a body into batches. A batch goes on its way when it is full, and also when the network pauses: the state
+/// of an ingest is of the bytes received so far.
+async fn pump<S, E>(mut body: S, to: mpsc::Sender<Vec<Bytes>>, most: u64) -> Ending
+where
+    S: Stream<Item = std::result::Result<Bytes, E>> + Unpin,
+{
+    let (mut batch, mut size, mut total) = (Vec::new(), 0, 0u64);
+    let ending = loop {
+        let next = match body.next().now_or_never() {
+            Some(next) => next,
+            None => {
+                if size > 0 {
+                    size = 0;
+                    if to.send(std::mem::take(&mut batch)).await.is_err() {
+                        return Ending::Cut;
+                    }
+                }
+                body.next().await
+            }
+        };
+        let Some(frame) = next else { break Ending::Whole };
+        let Ok(bytes) = frame else { break Ending::Cut };
+        total += bytes.len() as u64;
+        if total > most {
+            break Ending::TooLong;
+        }
+        size += bytes.len();
+        batch.push(bytes);
+        if size >= BATCH {
+            size = 0;
+            if to.send(std::mem::take(&mut batch)).await.is_err() {
+                return Ending::Cut;
+            }
+        }
+    };
+    if size > 0 {
+        // The other side hears of the end by the queue's closing, and says itself why it stopped before.
+        let _ = to.send(batch).await;
+    }
+    ending
+}
+
+impl Store {
+    /// Appends a body to an ingest at an offset. Bytes that arrive before the connection is cut count.
+    ///
+    /// # Errors
+    /// `Conflict` (offset mismatch), `Busy`, `WriterLost`, `NotFound`, `TooLarge`, `OutOfSpace`,
+    /// `Unprocessable` (chunk digest): then the ingest is as it was, but for the bytes before a cut or a limit.
+    pub async fn append_ingest<S, E>(
+        &self,
+        namespace: &str,
+        id: &str,
+        append: Append,
+        body: S,
+    ) -> Result<Ingest>
+    where
+        S: Stream<Item = std::result::Result<Bytes, E>> + Unpin,
+    {
+        let row = self.find_row(namespace, id).await?;
+        let live = self.0.ingests.get(id);
+        let turn = live.take_turn(id, append.token.as_deref(), self.now()).await?;
+        let mut row = self.reread(&row).await?;
+        row.total = append.announced.map(super::ingests::signed).or(row.total);
+        let offset = live.progress(self.load(&row)).await?.bytes.offset();
+        if offset != append.offset {
+            let mismatch = Conflict::OffsetMismatch { expected: offset, provided: append.offset };
+            return Err(Error::Conflict(mismatch));
+        }
+        let limit = self.0.settings.max_blob_bytes;
+        let most = limit.saturating_sub(offset);
+        if append.length.is_some_and(|length| length > most) {
+            return Err(Error::TooLarge { what: "the blob", limit });
+        }
+        let (to, batches) = mpsc::channel(QUEUE);
+        let (whole, ended) = tokio::sync::oneshot::channel();
+        let cancel = turn.cancel.clone();
+        let (store, owner) = (self.clone(), namespace.to_owned());
+        let mut writing = Box::pin(self.to_the_end("append", async move {
+            let (live, id) = (turn.live.clone(), row.id.clone());
+            let written = store.write_batches(turn, row, owner, batches, append.chunk_digest, ended).await;
+            if live.is_gone() {
+                // The abort took the directory away under this write, which may have failed by it, or made it again.
+                let name = id.clone();
+                store.on_disk(move |disk| disk.remove_ingest(&name)).await?;
+                return Err(Error::not_found("ingest", id));
+            }
+            written
+        }));
+        let ending = tokio::select! {
+            // The writer task is polled here so that it starts even if the body never yields.
+            biased;
+            () = cancel.cancelled() => Ending::Cut,
+            failed = &mut writing => return failed.and_then(|()| Err(Error::WriterLost)),
+            ending = pump(body, to, most) => ending,
+        };
+        let _ = whole.send(ending);
+        let ended_by_other = cancel.is_cancelled();
+        writing.await?;
+        match ending {
+            Ending::TooLong => Err(Error::TooLarge { what: "the blob", limit }),
+            Ending::Cut if ended_by_other => {
+                self.find_row(namespace, id).await?;
+                Err(Error::WriterLost)
+            }
+            Ending::Cut => Err(Error::invalid("the body was cut short; what came before counts")),
+            Ending::Whole => self.find_ingest(namespace, id).await,
+        }
+    }
+
+    /// Writes what comes over the queue until it closes, then makes it durable and gives the turn back.
+    async fn write_batches(
+        &self,
+        turn: Turn,
+        row: IngestRow,
+        namespace: String,
+        mut batches: mpsc::Receiver<Vec<Bytes>>,
+        chunk_digest: Option<Digest>,
+        ended: tokio::sync::oneshot::Receiver<Ending>,
+    ) -> Result<()> {
+        let mut sink = self.open_sink(&turn, &row, chunk_digest.as_ref()).await?;
+        let before = (sink.file.length(), sink.hasher.clone());
+        let mut since_checkpoint = 0;
+        while let Some(batch) = batches.recv().await {
+            if turn.is_gone() {
+                return Err(Error::not_found("ingest", &row.id));
+            }
+            since_checkpoint += batch.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
+            let written;
+            (sink, written) = sink.write(batch).await;
+            self.show(&turn, &sink);
+            if let Err(error) = written {
+                batches.close();
+                // The bytes before the failure are whole; they are kept if they can be.
+                let _ = self.conclude(&turn, row, &namespace, sink).await;
+                return Err(error);
+            }
+            if since_checkpoint >= CHECKPOINT {
+                since_checkpoint = 0;
+                let synced;
+                (sink, synced) = sink.sync().await;
+                self.judge_sync(&turn, &row, synced).await?;
+                self.checkpoint(&turn, row.clone(), &namespace).await?;
+            }
+        }
+        turn.finish();
+        if let Some(expected) = chunk_digest {
+            let whole = matches!(ended.await, Ok(Ending::Whole));
+            let actual = sink.chunk.as_ref().map(Hasher::digest);
+            if let Some(actual) = actual.filter(|actual| whole && *actual != expected) {
+                let (offset, hasher) = before;
+                sink = self.take_back(sink, offset, hasher).await?;
+                self.show(&turn, &sink);
+                self.conclude(&turn, row, &namespace, sink).await?;
+                return Err(Error::Unprocessable(Unprocessable::ChunkDigestMismatch {
+                    expected: expected.to_string(),
+                    actual: actual.to_string(),
+                    offset,
+                }));
+            }
+        }
+        self.conclude(&turn, row, &namespace, sink).await
+    }
+
+    /// The file and running hash of an ingest; bytes that were lent are copied first, for they will change.
+    async fn open_sink(&self, turn: &Turn, row: &IngestRow, chunk: Option<&Digest>) -> Result<Sink> {
+        let progress = turn.live.progress(self.load(row)).await?.clone();
+        let chunk = chunk.map(|digest| Hasher::new(digest.algorithm()));
+        let id = row.id.clone();
+        let sink = match progress.bytes {
+            live::Bytes::Own { offset, hasher } => {
+                self.fetch_back(&row.id, &hasher.digest(), offset).await?;
+                self.on_disk(move |disk| {
+                    let mut file = disk.open_ingest(&id)?;
+                    if file.length() != offset {
+                        file.truncate(offset)?;
+                    }
+                    Ok(Sink { file, hasher, chunk })
+                })
+                .await?
+            }
+            live::Bytes::Lent { digest, .. } => {
+                let blob = self.open_lent(&digest).await?;
+                self.on_disk(move |disk| {
+                    let mut file = disk.open_ingest(&id)?;
+                    file.truncate(0)?;
+                    let mut hasher = Hasher::new(digest.algorithm());
+                    file.copy_from(&blob, &mut hasher)?;
+                    Ok(Sink { file, hasher, chunk })
+                })
+                .await?
+            }
+        };
+        Ok(sink)
+    }
+
+    /// Lets everybody see how far the ingest is.
+    fn show(&self, turn: &Turn, sink: &Sink) {
+        if let Some(mut progress) = turn.live.loaded() {
+            let offset = sink.file.length();
+            if progress.bytes.offset() != offset || progress.bytes.is_lent() {
+                progress.updated_at = self.after(progress.updated_at);
+            }
+            progress.bytes = live::Bytes::Own { offset, hasher: sink.hasher.clone() };
+        }
+    }
+
+    /// The end of a request: sync, write down, renew.
+    async fn conclude(&self, turn: &Turn, row: IngestRow, namespace: &str, sink: Sink) -> Result<()> {
+        turn.finish();
+        if turn.is_gone() {
+            return Err(Error::not_found("ingest", &row.id));
+        }
+        let (sink, synced) = sink.sync().await;
+        drop(sink);
+        self.judge_sync(turn, &row, synced).await?;
+        let written_down = self.checkpoint(turn, row, namespace).await;
+        turn.live.renew(self.now());
+        written_down
+    }
+
+    /// A failed sync poisons the bytes: the kernel may have dropped them, and a second sync would not say so.
+    async fn judge_sync(&self, turn: &Turn, row: &IngestRow, synced: Result<()>) -> Result<()> {
+        let Err(error) = synced else { return Ok(()) };
+        let id = row.id.clone();
+        let _ = self.on_disk(move |disk| disk.remove_ingest(&id)).await;
+        if let Some(mut progress) = turn.live.loaded() {
+            progress.bytes = live::Bytes::none(progress.bytes.digest().algorithm());
+        }
+        Err(error)
+    }
+
+    async fn take_back(&self, mut sink: Sink, offset: u64, hasher: Hasher) -> Result<Sink> {
+        self.on_disk(move |_| {
+            sink.file.truncate(offset)?;
+            sink.hasher = hasher;
+            Ok(sink)
+        })
+        .await
+    }
+
+    /// Stores a blob of any size that comes in one request.
+    ///
+    /// # Errors
+    /// `Conflict` (digest mismatch), `TooLarge`, `NotFound` for the lease, `OutOfSpace`, `Unavailable`: nothing
+    /// is stored then.
+    pub async fn put_stream<S, E>(&self, caller: &Caller, mut put: PutStream, body: S) -> Result<Committed>
+    where
+        S: Stream<Item = std::result::Result<Bytes, E>> + Unpin,
+    {
+        let limit = self.0.settings.max_blob_bytes;
+        if put.length.is_some_and(|length| length > limit) {
+            return Err(Error::TooLarge { what: "the blob", limit });
+        }
+        let labels = labels::new_labels(std::mem::take(&mut put.labels))?;
+        put.media_type.as_deref().map(labels::check_media_type).transpose()?;
+        put.labels = labels;
+        self.check_lease(caller).await?;
+        let id = new_id("put", self.now());
+        let (to, mut batches) = mpsc::channel(QUEUE);
+        let (store, owner, name) = (self.clone(), caller.clone(), id.clone());
+        let (whole, ended) = tokio::sync::oneshot::channel();
+        let mut writing = Box::pin(self.to_the_end("put", async move {
+            let opened = name.clone();
+            let file = store.on_disk(move |disk| disk.open_ingest(&opened)).await?;
+            let mut sink = Sink { file, hasher: Hasher::new(put.algorithm), chunk: None };
+            let outcome = async {
+                while let Some(batch) = batches.recv().await {
+                    let written;
+                    (sink, written) = sink.write(batch).await;
+                    written?;
+                }
+                match ended.await {
+                    Ok(Ending::Whole) => {}
+                    Ok(Ending::TooLong) => return Err(Error::TooLarge { what: "the blob", limit }),
+                    Ok(Ending::Cut) | Err(_) => {
+                        return Err(Error::invalid("the body was cut short; nothing of it was kept"));
+                    }
+                }
+                store.accept_sink(&owner, sink, put).await
+            }
+            .await;
+            let removed = store.on_disk(move |disk| disk.remove_ingest(&name)).await;
+            outcome.and_then(|committed| removed.map(|()| committed))
+        }));
+        let ending = tokio::select! {
+            biased;
+            early = &mut writing => return early,
+            ending = pump(body, to, limit) => ending,
+        };
+        let _ = whole.send(ending);
+        writing.await
+    }
+
+    async fn accept_sink(&self, caller: &Caller, sink: Sink, put: PutStream) -> Result<Committed> {
+        let digest = sink.hasher.digest();
+        check_digest(put.expected.as_ref(), &digest)?;
+        let mut file = sink.file;
+        let (size, staged, document) = self
+            .on_disk(move |_| {
+                let size = file.length();
+                let document = if size <= limits::MANIFEST_BYTES { file.read_document()? } else { None };
+                Ok((size, file.stage()?, document))
+            })
+            .await?;
+        let arrival = Arrival {
+            digest,
+            size,
+            staged: Some(staged),
+            media_type: put.media_type,
+            labels: put.labels,
+            document,
+            ingest: None,
+        };
+        self.accept(caller, arrival).await
+    }
+}
