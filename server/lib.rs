@@ -17,6 +17,8 @@ pub mod events;
 
 pub mod store;
 
+pub mod registry;
+
 pub mod config;
 pub mod shutdown;
 pub mod telemetry;

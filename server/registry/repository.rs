@@ -1,0 +1,256 @@
+//! One repository of a registry: resolve a reference, fetch documents, open blobs
+//! (OCI distribution spec, "Pulling manifests" and "Pulling blobs").
+
+use bytes::Bytes;
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+};
+use reqwest::{Method, StatusCode};
+use url::Url;
+
+use crate::error::{Error, Result, Upstream, UpstreamKind};
+use crate::oci::manifest::MAX_DOCUMENT_BYTES;
+use crate::oci::media_type::{self, Kind};
+use crate::oci::platform::NoMatch;
+use crate::oci::{Algorithm, Descriptor, Digest, Document, Reference};
+use crate::registry::blob::{BlobStream, content_length, range_refused, read_bounded};
+use crate::registry::failure::{bad_answer, upstream};
+use crate::registry::transport::Answer;
+use crate::registry::{Ask, Host, Registry};
+
+const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// A repository at a registry, ready to be asked. A cheap clone.
+#[derive(Clone)]
+pub struct Repository {
+    registry: Registry,
+    host: Host,
+    name: String,
+}
+
+/// What a reference stands for just now.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// Media type, digest and size as the registry says; the bytes are verified when they are fetched.
+    pub descriptor: Descriptor,
+    /// The document itself, where the registry had to be asked for it to answer.
+    pub document: Option<Fetched>,
+}
+
+/// A document whose bytes have the digest and the size that its descriptor says.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    pub descriptor: Descriptor,
+    /// As they came: what the digest names.
+    pub bytes: Bytes,
+    pub document: Document,
+}
+
+/// The two places where a registry keeps bytes under a digest.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Manifests,
+    Blobs,
+}
+
+impl Repository {
+    pub(super) fn new(registry: Registry, host: Host, name: String) -> Repository {
+        Repository { registry, host, name }
+    }
+
+    /// `host[:port]` that is asked.
+    pub fn host(&self) -> &str {
+        &self.host.authority
+    }
+
+    /// What `reference` stands for: its digest where it has one, else what its tag points to now.
+    ///
+    /// # Errors
+    /// `Upstream`, with `NotFound` when there is no such tag or digest, `Mismatch` when the registry answers
+    /// with another digest than it was asked for.
+    pub async fn resolve(&self, reference: &Reference) -> Result<Resolved> {
+        let digest = reference.digest();
+        let name = digest
+            .map(Digest::as_str)
+            .or(reference.tag())
+            .ok_or_else(|| Error::invalid(format!("`{reference}` names neither a tag nor a digest")))?;
+        let ask =
+            Ask { method: Method::HEAD, path: format!("manifests/{name}"), headers: document_headers() };
+        let head = match self.registry.ask(&self.host, &self.name, &ask).await {
+            Ok(answer) => described(&answer, digest)?,
+            Err(error) if wants_get(&error) => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(descriptor) = head {
+            return Ok(Resolved { descriptor, document: None });
+        }
+        let fetched = self.get_document(name, digest).await?;
+        Ok(Resolved { descriptor: fetched.descriptor.clone(), document: Some(fetched) })
+    }
+
+    /// The document that `descriptor` names, verified against its digest, size and media type.
+    ///
+    /// # Errors
+    /// `Upstream`: `Mismatch` for other bytes, `BadAnswer` for bytes that are not a document of that type.
+    pub async fn fetch_document(&self, descriptor: &Descriptor) -> Result<Fetched> {
+        let fetched = self.get_document(descriptor.digest.as_str(), Some(&descriptor.digest)).await?;
+        if fetched.descriptor.size != descriptor.size {
+            let (actual, promised) = (fetched.descriptor.size, descriptor.size);
+            return Err(self.failed(
+                UpstreamKind::Mismatch,
+                format!("a document has {actual} bytes where {promised} were promised"),
+            ));
+        }
+        if fetched.descriptor.media_type != media_type::essence(&descriptor.media_type) {
+            let reason = format!(
+                "a document of type `{}` was promised and is `{}`",
+                descriptor.media_type, fetched.descriptor.media_type
+            );
+            return Err(self.failed(UpstreamKind::BadAnswer, reason));
+        }
+        Ok(Fetched { descriptor: descriptor.clone(), ..fetched })
+    }
+
+    /// The bytes of a blob from `offset` to its end. A server that ignores the offset is read and dropped up to it.
+    /// `urls` of the descriptor are never contacted.
+    ///
+    /// # Errors
+    /// `Upstream`; `Internal` when `offset` lies past the end of the blob.
+    pub async fn fetch_blob(&self, descriptor: &Descriptor, offset: u64) -> Result<BlobStream> {
+        if offset > descriptor.size {
+            let (digest, size) = (&descriptor.digest, descriptor.size);
+            return Err(Error::internal(format!("read blob {digest} of {size} bytes from {offset}")));
+        }
+        // Nothing is left to ask for: the digest alone decides, and it is checked by whoever writes the bytes.
+        if offset == descriptor.size {
+            return Ok(BlobStream::at_end(descriptor.size));
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if offset > 0 {
+            let range = HeaderValue::try_from(format!("bytes={offset}-"));
+            headers.insert(reqwest::header::RANGE, range.expect("digits are a header value"));
+        }
+        let ask = Ask { method: Method::GET, path: Place::Blobs.path(descriptor.digest.as_str()), headers };
+        let answer = self.registry.ask(&self.host, &self.name, &ask).await?;
+        if answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            return Err(range_refused(&answer.url, offset));
+        }
+        BlobStream::open(answer, descriptor.size, offset, self.registry.patience().stall)
+    }
+
+    /// The error of a pull that finds nothing to run in this repository's index.
+    pub fn lacks_platform(&self, none: &NoMatch) -> Error {
+        self.failed(UpstreamKind::NoPlatform, none.to_string())
+    }
+
+    fn failed(&self, kind: UpstreamKind, reason: String) -> Error {
+        let host = self.host.authority.clone();
+        Error::Upstream(Upstream { kind, host, reason, status: None, retry_after: None })
+    }
+
+    /// The document under a tag or digest: a digest that is no manifest may be kept among the blobs.
+    async fn get_document(&self, name: &str, digest: Option<&Digest>) -> Result<Fetched> {
+        match (self.get_document_at(Place::Manifests, name, digest).await, digest) {
+            (Err(error), Some(_)) if is_not_found(&error) => {
+                // Where neither place has it, the answer about manifests is the one to tell.
+                match self.get_document_at(Place::Blobs, name, digest).await {
+                    Err(second) if is_not_found(&second) => Err(error),
+                    settled => settled,
+                }
+            }
+            (settled, _) => settled,
+        }
+    }
+
+    async fn get_document_at(&self, place: Place, name: &str, digest: Option<&Digest>) -> Result<Fetched> {
+        let ask = Ask { method: Method::GET, path: place.path(name), headers: document_headers() };
+        let answer = self.registry.ask(&self.host, &self.name, &ask).await?;
+        if answer.response.status() != StatusCode::OK
+            || answer.response.headers().contains_key(CONTENT_ENCODING)
+        {
+            return Err(bad_answer(&answer.url, "it answers a part of the document, or an encoded one"));
+        }
+        let said = said_digest(&answer)?;
+        let content_type = content_type(&answer).map(str::to_owned);
+        let stall = self.registry.patience().stall;
+        let (bytes, url) = read_bounded(answer, MAX_DOCUMENT_BYTES, stall).await?;
+        // What was asked for decides; else what the registry says; else we are the first to name it.
+        let expected = digest.or(said.as_ref());
+        let algorithm = expected.map_or(Algorithm::Sha256, Digest::algorithm);
+        let actual = Digest::of(algorithm, &bytes);
+        if let Some(expected) = expected
+            && *expected != actual
+        {
+            return Err(other_digest(&url, expected, &actual));
+        }
+        let document = Document::parse(&bytes, content_type.as_deref())
+            .map_err(|error| bad_answer(&url, format!("its document {actual} cannot be used: {error}")))?;
+        let descriptor = Descriptor::new(document.media_type(), actual, bytes.len() as u64);
+        Ok(Fetched { descriptor, bytes, document })
+    }
+}
+
+impl Place {
+    fn path(self, name: &str) -> String {
+        match self {
+            Place::Manifests => format!("manifests/{name}"),
+            Place::Blobs => format!("blobs/{name}"),
+        }
+    }
+}
+
+fn document_headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    // Registries that know only one kind of document answer with it; `*/*` is for those that know none of these.
+    let accept = format!("{}, */*;q=0.1", media_type::DOCUMENTS.join(", "));
+    headers.insert(ACCEPT, HeaderValue::try_from(accept).expect("media types are a header value"));
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers
+}
+
+/// The descriptor that an answer to HEAD gives; `None` when it leaves something out, so that GET must tell.
+fn described(answer: &Answer, asked: Option<&Digest>) -> Result<Option<Descriptor>> {
+    let Some(media_type) = content_type(answer).map(media_type::essence) else { return Ok(None) };
+    let Some(size) = content_length(answer.response.headers()) else { return Ok(None) };
+    let Some(digest) = said_digest(answer)? else { return Ok(None) };
+    if let Some(asked) = asked
+        && asked.algorithm() == digest.algorithm()
+        && *asked != digest
+    {
+        return Err(other_digest(&answer.url, asked, &digest));
+    }
+    if size > MAX_DOCUMENT_BYTES as u64 {
+        let reason = format!("its manifest has {size} bytes; at most {MAX_DOCUMENT_BYTES} are taken");
+        return Err(bad_answer(&answer.url, reason));
+    }
+    let usable = Kind::of(media_type).is_document() && size > 0;
+    Ok(usable.then(|| Descriptor::new(media_type, asked.cloned().unwrap_or(digest), size)))
+}
+
+/// The digest that the registry says its answer has.
+fn said_digest(answer: &Answer) -> Result<Option<Digest>> {
+    let Some(value) = answer.response.headers().get(DOCKER_CONTENT_DIGEST) else { return Ok(None) };
+    let digest = value.to_str().ok().and_then(|text| text.parse().ok());
+    digest.map(Some).ok_or_else(|| bad_answer(&answer.url, "its Docker-Content-Digest is not a digest"))
+}
+
+fn content_type(answer: &Answer) -> Option<&str> {
+    answer.response.headers().get(CONTENT_TYPE)?.to_str().ok()
+}
+
+fn other_digest(url: &Url, expected: &Digest, actual: &Digest) -> Error {
+    upstream(UpstreamKind::Mismatch, url, format!("its document has the digest {actual}, not {expected}"))
+}
+
+/// Whether a failed HEAD is worth a GET: the method is not known there, or the place is not.
+fn wants_get(error: &Error) -> bool {
+    match error {
+        Error::Upstream(upstream) => matches!(upstream.status, Some(404 | 405 | 501)),
+        _ => false,
+    }
+}
+
+fn is_not_found(error: &Error) -> bool {
+    matches!(error, Error::Upstream(upstream) if upstream.kind == UpstreamKind::NotFound)
+}

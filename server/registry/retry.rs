@@ -1,0 +1,173 @@
+//! When to ask again, and how long to wait first. Nothing here waits: the caller does, so that it can stop.
+
+use std::time::Duration;
+
+use crate::error::{Error, UpstreamKind};
+
+/// Whether asking again may help: no connection or a broken one, too many requests, a server's own failure.
+pub fn retriable(error: &Error) -> bool {
+    let Error::Upstream(upstream) = error else { return false };
+    match upstream.kind {
+        UpstreamKind::Unreachable | UpstreamKind::RateLimited | UpstreamKind::ServerError => true,
+        UpstreamKind::Denied
+        | UpstreamKind::NotFound
+        | UpstreamKind::BadAnswer
+        | UpstreamKind::Mismatch
+        | UpstreamKind::NoPlatform
+        | UpstreamKind::Forbidden => false,
+    }
+}
+
+/// How often and how patiently one blob or document is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Attempts in a row without progress, the first included.
+    pub max_attempts: u32,
+    /// The wait after the first failure; it doubles with each further one.
+    pub first_wait: Duration,
+    /// The longest wait of our own choice.
+    pub longest_wait: Duration,
+    /// The longest wait a registry may ask for.
+    pub longest_retry_after: Duration,
+    /// How many bytes count as progress. Below it a peer could drip a byte per attempt and be asked for ever.
+    pub progress_bytes: u64,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> RetryPolicy {
+        RetryPolicy {
+            max_attempts: 5,
+            first_wait: Duration::from_millis(500),
+            longest_wait: Duration::from_secs(30),
+            longest_retry_after: Duration::from_secs(300),
+            progress_bytes: 64 * 1024,
+        }
+    }
+}
+
+/// The attempts made so far for one blob or document.
+#[derive(Debug, Clone)]
+pub struct Retries {
+    policy: RetryPolicy,
+    failures: u32,
+    received_bytes: u64,
+}
+
+impl Retries {
+    pub fn new(policy: RetryPolicy) -> Retries {
+        Retries { policy, failures: 0, received_bytes: 0 }
+    }
+
+    /// Which attempt is being made, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.failures + 1
+    }
+
+    /// Counts new bytes: ones that were not there before this attempt.
+    pub fn received(&mut self, bytes: u64) {
+        self.received_bytes = self.received_bytes.saturating_add(bytes);
+        if self.received_bytes >= self.policy.progress_bytes {
+            self.failures = 0;
+        }
+    }
+
+    /// Counts a failure and says how long to wait before the next attempt; `None` when there is to be none.
+    /// `random` is any number, a new one each time: clients that failed together must not come back together.
+    pub fn failed(&mut self, error: &Error, random: u64) -> Option<Duration> {
+        self.failures += 1;
+        self.received_bytes = 0;
+        if !retriable(error) || self.failures >= self.policy.max_attempts {
+            return None;
+        }
+        let doubled = self.policy.first_wait.saturating_mul(1 << (self.failures - 1).min(16));
+        let half = doubled.min(self.policy.longest_wait) / 2;
+        let jitter_micros = random % (u64::try_from(half.as_micros()).unwrap_or(u64::MAX).max(1));
+        let own = half + Duration::from_micros(jitter_micros);
+        let asked = match error {
+            Error::Upstream(upstream) => upstream.retry_after.unwrap_or_default(),
+            _ => Duration::ZERO,
+        };
+        Some(own.max(asked.min(self.policy.longest_retry_after)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::error::Upstream;
+
+    fn failure(kind: UpstreamKind, retry_after: Option<u64>) -> Error {
+        let retry_after = retry_after.map(Duration::from_secs);
+        Error::Upstream(Upstream { kind, host: "r.io".into(), reason: "x".into(), status: None, retry_after })
+    }
+
+    #[test]
+    fn only_what_another_try_can_help_is_tried_again() {
+        for (kind, again) in [
+            (UpstreamKind::Unreachable, true),
+            (UpstreamKind::RateLimited, true),
+            (UpstreamKind::ServerError, true),
+            (UpstreamKind::Denied, false),
+            (UpstreamKind::NotFound, false),
+            (UpstreamKind::BadAnswer, false),
+            (UpstreamKind::Mismatch, false),
+            (UpstreamKind::NoPlatform, false),
+            (UpstreamKind::Forbidden, false),
+        ] {
+            assert_eq!(retriable(&failure(kind, None)), again, "{kind:?}");
+            assert_eq!(Retries::new(RetryPolicy::default()).failed(&failure(kind, None), 0).is_some(), again);
+        }
+        assert!(!retriable(&Error::invalid("x")));
+    }
+
+    #[test]
+    fn waits_double_and_attempts_end() {
+        let mut retries = Retries::new(RetryPolicy::default());
+        let error = failure(UpstreamKind::Unreachable, None);
+        let waits: Vec<_> = std::iter::from_fn(|| retries.failed(&error, 0)).map(|w| w.as_millis()).collect();
+        assert_eq!(waits, [250, 500, 1000, 2000]);
+        assert_eq!(retries.attempt(), 6);
+    }
+
+    #[test]
+    fn a_registry_may_ask_for_five_minutes_and_no_more() {
+        let wait = |seconds| {
+            let error = failure(UpstreamKind::RateLimited, Some(seconds));
+            Retries::new(RetryPolicy::default()).failed(&error, 0).expect("retriable").as_secs()
+        };
+        assert_eq!((wait(7), wait(300), wait(86_400)), (7, 300, 300));
+    }
+
+    #[test]
+    fn only_real_progress_renews_the_attempts() {
+        let error = failure(UpstreamKind::Unreachable, None);
+        let mut dripping = Retries::new(RetryPolicy::default());
+        let attempts = (1..100)
+            .take_while(|_| {
+                dripping.received(64 * 1024 - 1);
+                dripping.failed(&error, 0).is_some()
+            })
+            .count();
+        assert_eq!(attempts, 4);
+        let mut flowing = Retries::new(RetryPolicy::default());
+        for _ in 0..100 {
+            flowing.received(32 * 1024);
+            flowing.received(32 * 1024);
+            assert!(flowing.failed(&error, 0).is_some());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_wait_is_never_longer_than_its_limits(random in any::<u64>(), failures in 0..40u32) {
+            let policy = RetryPolicy { max_attempts: 100, ..RetryPolicy::default() };
+            let mut retries = Retries::new(policy);
+            for _ in 0..=failures {
+                let wait = retries.failed(&failure(UpstreamKind::ServerError, None), random);
+                prop_assert!(wait.is_some_and(|w| w <= policy.longest_wait && w >= policy.first_wait / 2));
+            }
+        }
+    }
+}

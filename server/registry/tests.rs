@@ -1,0 +1,246 @@
+//! The client against a registry that lies.
+
+use std::time::Duration;
+
+use super::fixture::{Auth, Fault, FixtureRegistry, INDEX, LAYER, MANIFEST};
+use super::*;
+use crate::clock::Time;
+use crate::error::Upstream;
+use crate::oci::{Algorithm, Descriptor, Digest};
+
+mod trust;
+
+fn client() -> Registry {
+    let patience = Patience {
+        stall: Duration::from_millis(200),
+        header: Duration::from_millis(500),
+        ..Patience::default()
+    };
+    Registry::new(AddressPolicy::Private, patience, Clock::new(|| Time(0)))
+}
+
+fn reference(registry: &FixtureRegistry, rest: &str) -> Reference {
+    format!("{}/{rest}", registry.host()).parse().expect("a reference")
+}
+
+fn app(registry: &FixtureRegistry) -> Repository {
+    client().repository(&reference(registry, "app"), Transport::Verified)
+}
+
+fn blob(bytes: &[u8]) -> Descriptor {
+    Descriptor::new(LAYER, Digest::of(Algorithm::Sha256, bytes), bytes.len() as u64)
+}
+
+fn document(media_type: &str, bytes: &[u8]) -> Descriptor {
+    Descriptor::new(media_type, Digest::of(Algorithm::Sha256, bytes), bytes.len() as u64)
+}
+
+async fn read(repository: &Repository, descriptor: &Descriptor, offset: u64) -> Result<Vec<u8>> {
+    let mut stream = repository.fetch_blob(descriptor, offset).await?;
+    let mut whole = Vec::new();
+    while let Some(bytes) = stream.chunk().await? {
+        whole.extend_from_slice(&bytes);
+    }
+    assert_eq!(stream.offset(), descriptor.size);
+    Ok(whole)
+}
+
+fn failure<T: std::fmt::Debug>(result: Result<T>) -> Upstream {
+    match result.expect_err("a failure") {
+        Error::Upstream(upstream) => upstream,
+        other => panic!("not a failure of the registry: {other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_tag_is_resolved_by_head_and_its_document_verified() {
+    let registry = FixtureRegistry::start().await;
+    let manifest = registry.push_image("app", Some("v1"), "linux/amd64", &[b"layer"]);
+    let repository = app(&registry);
+    let resolved = repository.resolve(&reference(&registry, "app:v1")).await.expect("resolved");
+    assert_eq!(resolved.descriptor, document(MANIFEST, &manifest));
+    assert!(resolved.document.is_none());
+    let fetched = repository.fetch_document(&resolved.descriptor).await.expect("fetched");
+    assert_eq!((&fetched.bytes[..], fetched.document.children().len()), (&manifest[..], 2));
+    assert_eq!(registry.log()[0], "HEAD /v2/app/manifests/v1");
+    assert!(registry.seen()[0].headers["accept"].starts_with(INDEX));
+}
+
+#[tokio::test]
+async fn what_head_leaves_out_is_learned_by_get() {
+    let registry = FixtureRegistry::start().await;
+    let manifest = registry.push_image("app", Some("v1"), "linux/amd64", &[b"layer"]);
+    for fault in [
+        Fault::Status(405, vec![]),
+        Fault::Without("Docker-Content-Digest"),
+        Fault::Without("Content-Length"),
+        Fault::Without("Content-Type"),
+        Fault::Headers(vec![("Content-Type", "text/plain".into())]),
+    ] {
+        registry.fail_method("HEAD", "/manifests/v1", fault, 1);
+        let resolved = app(&registry).resolve(&reference(&registry, "app:v1")).await.expect("resolved");
+        assert_eq!(resolved.descriptor, document(MANIFEST, &manifest));
+        assert_eq!(resolved.document.expect("the document came with it").bytes, manifest);
+    }
+}
+
+#[tokio::test]
+async fn a_digest_is_looked_for_among_manifests_and_then_among_blobs() {
+    let registry = FixtureRegistry::start().await;
+    let manifest = registry.push_image("other", None, "linux/amd64", &[b"layer"]);
+    registry.push_blob(&manifest);
+    let pinned = reference(&registry, "app").at(Digest::of(Algorithm::Sha256, &manifest));
+    let resolved = app(&registry).resolve(&pinned).await.expect("resolved");
+    assert_eq!(resolved.descriptor, document(MANIFEST, &manifest));
+    let places: Vec<_> =
+        registry.log().iter().map(|line| line.split('/').nth(3).expect("a place").to_owned()).collect();
+    assert_eq!(places, ["manifests", "manifests", "blobs"]);
+    let missing = reference(&registry, "app").at(Digest::of(Algorithm::Sha256, b"nowhere"));
+    let told = failure(app(&registry).resolve(&missing).await);
+    assert_eq!((told.kind, told.status), (UpstreamKind::NotFound, Some(404)));
+    assert!(told.reason.contains("MANIFEST_UNKNOWN"), "{}", told.reason);
+}
+
+#[tokio::test]
+async fn a_document_that_is_not_what_was_promised_is_refused() {
+    let registry = FixtureRegistry::start().await;
+    let manifest = registry.push_image("app", Some("v1"), "linux/amd64", &[b"layer"]);
+    let repository = app(&registry);
+    let descriptor = document(MANIFEST, &manifest);
+    let other = format!("sha256:{}", "0".repeat(64));
+    for (fault, kind) in [
+        (Fault::WrongBytes, UpstreamKind::Mismatch),
+        (Fault::Short, UpstreamKind::Mismatch),
+        (Fault::Long, UpstreamKind::Mismatch),
+        (Fault::Endless, UpstreamKind::BadAnswer),
+        (Fault::CutAfter(10), UpstreamKind::Unreachable),
+        (Fault::StallAfter(10), UpstreamKind::Unreachable),
+        (Fault::Headers(vec![("Content-Type", INDEX.into())]), UpstreamKind::BadAnswer),
+        (Fault::Headers(vec![("Content-Encoding", "gzip".into())]), UpstreamKind::BadAnswer),
+        (Fault::Headers(vec![("Docker-Content-Digest", "sha256:../..".into())]), UpstreamKind::BadAnswer),
+    ] {
+        registry.fail("/manifests/", fault.clone(), 1);
+        assert_eq!(failure(repository.fetch_document(&descriptor).await).kind, kind, "{fault:?}");
+    }
+    // By tag the registry's own word is all there is to hold it to.
+    registry.fail_method("HEAD", "/manifests/v1", Fault::Status(405, vec![]), 1);
+    registry.fail("/manifests/v1", Fault::Headers(vec![("Docker-Content-Digest", other.clone())]), 1);
+    let told = failure(repository.resolve(&reference(&registry, "app:v1")).await);
+    assert_eq!(told.kind, UpstreamKind::Mismatch);
+    // By digest an answer about another one is not taken, not even to HEAD.
+    registry.fail_method("HEAD", "/manifests/", Fault::Headers(vec![("Docker-Content-Digest", other)]), 1);
+    let pinned = reference(&registry, "app").at(descriptor.digest.clone());
+    assert_eq!(failure(repository.resolve(&pinned).await).kind, UpstreamKind::Mismatch);
+    let larger = Descriptor { size: descriptor.size + 1, ..descriptor.clone() };
+    assert_eq!(failure(repository.fetch_document(&larger).await).kind, UpstreamKind::Mismatch);
+    let index = Descriptor { media_type: INDEX.into(), ..descriptor };
+    assert_eq!(failure(repository.fetch_document(&index).await).kind, UpstreamKind::BadAnswer);
+}
+
+#[tokio::test]
+async fn a_blob_is_read_from_any_offset() {
+    let registry = FixtureRegistry::start().await;
+    let bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+    registry.push_blob(&bytes);
+    let (repository, descriptor) = (app(&registry), blob(&bytes));
+    for offset in [0, 1, 299_999] {
+        let got = read(&repository, &descriptor, offset).await.expect("the bytes");
+        assert_eq!(got, bytes[offset as usize..], "from {offset}");
+    }
+    let asked = registry.seen().pop().expect("a request").headers;
+    assert_eq!((&*asked["range"], &*asked["accept-encoding"]), ("bytes=299999-", "identity"));
+    let requests = registry.log().len();
+    assert_eq!(read(&repository, &descriptor, 300_000).await.expect("nothing"), b"");
+    assert_eq!(registry.log().len(), requests, "the end of a blob needs no request");
+    assert!(matches!(read(&repository, &descriptor, 300_001).await, Err(Error::Internal { .. })));
+}
+
+#[tokio::test]
+async fn a_server_that_ignores_the_range_is_read_up_to_the_offset() {
+    let registry = FixtureRegistry::start().await;
+    let bytes: Vec<u8> = (0..=255).cycle().take(200_000).collect();
+    registry.push_blob(&bytes);
+    registry.fail("/blobs/", Fault::IgnoreRange, 2);
+    let repository = app(&registry);
+    assert_eq!(read(&repository, &blob(&bytes), 150_000).await.expect("the bytes"), bytes[150_000..]);
+    let stream = repository.fetch_blob(&blob(&bytes), 7).await.expect("a stream");
+    assert_eq!((stream.offset(), stream.skipping()), (7, 7));
+}
+
+#[tokio::test]
+async fn a_blob_that_is_not_as_long_as_promised_is_refused() {
+    let registry = FixtureRegistry::start().await;
+    let bytes = b"0123456789".repeat(1000);
+    registry.push_blob(&bytes);
+    let (repository, descriptor) = (app(&registry), blob(&bytes));
+    for (fault, offset, kind) in [
+        (Fault::Short, 0, UpstreamKind::Mismatch),
+        (Fault::Long, 0, UpstreamKind::Mismatch),
+        (Fault::Long, 5, UpstreamKind::Mismatch),
+        (Fault::Endless, 0, UpstreamKind::Mismatch),
+        (Fault::Endless, 5, UpstreamKind::Mismatch),
+        (Fault::Short, 5, UpstreamKind::Unreachable),
+        (Fault::CutAfter(100), 0, UpstreamKind::Unreachable),
+        (Fault::CutAfter(0), 5, UpstreamKind::Unreachable),
+        (Fault::StallAfter(100), 0, UpstreamKind::Unreachable),
+        // A byte now and then is as good as none.
+        (Fault::Drip(Duration::from_millis(20)), 0, UpstreamKind::Unreachable),
+        (Fault::Silent, 0, UpstreamKind::Unreachable),
+        (Fault::Status(416, vec![]), 5, UpstreamKind::Mismatch),
+        (Fault::Status(206, vec![]), 0, UpstreamKind::BadAnswer),
+        (Fault::Status(206, vec![]), 5, UpstreamKind::BadAnswer),
+        (Fault::Status(204, vec![]), 0, UpstreamKind::BadAnswer),
+        (Fault::Headers(vec![("Content-Encoding", "gzip".into())]), 0, UpstreamKind::BadAnswer),
+        (Fault::ContentRange("bytes 4-9999/10000".into()), 5, UpstreamKind::BadAnswer),
+        (Fault::ContentRange("bytes 5-9999/9999".into()), 5, UpstreamKind::BadAnswer),
+        (Fault::ContentRange("bytes 5-10000/*".into()), 5, UpstreamKind::BadAnswer),
+        (Fault::ContentRange("bytes 5-4/10000".into()), 5, UpstreamKind::BadAnswer),
+        (Fault::ContentRange("items 5-9999/10000".into()), 5, UpstreamKind::BadAnswer),
+    ] {
+        registry.fail("/blobs/", fault.clone(), 1);
+        assert_eq!(
+            failure(read(&repository, &descriptor, offset).await).kind,
+            kind,
+            "{fault:?} from {offset}"
+        );
+    }
+    assert_eq!(read(&repository, &descriptor, 5).await.expect("unharmed"), bytes[5..]);
+}
+
+#[tokio::test]
+async fn a_cut_blob_goes_on_where_it_broke() {
+    let registry = FixtureRegistry::start().await;
+    let bytes = b"0123456789".repeat(10_000);
+    registry.push_blob(&bytes);
+    registry.fail("/blobs/", Fault::CutAfter(70_000), 1);
+    let repository = app(&registry);
+    let mut stream = repository.fetch_blob(&blob(&bytes), 0).await.expect("a stream");
+    let mut got = Vec::new();
+    let error = loop {
+        match stream.chunk().await {
+            Ok(bytes) => got.extend_from_slice(&bytes.expect("cut before its end")),
+            Err(error) => break error,
+        }
+    };
+    assert!(retriable(&error));
+    assert_eq!((stream.offset(), got.len()), (70_000, 70_000));
+    got.extend(read(&repository, &blob(&bytes), stream.offset()).await.expect("the rest"));
+    assert_eq!(got, bytes);
+}
+
+#[tokio::test]
+async fn statuses_become_kinds_and_waits() {
+    let registry = FixtureRegistry::start().await;
+    let wait = |seconds: &str| vec![("Retry-After", seconds.to_owned())];
+    for (fault, kind, seconds) in [
+        (Fault::Status(500, vec![]), UpstreamKind::ServerError, None),
+        (Fault::Status(503, vec![]), UpstreamKind::ServerError, None),
+        (Fault::Status(503, wait("9")), UpstreamKind::RateLimited, Some(9)),
+        (Fault::Status(429, wait("3")), UpstreamKind::RateLimited, Some(3)),
+        (Fault::Status(403, vec![]), UpstreamKind::Denied, None),
+    ] {
+        registry.fail("/blobs/", fault, 1);
+        let told = failure(read(&app(&registry), &blob(b"x"), 0).await);
+        assert_eq!((told.kind, told.retry_after.map(|wait| wait.as_secs())), (kind, seconds));
+    }
+}

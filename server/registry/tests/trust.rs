@@ -1,0 +1,128 @@
+//! Redirects, tokens and addresses: what a registry may make the client do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use super::super::fixture::sha256;
+use super::*;
+
+#[tokio::test]
+async fn redirects_are_followed_to_where_they_may_lead() {
+    let (registry, storage) = (FixtureRegistry::start().await, FixtureRegistry::start().await);
+    registry.require(Auth::Token { realm: None, expires_in: 300 });
+    storage.push_blob(b"far away");
+    let repository = app(&registry);
+    let redirect = |to: String| Fault::Status(307, vec![("Location", to)]);
+    let signed = format!("http://{}/v2/x/blobs/{}?sig=s3cret", storage.host(), sha256(b"far away"));
+    // The first request has no token yet and is refused before the plan matters.
+    registry.push_blob(b"near");
+    read(&repository, &blob(b"near"), 0).await.expect("a token");
+    registry.fail("/blobs/", redirect(signed), 1);
+    assert_eq!(read(&repository, &blob(b"far away"), 4).await.expect("the rest"), b"away");
+    let there = storage.seen().pop().expect("a request");
+    assert_eq!(there.headers["range"], "bytes=4-");
+    assert!(!there.headers.contains_key("authorization"), "a token is for the registry alone");
+
+    let own = format!("http://{}/v2/app/blobs/loop", registry.host());
+    for (to, kind) in [
+        ("http://169.254.169.254/latest/meta-data?x=s3cret".to_owned(), UpstreamKind::Forbidden),
+        ("http://[::ffff:169.254.169.254]/".to_owned(), UpstreamKind::Forbidden),
+        ("http://10.0.0.1/".to_owned(), UpstreamKind::Forbidden),
+        ("http://example.com/".to_owned(), UpstreamKind::Forbidden),
+        ("file:///etc/passwd".to_owned(), UpstreamKind::BadAnswer),
+        ("http://user:s3cret@127.0.0.1/".to_owned(), UpstreamKind::BadAnswer),
+        (own, UpstreamKind::BadAnswer),
+    ] {
+        registry.fail("/blobs/", redirect(to.clone()), 6);
+        let told = failure(read(&repository, &blob(b"near"), 0).await);
+        assert_eq!(told.kind, kind, "{to}: {}", told.reason);
+        assert!(!format!("{told:?}").contains("s3cret"), "{told:?}");
+        registry.forgive();
+    }
+    registry.fail("/blobs/", Fault::Status(302, vec![]), 1);
+    assert_eq!(failure(read(&repository, &blob(b"near"), 0).await).kind, UpstreamKind::BadAnswer);
+}
+
+#[tokio::test]
+async fn an_anonymous_token_is_fetched_once_and_again_when_it_ends() {
+    let registry = FixtureRegistry::start().await;
+    registry.push_blob(b"x");
+    registry.require(Auth::Token { realm: None, expires_in: 300 });
+    let seconds = Arc::new(AtomicI64::new(0));
+    let now = seconds.clone();
+    let clock = Clock::new(move || Time(now.load(Ordering::Relaxed) * 1_000_000));
+    let client = Registry::new(AddressPolicy::Private, Patience::default(), clock);
+    let repository = client.repository(&reference(&registry, "team/app"), Transport::Verified);
+    let tokens = || registry.log().iter().filter(|line| line.starts_with("GET /token")).count();
+    for (at, fetched) in [(0, 1), (200, 1), (299, 2)] {
+        seconds.store(at, Ordering::Relaxed);
+        read(&repository, &blob(b"x"), 0).await.expect("the bytes");
+        assert_eq!(tokens(), fetched, "at {at} s");
+    }
+    let challenge = format!(r#"Bearer realm="http://{}/token""#, registry.host());
+    registry.fail("/blobs/", Fault::Status(401, vec![("WWW-Authenticate", challenge)]), 1);
+    read(&repository, &blob(b"x"), 0).await.expect("the bytes");
+    assert_eq!(tokens(), 3, "a token that the registry no longer takes is replaced");
+    let asked = registry.log().into_iter().find(|line| line.contains("/token")).expect("asked");
+    assert_eq!(asked, "GET /token?service=fixture&scope=repository%3Ateam%2Fapp%3Apull");
+}
+
+#[tokio::test]
+async fn what_cannot_be_had_without_credentials_is_denied() {
+    for (auth, words) in [(Auth::Basic, "user and a password"), (Auth::TokenRejected, "wants credentials")] {
+        let registry = FixtureRegistry::start().await;
+        registry.require(auth);
+        let told = failure(read(&app(&registry), &blob(b"x"), 0).await);
+        assert_eq!(told.kind, UpstreamKind::Denied);
+        assert!(told.reason.contains(words), "{}", told.reason);
+        assert!(!format!("{told:?}").contains("secret-"), "{told:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_realm_is_a_strangers_word_and_judged_as_one() {
+    for (realm, kind) in [
+        ("http://169.254.169.254/token", UpstreamKind::Forbidden),
+        ("http://example.com/token", UpstreamKind::Forbidden),
+        ("https://[fe80::1]/token", UpstreamKind::Forbidden),
+        ("http://user:s3cret@127.0.0.1/token", UpstreamKind::BadAnswer),
+        ("not a url", UpstreamKind::BadAnswer),
+        ("unix:/run/docker.sock", UpstreamKind::BadAnswer),
+    ] {
+        let registry = FixtureRegistry::start().await;
+        registry.require(Auth::Token { realm: Some(realm.to_owned()), expires_in: 60 });
+        let told = failure(read(&app(&registry), &blob(b"x"), 0).await);
+        assert_eq!(told.kind, kind, "{realm}");
+        assert!(!format!("{told:?}").contains("s3cret"), "{told:?}");
+    }
+    let registry = FixtureRegistry::start().await;
+    registry.require(Auth::Token { realm: None, expires_in: 60 });
+    for fault in [Fault::Endless, Fault::WrongBytes] {
+        registry.fail("/token", fault, 1);
+        assert_eq!(failure(read(&app(&registry), &blob(b"x"), 0).await).kind, UpstreamKind::BadAnswer);
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_is_not_allowed_is_never_connected_to() {
+    let registry = FixtureRegistry::start().await;
+    let client = Registry::new(AddressPolicy::Public, Patience::default(), Clock::system());
+    let port = registry.host().rsplit_once(':').expect("a port").1.to_owned();
+    for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
+        let reference: Reference = format!("{host}:{port}/app:v1").parse().expect("a reference");
+        let told = failure(client.repository(&reference, Transport::Insecure).resolve(&reference).await);
+        assert_eq!(told.kind, UpstreamKind::Forbidden, "{host}: {}", told.reason);
+    }
+    assert!(registry.log().is_empty());
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_listen_is_unreachable() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let host = listener.local_addr().expect("its address");
+    drop(listener);
+    let reference: Reference = format!("{host}/app:v1").parse().expect("a reference");
+    let told = failure(client().repository(&reference, Transport::Verified).resolve(&reference).await);
+    assert_eq!((told.kind, told.host), (UpstreamKind::Unreachable, host.to_string()));
+    assert!(told.reason.contains("refused"), "{}", told.reason);
+}
