@@ -19,6 +19,8 @@ pub mod store;
 
 pub mod registry;
 
+pub mod jobs;
+
 pub mod config;
 pub mod shutdown;
 pub mod telemetry;

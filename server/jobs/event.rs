@@ -1,0 +1,108 @@
+//! The events of a pull, as the contract has them.
+
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+
+use crate::clock::Time;
+use crate::jobs::view::{JobError, JobState, Phase, Pull, PullBlob, PullProgress};
+use crate::store::Target;
+
+/// One event. As JSON it is a line of the NDJSON form; `id`, [`PullEvent::name`] and [`PullEvent::data`] are the
+/// parts of an SSE frame.
+#[derive(Debug, Clone)]
+pub struct PullEvent {
+    /// Counts up, over restarts too.
+    pub id: u64,
+    pub body: PullEventBody,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum PullEventBody {
+    /// The whole picture, first.
+    Snapshot(Box<Pull>),
+    Progress(PullProgress),
+    Blob(PullBlob),
+    Phase(PullPhaseChange),
+    Log(PullLog),
+    Reset(PullReset),
+    /// The last.
+    End(PullEnd),
+}
+
+impl PullEvent {
+    pub fn name(&self) -> &'static str {
+        match self.body {
+            PullEventBody::Snapshot(_) => "snapshot",
+            PullEventBody::Progress(_) => "progress",
+            PullEventBody::Blob(_) => "blob",
+            PullEventBody::Phase(_) => "phase",
+            PullEventBody::Log(_) => "log",
+            PullEventBody::Reset(_) => "reset",
+            PullEventBody::End(_) => "end",
+        }
+    }
+
+    /// The `data:` of an SSE frame: JSON on one line.
+    pub fn data(&self) -> String {
+        serde_json::to_string(&self.body).expect("texts and numbers are JSON")
+    }
+}
+
+impl Serialize for PullEvent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut line = serializer.serialize_map(Some(3))?;
+        line.serialize_entry("id", &self.id.to_string())?;
+        line.serialize_entry("event", self.name())?;
+        line.serialize_entry(self.name(), &self.body)?;
+        line.end()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PullPhaseChange {
+    pub state: JobState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    pub attempt: u64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct PullLog {
+    pub at: Time,
+    pub level: LogLevel,
+    /// For people. Never a credential.
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    Info,
+    Warn,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct PullReset {
+    pub reason: ResetReason,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResetReason {
+    /// The reader was too slow: what it missed is forgotten.
+    Lagged,
+    UnknownEventId,
+    /// The server was started anew since.
+    Restarted,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct PullEnd {
+    pub state: JobState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<JobError>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    pub image_id: Option<String>,
+}

@@ -1,0 +1,353 @@
+//! Work that outlives a request. A pull is a row first, a task second: the row says what was asked for and how it
+//! stands, and a start goes on with every row that is not finished. Steps are idempotent, so to resume is to run again.
+//!
+//! Progress is state, not log lines: a job holds its current picture, and events are the differences of it.
+
+mod documents;
+mod event;
+mod fetch;
+mod flights;
+mod progress;
+mod pull;
+mod record;
+mod request;
+mod run;
+mod view;
+mod watch;
+
+pub use event::{
+    LogLevel, PullEnd, PullEvent, PullEventBody, PullLog, PullPhaseChange, PullReset, ResetReason,
+};
+pub use request::PullRequest;
+pub use view::{BlobRole, BlobState, JobError, JobErrorCode, JobState, Phase, Pull, PullBlob, PullProgress};
+
+pub use crate::registry::{AddressPolicy, Patience, RetryPolicy};
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::Stream;
+use tokio::sync::Semaphore;
+
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::id::new_id;
+use crate::limits;
+use crate::oci::{Algorithm, Digest};
+use crate::registry::Registry;
+use crate::shutdown::Shutdown;
+use crate::store::list::ListQuery;
+use crate::store::lists::{Page, Wanted};
+use crate::store::{Caller, NewPull, PullKey, PullRow, Recorded, Store, labels};
+use flights::Flights;
+use record::{Detail, Record};
+use request::Request;
+use watch::Live;
+
+/// What of the configuration jobs go by.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Pulls at once; more wait for their turn.
+    pub pulls: usize,
+    /// Blobs fetched at once in one pull.
+    pub layers: usize,
+    /// Whom registries' names and redirects may lead to: `Private` only for a server that listens on loopback.
+    pub addresses: AddressPolicy,
+    /// How long a pull's own lease lives unless it is renewed, which its job does at half of that.
+    pub lease: Duration,
+    pub retry: RetryPolicy,
+    pub patience: Patience,
+}
+
+impl Settings {
+    /// The settings of a server with these numbers, and the defaults of the rest.
+    pub fn new(pulls: usize, layers: usize, addresses: AddressPolicy) -> Settings {
+        Settings {
+            pulls,
+            layers,
+            addresses,
+            lease: Duration::from_secs(3600),
+            retry: RetryPolicy::default(),
+            patience: Patience::default(),
+        }
+    }
+}
+
+/// The jobs: a cheap clone.
+#[derive(Clone)]
+pub struct Jobs(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    registry: Registry,
+    clock: Clock,
+    shutdown: Shutdown,
+    settings: Settings,
+    turns: Semaphore,
+    flights: Flights,
+    /// The pulls that are not finished, by id.
+    live: Mutex<HashMap<String, Arc<Live>>>,
+}
+
+/// What asking for a pull answers.
+#[derive(Debug, Clone)]
+pub enum Created {
+    New(Pull),
+    /// An equal one is under way.
+    Existing(Pull),
+}
+
+/// What cancelling answers.
+#[derive(Debug, Clone)]
+pub enum Cancelled {
+    /// It stops now.
+    Stopping(Pull),
+    /// It was cancelled already.
+    Already(Pull),
+}
+
+/// The events of a pull.
+pub enum Follow {
+    /// The pull is finished, and the reader has seen its end.
+    Finished,
+    Stream(Events),
+}
+
+/// Events until `end`, or until the server stops.
+pub type Events = Pin<Box<dyn Stream<Item = PullEvent> + Send>>;
+
+impl Jobs {
+    /// Nothing runs yet: call [`Jobs::resume_unfinished`] once the store is repaired.
+    pub fn new(store: Store, clock: Clock, shutdown: Shutdown, settings: Settings) -> Jobs {
+        Jobs(Arc::new(Inner {
+            registry: Registry::new(settings.addresses, settings.patience, clock.clone()),
+            turns: Semaphore::new(settings.pulls),
+            flights: Flights::default(),
+            live: Mutex::default(),
+            store,
+            clock,
+            shutdown,
+            settings,
+        }))
+    }
+
+    /// Goes on with every pull that an earlier run of the server left unfinished; how many there are.
+    ///
+    /// # Errors
+    /// `Unavailable` when the database does not answer.
+    pub async fn resume_unfinished(&self) -> Result<usize> {
+        let rows = self.0.store.list_unfinished_pulls().await?;
+        let count = rows.len();
+        for row in rows {
+            let id = row.id.clone();
+            match Record::of_row(row) {
+                Ok(record) => self.resume(record).await?,
+                Err(error) => {
+                    let why = crate::error::with_causes(&error);
+                    tracing::error!(pull.id = %id, "Cannot go on with a pull: {why}");
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    async fn resume(&self, mut record: Record) -> Result<()> {
+        // Written down first: an event id must never be told twice.
+        record.detail.epoch += 1;
+        if record.state == JobState::Running {
+            record.state = JobState::Queued;
+        }
+        let seen = record.stored.as_str();
+        if self.0.store.update_pull(&record.to_row(self.now()), seen).await? {
+            record.stored = record.state;
+            self.start(record);
+        }
+        Ok(())
+    }
+
+    /// Asks for a pull, on the caller's behalf.
+    ///
+    /// # Errors
+    /// `Invalid` with the field; `NotFound` for the lease that the caller names; `Unprocessable` when the key was used
+    /// with another request; `TooMany` when too many wait; `Unavailable`.
+    pub async fn create_pull(
+        &self,
+        caller: &Caller,
+        asked: &PullRequest,
+        idempotency_key: Option<&str>,
+    ) -> Result<Created> {
+        let request = Request::check(caller, asked)?;
+        if let Some(lease) = &caller.lease {
+            self.0.store.find_lease(&caller.namespace, lease).await?;
+        }
+        if self.live().len() >= limits::PULL_QUEUE + self.0.settings.pulls {
+            let retry_after = Duration::from_secs(30);
+            return Err(Error::TooMany { what: "pulls", limit: limits::PULL_QUEUE, retry_after });
+        }
+        let row = self.new_row(caller, asked, &request);
+        let key = idempotency_key.map(|key| PullKey {
+            key: key.to_owned(),
+            fingerprint: Digest::of(Algorithm::Sha256, format!("pull {}", row.request).as_bytes())
+                .to_string(),
+        });
+        // To the end, also when the client goes away: a row without its task would stand still until the next start.
+        let (jobs, (reply, answer)) = (self.clone(), tokio::sync::oneshot::channel());
+        self.0.shutdown.spawn("create-pull", async move {
+            let _ = reply.send(jobs.record_pull(row, key).await);
+        });
+        answer.await.map_err(|_| Error::internal("record a pull"))?
+    }
+
+    async fn record_pull(&self, row: PullRow, key: Option<PullKey>) -> Result<Created> {
+        match self.0.store.record_pull(row, key).await? {
+            NewPull::Recorded(row) => {
+                let record = Record::of_row(row)?;
+                let shown = record.show(self.now());
+                self.start(record);
+                Ok(Created::New(shown))
+            }
+            NewPull::Repeated(Recorded::New, row) => Ok(Created::New(self.show(row)?)),
+            NewPull::Equal(row) | NewPull::Repeated(Recorded::Equal, row) => {
+                Ok(Created::Existing(self.show(row)?))
+            }
+        }
+    }
+
+    fn new_row(&self, caller: &Caller, asked: &PullRequest, request: &Request) -> PullRow {
+        let now = self.now();
+        let id = new_id("pull", now);
+        PullRow {
+            namespace: caller.namespace.clone(),
+            reference: asked.reference.clone(),
+            request: request.to_json(),
+            state: JobState::Queued.as_str().to_owned(),
+            phase: String::new(),
+            attempt: 0,
+            image_name: request.image_name.clone(),
+            digest: None,
+            lease: request.lease.clone().unwrap_or_else(|| id.replacen('_', "-", 1)),
+            labels: labels::to_json(&request.labels),
+            error: None,
+            detail: Detail::default().to_json(),
+            created_at: now.0,
+            started_at: None,
+            finished_at: None,
+            id,
+        }
+    }
+
+    fn start(&self, record: Record) {
+        let id = record.row.id.clone();
+        let cancelled = record.state == JobState::Cancelling;
+        let live = Arc::new(Live::new(record, self.0.shutdown.soft().child_token()));
+        if cancelled {
+            live.stop.cancel();
+        }
+        self.live().insert(id, live.clone());
+        self.0.shutdown.spawn("pull", run::run(self.clone(), live));
+    }
+
+    /// One pull as it stands now.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unavailable`.
+    pub async fn find(&self, namespace: &str, id: &str) -> Result<Pull> {
+        self.show(self.0.store.find_pull(namespace, id).await?)
+    }
+
+    /// Pulls of the namespace, in the order and through the filter asked for.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn list(&self, namespace: &str, query: &ListQuery, wanted: Wanted) -> Result<Page<Pull>> {
+        self.0.store.list_pulls(namespace, query, wanted, |row| self.show(row)).await
+    }
+
+    /// A row as clients see it: with its current picture, if this server has it in hand.
+    ///
+    /// # Errors
+    /// `Internal` when the row was written by another version, or damaged.
+    pub fn show(&self, row: PullRow) -> Result<Pull> {
+        let now = self.now();
+        match self.find_live(&row.id) {
+            Some(live) => Ok(live.read(|record| record.show(now))),
+            None => Ok(Record::of_row(row)?.show(now)),
+        }
+    }
+
+    /// Waits until the pull is finished, at most for `longest` and not past the stop of the server.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unavailable`.
+    pub async fn wait(&self, namespace: &str, id: &str, longest: Duration) -> Result<Pull> {
+        let row = self.0.store.find_pull(namespace, id).await?;
+        if let Some(live) = self.find_live(&row.id) {
+            let longest = longest.min(limits::REQUEST_WAIT);
+            let ended = tokio::time::timeout(longest, live.ended());
+            // Either way the answer is how the pull stands then.
+            let _ = self.0.shutdown.soft().run_until_cancelled(ended).await;
+            return Ok(live.read(|record| record.show(self.now())));
+        }
+        self.show(row)
+    }
+
+    /// The events of a pull, from the one after `last_seen` on where that is possible.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unavailable`.
+    pub async fn follow(&self, namespace: &str, id: &str, last_seen: Option<&str>) -> Result<Follow> {
+        let row = self.0.store.find_pull(namespace, id).await?;
+        if let Some(live) = self.find_live(&row.id) {
+            let soft = self.0.shutdown.soft().clone();
+            let events = watch::follow(live, last_seen, self.0.clock.clone(), soft);
+            return Ok(events.map_or(Follow::Finished, |events| Follow::Stream(Box::pin(events))));
+        }
+        // The pull may have ended between the two looks; its row says how.
+        let record = Record::of_row(self.0.store.find_pull(namespace, id).await?)?;
+        let events = watch::recount(&record, last_seen, self.now());
+        Ok(events
+            .map_or(Follow::Finished, |events| Follow::Stream(Box::pin(futures_util::stream::iter(events)))))
+    }
+
+    /// Stops a pull. Bytes that are here stay for the next try until they expire.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` (state) when it has succeeded or failed; `Unavailable`.
+    pub async fn cancel(&self, namespace: &str, id: &str) -> Result<Cancelled> {
+        let row = self.0.store.mark_pull_cancelled(namespace, id).await?;
+        if row.state == JobState::Cancelled.as_str() {
+            return Ok(Cancelled::Already(self.show(row)?));
+        }
+        let Some(live) = self.find_live(id) else {
+            return Ok(Cancelled::Stopping(self.find(namespace, id).await?));
+        };
+        live.change(Record::mark_cancelling);
+        live.stop.cancel();
+        Ok(Cancelled::Stopping(live.read(|record| record.show(self.now()))))
+    }
+
+    /// Removes a finished pull from history.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` (state) while it is not finished; `Unavailable`.
+    pub async fn purge(&self, namespace: &str, id: &str) -> Result<()> {
+        self.0.store.delete_pull(namespace, id).await
+    }
+
+    fn now(&self) -> crate::clock::Time {
+        self.0.clock.now()
+    }
+
+    fn live(&self) -> MutexGuard<'_, HashMap<String, Arc<Live>>> {
+        self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find_live(&self, id: &str) -> Option<Arc<Live>> {
+        self.live().get(id).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,279 @@
+//! How far a pull is, as state: every blob with its bytes, and what follows from them. The time is passed in.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::clock::Time;
+use crate::jobs::view::{BlobRole, BlobState, JobError, PullBlob, PullProgress};
+use crate::oci::{Descriptor, Digest};
+
+/// The rate looks back about so far: long enough not to jump, short enough to follow the network.
+const RATE_WINDOW: Duration = Duration::from_secs(5);
+/// Before so much time has passed, a rate says nothing about the end.
+const ETA_AFTER: Duration = Duration::from_secs(3);
+
+/// The picture of one attempt at a pull.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Picture {
+    /// In the order in which they became known.
+    blobs: Vec<Tracked>,
+    by_digest: HashMap<Digest, usize>,
+    total_final: bool,
+    rate: Rate,
+}
+
+/// A blob, and where its bytes came from: the three add up to its offset.
+#[derive(Debug, Clone)]
+struct Tracked {
+    shown: PullBlob,
+    network: u64,
+    resumed: u64,
+    reused: u64,
+}
+
+impl Picture {
+    /// Takes a blob into the picture. One that two manifests name is there once.
+    pub fn add(&mut self, descriptor: &Descriptor, role: BlobRole) {
+        let place = self.blobs.len();
+        if *self.by_digest.entry(descriptor.digest.clone()).or_insert(place) != place {
+            return;
+        }
+        let shown = PullBlob {
+            digest: descriptor.digest.clone(),
+            media_type: descriptor.media_type.clone(),
+            role,
+            size: descriptor.size,
+            offset: 0,
+            state: BlobState::Waiting,
+            error: None,
+        };
+        self.blobs.push(Tracked { shown, network: 0, resumed: 0, reused: 0 });
+    }
+
+    /// From now on no blob becomes known.
+    pub fn know_all(&mut self) {
+        self.total_final = true;
+    }
+
+    pub fn set_state(&mut self, digest: &Digest, state: BlobState) {
+        self.change(digest, |blob| blob.shown.state = state);
+    }
+
+    pub fn fail(&mut self, digest: &Digest, error: JobError) {
+        self.change(digest, |blob| {
+            blob.shown.state = BlobState::Failed;
+            blob.shown.error = Some(error);
+        });
+    }
+
+    /// The blob was here, or another namespace lent it.
+    pub fn reuse(&mut self, digest: &Digest) {
+        self.change(digest, |blob| {
+            blob.shown.state = BlobState::Exists;
+            (blob.shown.offset, blob.reused) = (blob.shown.size, blob.shown.size);
+            (blob.network, blob.resumed) = (0, 0);
+        });
+    }
+
+    /// An earlier try left `offset` bytes; the rest is on its way.
+    pub fn resume(&mut self, digest: &Digest, offset: u64) {
+        self.change(digest, |blob| {
+            blob.shown.state = BlobState::Downloading;
+            // What this attempt received before its connection broke stays its own.
+            blob.network = blob.network.min(offset);
+            blob.resumed = offset - blob.network;
+            blob.shown.offset = offset;
+        });
+    }
+
+    /// Bytes came over the network.
+    pub fn receive(&mut self, digest: &Digest, bytes: u64, now: Time) {
+        self.rate.add(bytes, now);
+        self.change(digest, |blob| {
+            blob.network += bytes;
+            blob.shown.offset += bytes;
+        });
+    }
+
+    /// The pull has ended: nothing moves any more.
+    pub fn settle(&mut self) {
+        for blob in &mut self.blobs {
+            match blob.shown.state {
+                BlobState::Downloading | BlobState::Verifying | BlobState::Committing => {
+                    blob.shown.state = BlobState::Waiting;
+                }
+                BlobState::Waiting
+                | BlobState::Exists
+                | BlobState::Done
+                | BlobState::Failed
+                | BlobState::Skipped => {}
+            }
+        }
+    }
+
+    /// The network is about to be used: from here on silence counts as such.
+    pub fn begin(&mut self, now: Time) {
+        self.rate.begin(now);
+    }
+
+    /// Every blob, as a pull lists them: index, manifests, configs, then layers in order.
+    pub fn blobs(&self) -> Vec<PullBlob> {
+        let mut blobs: Vec<PullBlob> = self.blobs.iter().map(|blob| blob.shown.clone()).collect();
+        blobs.sort_by_key(|blob| blob.role);
+        blobs
+    }
+
+    pub fn progress(&self, now: Time) -> PullProgress {
+        let counted = || self.blobs.iter().filter(|blob| blob.shown.state != BlobState::Skipped);
+        let sum = |bytes: fn(&Tracked) -> u64| counted().map(bytes).fold(0, u64::saturating_add);
+        let bytes_total = sum(|blob| blob.shown.size);
+        let bytes_done = sum(|blob| blob.shown.offset);
+        let moving = counted().any(|blob| blob.shown.state == BlobState::Downloading);
+        let rate_bps = if moving { self.rate.per_second(now) } else { 0 };
+        let left = bytes_total.saturating_sub(bytes_done);
+        let eta_seconds = match () {
+            () if self.total_final && left == 0 => Some(0),
+            () if !self.total_final || rate_bps == 0 || self.rate.age(now) < ETA_AFTER => None,
+            () => Some(left.div_ceil(rate_bps)),
+        };
+        PullProgress {
+            bytes_total,
+            bytes_total_final: self.total_final,
+            bytes_done,
+            bytes_network: sum(|blob| blob.network),
+            bytes_resumed: sum(|blob| blob.resumed),
+            bytes_reused: sum(|blob| blob.reused),
+            blobs_total: counted().count() as u64,
+            blobs_done: counted().filter(|blob| blob.shown.state.is_here()).count() as u64,
+            rate_bps,
+            eta_seconds,
+            stalled_seconds: if moving { self.rate.silence(now).as_secs() } else { 0 },
+        }
+    }
+
+    fn change(&mut self, digest: &Digest, how: impl FnOnce(&mut Tracked)) {
+        if let Some(blob) = self.by_digest.get(digest).and_then(|place| self.blobs.get_mut(*place)) {
+            how(blob);
+        }
+    }
+}
+
+/// Bytes per second, weighted so that the last [`RATE_WINDOW`] counts most.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rate {
+    weighted: f64,
+    began: Option<Time>,
+    last: Option<Time>,
+}
+
+impl Rate {
+    fn begin(&mut self, now: Time) {
+        self.began.get_or_insert(now);
+        // A new connection alone is no byte: silence goes on.
+        self.last.get_or_insert(now);
+    }
+
+    fn add(&mut self, bytes: u64, now: Time) {
+        self.begin(now);
+        self.weighted = self.faded(now) + bytes as f64 / RATE_WINDOW.as_secs_f64();
+        // The clock may have been set back; the last byte was not.
+        self.last = self.last.max(Some(now));
+    }
+
+    /// What earlier bytes still weigh.
+    fn faded(&self, now: Time) -> f64 {
+        self.weighted * (-self.silence(now).as_secs_f64() / RATE_WINDOW.as_secs_f64()).exp()
+    }
+
+    fn per_second(&self, now: Time) -> u64 {
+        // At the start there is less than a window to look back on; without this the rate would creep up to its value.
+        let seen = 1.0 - (-self.age(now).as_secs_f64() / RATE_WINDOW.as_secs_f64()).exp();
+        if seen <= 0.01 { 0 } else { (self.faded(now) / seen) as u64 }
+    }
+
+    fn age(&self, now: Time) -> Duration {
+        self.began.map_or(Duration::ZERO, |began| now.since(began))
+    }
+
+    fn silence(&self, now: Time) -> Duration {
+        self.last.map_or(Duration::ZERO, |last| now.since(last))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    fn blob(name: &str, size: u64) -> Descriptor {
+        Descriptor::new("a/b", Digest::of(Algorithm::Sha256, name.as_bytes()), size)
+    }
+
+    fn at(tenths: u64) -> Time {
+        Time(0).plus(Duration::from_millis(tenths * 100))
+    }
+
+    #[test]
+    fn a_steady_flow_has_its_rate_soon_and_its_end_after_three_seconds() {
+        let (mut picture, layer) = (Picture::default(), blob("l", 10_000_000));
+        picture.add(&layer, BlobRole::Layer);
+        picture.know_all();
+        picture.begin(at(0));
+        picture.resume(&layer.digest, 0);
+        for tenth in 1..=29 {
+            picture.receive(&layer.digest, 10_000, at(tenth));
+        }
+        let early = picture.progress(at(29));
+        assert!((95_000..110_000).contains(&early.rate_bps), "{early:?}");
+        assert_eq!(early.eta_seconds, None);
+        for tenth in 30..=100 {
+            picture.receive(&layer.digest, 10_000, at(tenth));
+        }
+        let late = picture.progress(at(100));
+        assert!((95_000..105_000).contains(&late.rate_bps), "{late:?}");
+        assert!((85..=95).contains(&late.eta_seconds.expect("an end")), "{late:?}");
+        picture.begin(at(165));
+        let silent = picture.progress(at(170));
+        assert_eq!(silent.stalled_seconds, 7);
+        assert!(silent.rate_bps < 30_000, "{silent:?}");
+    }
+
+    #[test]
+    fn bytes_are_counted_by_where_they_came_from_and_add_up() {
+        let (a, b, c, d) = (blob("a", 100), blob("b", 50), blob("c", 10), blob("d", 7));
+        let mut picture = Picture::default();
+        for (descriptor, role) in
+            [(&a, BlobRole::Layer), (&a, BlobRole::Layer), (&b, BlobRole::Layer), (&c, BlobRole::Config)]
+        {
+            picture.add(descriptor, role);
+        }
+        picture.add(&d, BlobRole::Layer);
+        picture.set_state(&d.digest, BlobState::Skipped);
+        picture.reuse(&b.digest);
+        picture.resume(&a.digest, 40);
+        picture.receive(&a.digest, 20, at(1));
+        // The connection broke and three bytes did not reach the disk.
+        picture.resume(&a.digest, 57);
+        let shown = picture.progress(at(2));
+        assert_eq!(
+            (shown.bytes_total, shown.bytes_done, shown.blobs_total, shown.blobs_done),
+            (160, 107, 3, 1)
+        );
+        assert_eq!(shown.bytes_network + shown.bytes_resumed + shown.bytes_reused, 107);
+        // Another digest came: nothing of it counts.
+        picture.resume(&a.digest, 0);
+        assert_eq!(picture.progress(at(2)).bytes_done, 50);
+        assert_eq!(picture.blobs()[0].role, BlobRole::Config);
+    }
+
+    #[test]
+    fn a_pull_that_has_everything_is_at_its_end() {
+        let mut picture = Picture::default();
+        assert_eq!(picture.progress(at(0)).eta_seconds, None);
+        picture.add(&blob("a", 1), BlobRole::Layer);
+        picture.know_all();
+        picture.reuse(&blob("a", 1).digest);
+        let shown = picture.progress(at(9));
+        assert_eq!((shown.eta_seconds, shown.rate_bps, shown.stalled_seconds), (Some(0), 0, 0));
+    }
+}

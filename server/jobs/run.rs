@@ -1,0 +1,330 @@
+//! The life of a pull's task: its turn, its attempts, its lease, its row, its end.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Time;
+use crate::error::{Error, Result, with_causes};
+use crate::jobs::event::LogLevel;
+use crate::jobs::progress::Picture;
+use crate::jobs::record::Record;
+use crate::jobs::request::Request;
+use crate::jobs::view::{JobError, JobState, Phase};
+use crate::jobs::watch::Live;
+use crate::jobs::{Jobs, pull};
+use crate::registry::Retries;
+use crate::store::{Caller, Expiry, IfMatch, LeasePatch, NewLease};
+
+/// How often readers hear of what changed.
+const TELL_EVERY: Duration = Duration::from_millis(250);
+/// How often the picture is written down, in `TELL_EVERY`s.
+const WRITE_EVERY: u32 = 8;
+/// How often in a row the whole work is tried again when a part of this service does not answer.
+const ATTEMPTS: u32 = 8;
+/// The longest wait between two such attempts.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// A pull at work.
+pub(super) struct Job {
+    pub jobs: Jobs,
+    pub live: Arc<Live>,
+    pub id: String,
+    pub request: Request,
+    pub caller: Caller,
+    lease: String,
+}
+
+/// Why a step of the work did not reach its end.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The pull was cancelled, or the server stops.
+    Stopped,
+    Failed(Error),
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Ended {
+        Ended::Failed(error)
+    }
+}
+
+/// Runs `step` unless `stop` comes first. The step is dropped then: it must be one that leaves nothing behind.
+pub(super) async fn unless<T>(stop: &CancellationToken, step: impl Future<Output = T>) -> Result<T, Ended> {
+    if stop.is_cancelled() {
+        return Err(Ended::Stopped);
+    }
+    stop.run_until_cancelled(step).await.ok_or(Ended::Stopped)
+}
+
+/// Runs a pull to its end, or until the server stops: then its row stays unfinished, and the next start goes on.
+pub(super) async fn run(jobs: Jobs, live: Arc<Live>) {
+    let (id, namespace, lease, request) = live.read(|record| {
+        let row = &record.row;
+        (row.id.clone(), row.namespace.clone(), row.lease.clone(), record.request.clone())
+    });
+    let caller = request.caller(&namespace, &lease);
+    let job = Job { jobs: jobs.clone(), live: live.clone(), id: id.clone(), request, caller, lease };
+    // A pull whose work panics has failed like any other: it must not stand still until the next start.
+    let outcome = AssertUnwindSafe(job.take_turn()).catch_unwind().await.unwrap_or_else(|panic| {
+        let why = format!("a pull panicked: {}", crate::shutdown::panic_text(&*panic));
+        Err(Ended::Failed(Error::internal(why)))
+    });
+    match job.conclude(outcome).await {
+        Ok(()) => {}
+        // The row is as it was last written, and unfinished: nothing is lost but time.
+        Err(error) => tracing::warn!(pull.id = %id, "Could not write down a pull: {}", with_causes(&error)),
+    }
+    jobs.live().remove(&id);
+}
+
+impl Job {
+    pub fn now(&self) -> Time {
+        self.jobs.now()
+    }
+
+    /// Waits for its turn among the other pulls, then works.
+    async fn take_turn(&self) -> Result<(), Ended> {
+        // It may have been cancelled between its row and its task.
+        let found = self.jobs.0.store.find_pull(&self.caller.namespace, &self.id).await?;
+        if JobState::of_row(&found.state) == JobState::Cancelling {
+            self.live.change(Record::mark_cancelling);
+            self.live.stop.cancel();
+        }
+        let _turn = unless(&self.live.stop, self.jobs.0.turns.acquire()).await?;
+        self.attempt().await
+    }
+
+    /// Tries until the work succeeds or fails for a reason of its own. A database that is away is not one.
+    async fn attempt(&self) -> Result<(), Ended> {
+        let mut tries = 1;
+        loop {
+            let outcome = self.attempt_once().await;
+            match outcome {
+                Err(Ended::Failed(error @ Error::Unavailable { .. })) if tries < ATTEMPTS => {
+                    self.warn(format!("{error}; trying again"));
+                    tracing::warn!(pull.id = %self.id, "A pull is held up: {}", with_causes(&error));
+                    let wait = Duration::from_secs(1 << tries.min(5)).min(LONGEST_WAIT);
+                    unless(&self.live.stop, tokio::time::sleep(wait)).await?;
+                    tries += 1;
+                }
+                settled => return settled,
+            }
+        }
+    }
+
+    async fn attempt_once(&self) -> Result<(), Ended> {
+        let now = self.now();
+        self.live.change(|record| {
+            if record.state == JobState::Queued {
+                record.state = JobState::Running;
+            }
+            record.row.attempt += 1;
+            record.row.started_at.get_or_insert(now.0);
+            record.picture = Some(Picture::default());
+            record.phase = Some(Phase::Resolving);
+        });
+        self.hold_lease().await?;
+        self.write_down().await?;
+        tokio::select! {
+            biased;
+            outcome = pull::work(self) => outcome,
+            error = self.renew_lease() => Err(Ended::Failed(error)),
+            never = self.tell() => match never {},
+        }
+    }
+
+    /// Tells readers what changes and writes it down now and then, for as long as it is asked to.
+    async fn tell(&self) -> std::convert::Infallible {
+        loop {
+            for _ in 0..WRITE_EVERY {
+                self.live.tell(self.now());
+                tokio::time::sleep(TELL_EVERY).await;
+            }
+            if let Err(error) = self.write_down().await {
+                tracing::warn!(pull.id = %self.id, "Could not write down a pull: {}", with_causes(&error));
+            }
+        }
+    }
+
+    /// Goes on to a phase, and writes that down.
+    pub async fn enter(&self, phase: Phase) -> Result<()> {
+        self.live.change(|record| record.phase = Some(phase));
+        self.write_down().await
+    }
+
+    pub fn draw(&self, how: impl FnOnce(&mut Picture)) {
+        self.live.change(|record| record.picture.as_mut().map(how));
+    }
+
+    pub fn warn(&self, message: String) {
+        self.live.log(self.now(), LogLevel::Warn, message);
+    }
+
+    /// Asks a registry until it answers, or has failed as often as is reasonable.
+    pub async fn ask<T, F: Future<Output = Result<T>>>(&self, ask: impl Fn() -> F) -> Result<T, Ended> {
+        let mut retries = Retries::new(self.jobs.0.settings.retry);
+        loop {
+            match unless(&self.live.stop, ask()).await? {
+                Ok(answer) => return Ok(answer),
+                Err(error) => self.wait_after(&mut retries, error, &self.live.stop).await?,
+            }
+        }
+    }
+
+    /// Waits before the next try, or gives the error back when there is to be none.
+    pub async fn wait_after(
+        &self,
+        retries: &mut Retries,
+        error: Error,
+        stop: &CancellationToken,
+    ) -> Result<(), Ended> {
+        let random = u64::from_le_bytes(crate::id::random_bytes());
+        let Some(wait) = retries.failed(&error, random) else { return Err(Ended::Failed(error)) };
+        self.warn(format!("{error}; trying again in {:.1} s", wait.as_secs_f32()));
+        unless(stop, tokio::time::sleep(wait)).await
+    }
+
+    /// Writes the row. A cancellation that was written meanwhile stops the work, and stands.
+    async fn write_down(&self) -> Result<()> {
+        let (row, stored) = self.live.read(|record| (record.to_row(self.jobs.now()), record.stored));
+        let state = JobState::of_row(&row.state);
+        if self.jobs.0.store.update_pull(&row, stored.as_str()).await? {
+            self.live.change(|record| record.note_stored(stored, state));
+            return Ok(());
+        }
+        let found = self.jobs.0.store.find_pull(&row.namespace, &row.id).await?;
+        if JobState::of_row(&found.state) == JobState::Cancelling {
+            self.live.change(Record::mark_cancelling);
+        }
+        self.live.stop.cancel();
+        Ok(())
+    }
+
+    /// The pull's lease comes first: everything after is held by it. After a long pause it may have to be made anew.
+    async fn hold_lease(&self) -> Result<()> {
+        let (store, namespace) = (&self.jobs.0.store, self.caller.namespace.as_str());
+        if self.request.lease.is_some() {
+            // The caller's own, whose time is the caller's business.
+            return store.find_lease(namespace, &self.lease).await.map(drop);
+        }
+        let expiry = Expiry::After(self.jobs.0.settings.lease);
+        let patch = LeasePatch { expiry: Some(expiry), labels: None, if_match: IfMatch::Absent };
+        match store.update_lease(namespace, &self.lease, patch).await {
+            Err(Error::NotFound { .. }) => {
+                let id = Some(self.lease.clone());
+                let lease = NewLease { id, expiry, labels: Default::default(), flat: false };
+                store.create_lease(namespace, lease, "pull").await.map(drop)
+            }
+            settled => settled.map(drop),
+        }
+    }
+
+    /// Renews the lease for as long as the job works; the error that ends the work when there is nothing to renew.
+    async fn renew_lease(&self) -> Error {
+        if self.request.lease.is_some() {
+            return std::future::pending().await;
+        }
+        let length = self.jobs.0.settings.lease;
+        loop {
+            tokio::time::sleep(length / 2).await;
+            let patch = || LeasePatch {
+                expiry: Some(Expiry::After(length)),
+                labels: None,
+                if_match: IfMatch::Absent,
+            };
+            // A database that is away has a quarter of the time to come back, and then another.
+            for pause in [length / 8, length / 8, Duration::ZERO] {
+                match self.jobs.0.store.update_lease(&self.caller.namespace, &self.lease, patch()).await {
+                    Ok(_) => break,
+                    Err(error @ Error::NotFound { .. }) => return error,
+                    Err(error) if pause.is_zero() => return error,
+                    Err(_) => tokio::time::sleep(pause).await,
+                }
+            }
+        }
+    }
+
+    async fn conclude(&self, outcome: Result<(), Ended>) -> Result<()> {
+        let cancelled = self.live.read(|record| record.state == JobState::Cancelling);
+        let (state, error) = match outcome {
+            Ok(()) => (JobState::Succeeded, None),
+            Err(Ended::Stopped) if cancelled => (JobState::Cancelled, None),
+            Err(Ended::Stopped) => return self.write_down().await,
+            Err(Ended::Failed(error)) => (JobState::Failed, Some(error)),
+        };
+        let error = error.map(|error| {
+            let why = with_causes(&error);
+            tracing::warn!(pull.id = %self.id, "Pull of `{}` failed: {why}", self.request.reference);
+            JobError::of(&error)
+        });
+        let lease_until = self.end_lease(state).await;
+        let now = self.now();
+        let end_id = self.live.reserve_end();
+        let mut last = self.live.read(Clone::clone);
+        (last.state, last.error) = (state, error);
+        last.row.finished_at = Some(now.0);
+        (last.detail.lease_until, last.detail.end_id) = (lease_until, Some(end_id));
+        last.picture.as_mut().map(Picture::settle);
+        // The row first: nobody hears of an end that a restart could take back.
+        self.write_end(&mut last).await?;
+        let size_bytes = last.progress(now).bytes_done;
+        self.live.change(|record| *record = last);
+        self.live.end(now);
+        if state == JobState::Succeeded {
+            tracing::info!(pull.id = %self.id, size_bytes, "Pulled image `{}`", self.request.reference);
+        }
+        Ok(())
+    }
+
+    /// Lets go of what the image now holds; or leaves what is here to whoever tries again soon. Until when.
+    async fn end_lease(&self, state: JobState) -> Option<Time> {
+        let (store, namespace) = (&self.jobs.0.store, self.caller.namespace.as_str());
+        if self.request.lease.is_some() {
+            return store.find_lease(namespace, &self.lease).await.ok()?.expires_at.or(Some(Time(i64::MAX)));
+        }
+        let left = match (state, self.request.keep()) {
+            (JobState::Succeeded, Some(keep)) => {
+                store.hand_over_lease(namespace, &self.lease, Expiry::After(keep)).await
+            }
+            (JobState::Succeeded, None) => {
+                let deleted = store.delete_lease(namespace, &self.lease, IfMatch::Absent).await;
+                if let Err(error) = deleted {
+                    // It expires by itself.
+                    tracing::debug!(pull.id = %self.id, "Could not delete a lease: {}", with_causes(&error));
+                }
+                return None;
+            }
+            (_, _) => {
+                let expiry = Some(Expiry::After(store.settings().grace_lease));
+                let patch = LeasePatch { expiry, labels: None, if_match: IfMatch::Absent };
+                store.update_lease(namespace, &self.lease, patch).await
+            }
+        };
+        left.ok()?.expires_at
+    }
+
+    /// Writes the final state, whatever is written meanwhile: a database that is away is waited for.
+    async fn write_end(&self, last: &mut Record) -> Result<()> {
+        let row = last.to_row(self.now());
+        for tries in 0..2 * ATTEMPTS {
+            match self.jobs.0.store.update_pull(&row, last.stored.as_str()).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {
+                    // Somebody cancelled it at its very end: it ends as it did.
+                    let found = self.jobs.0.store.find_pull(&row.namespace, &row.id).await?;
+                    last.stored = JobState::of_row(&found.state);
+                }
+                Err(error) if self.jobs.0.shutdown.is_stopping() => return Err(error),
+                Err(_) => {
+                    let wait = tokio::time::sleep(Duration::from_secs(1 << tries.min(5)));
+                    let _ = self.jobs.0.shutdown.soft().run_until_cancelled(wait).await;
+                }
+            }
+        }
+        Err(Error::internal("write down the end of a pull"))
+    }
+}

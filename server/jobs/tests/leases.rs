@@ -1,0 +1,71 @@
+//! What keeps a pull's content: its own lease, the caller's, and who may borrow it.
+
+use super::*;
+use crate::store::list::{ListQuery, ListRequest};
+use crate::store::{Expiry, NewLease, lists};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_namespace_borrows_what_it_may_and_a_kept_image_has_a_lease() {
+    let (registry, directory) = (FixtureRegistry::start().await, directory());
+    let big = layer(9, 50_000);
+    registry.push_image("app", Some("v1"), "linux/amd64", &[&big]);
+    let server = Server::start(directory.path()).await;
+    let keep = Some(Duration::from_secs(600));
+    let asked = PullRequest { keep, ..ask(format!("{}/app:v1", registry.host())) };
+    let kept = server.pull(asked.clone()).await;
+    let lease = server.store.find_lease("default", &kept.lease_id.expect("a lease")).await.expect("it");
+    assert_eq!(lease.kind, "user");
+    let created = server.jobs.create_pull(&caller("other"), &asked, None).await.expect("a pull");
+    let Created::New(pull) = created else { panic!("it is another namespace") };
+    let pull = server.jobs.wait("other", &pull.id, LONG).await.expect("its end");
+    assert_eq!(pull.state, JobState::Succeeded, "{pull:?}");
+    assert_eq!(count(&registry, "GET", &sha256(&big)), 1);
+    let layer = pull.blobs.iter().find(|blob| blob.role == BlobRole::Layer).expect("the layer");
+    assert_eq!((layer.state, pull.progress.bytes_reused > 50_000), (BlobState::Exists, true));
+    // Whoever may not read those two gets their bytes from the registry.
+    let apart = Caller { reach: Reach::Only(vec!["third".into()]), ..caller("third") };
+    let Created::New(pull) = server.jobs.create_pull(&apart, &asked, None).await.expect("a pull") else {
+        panic!("it is another namespace");
+    };
+    let pull = server.jobs.wait("third", &pull.id, LONG).await.expect("its end");
+    assert_eq!((pull.state, count(&registry, "GET", &sha256(&big))), (JobState::Succeeded, 2), "{pull:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lease_that_the_caller_names_keeps_the_image() {
+    let (registry, directory) = (FixtureRegistry::start().await, directory());
+    registry.push_image("app", Some("v1"), "linux/amd64", &[b"layer"]);
+    let server = Server::start(directory.path()).await;
+    let asked = ask(format!("{}/app:v1", registry.host()));
+    let mut caller = caller("default");
+    caller.lease = Some("mine".into());
+    let missing = server.jobs.create_pull(&caller, &asked, None).await;
+    assert!(matches!(missing, Err(Error::NotFound { what: "lease", .. })));
+    let expiry = Expiry::Never;
+    let lease = NewLease { id: caller.lease.clone(), expiry, labels: Default::default(), flat: false };
+    server.store.create_lease("default", lease, "user").await.expect("a lease");
+    let Created::New(pull) = server.jobs.create_pull(&caller, &asked, None).await.expect("a pull") else {
+        panic!("nothing else runs");
+    };
+    let pull = server.jobs.wait("default", &pull.id, LONG).await.expect("its end");
+    assert_eq!((pull.state, pull.lease_id.as_deref()), (JobState::Succeeded, Some("mine")));
+    let query = ListQuery::parse(&lists::LEASE_RESOURCES, ListRequest::default()).expect("a list");
+    let held = server.store.list_lease_resources("default", "mine", &query).await.expect("its resources");
+    let kinds: Vec<_> = held.items.iter().map(|resource| resource.kind.as_str()).collect();
+    assert_eq!(kinds, ["content", "content", "content", "image"]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_that_drips_outlives_its_lease_by_renewing_it() {
+    let (registry, directory) = (FixtureRegistry::start().await, directory());
+    registry.push_image("app", Some("v1"), "linux/amd64", &[b"forty bytes that come one after the other"]);
+    let layer = sha256(b"forty bytes that come one after the other");
+    registry.fail(&layer, Fault::Drip(Duration::from_millis(60)), 1);
+    let server =
+        Server::start_with(directory.path(), |settings| settings.lease = Duration::from_millis(500)).await;
+    let pull = server.pull(ask(format!("{}/app:v1", registry.host()))).await;
+    assert_eq!(pull.state, JobState::Succeeded, "{pull:?}");
+    server.stop().await;
+}

@@ -1,0 +1,326 @@
+//! A pull as clients see it: the shapes of the contract, which are also what its row remembers.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Time;
+use crate::error::{Error, Unprocessable, Upstream, UpstreamKind};
+use crate::oci::Digest;
+use crate::store::Target;
+use crate::store::filter::{Field, Fields, Value};
+use crate::store::labels::Labels;
+use crate::store::lists::Labelled;
+
+/// A pull, as a job.
+#[derive(Debug, Clone, Serialize)]
+pub struct Pull {
+    pub id: String,
+    pub kind: &'static str,
+    pub namespace: String,
+    /// As it was asked for.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// Those asked for; none means the server's own.
+    pub platforms: Vec<String>,
+    pub insecure: bool,
+    pub image_name: String,
+    pub state: JobState,
+    /// `None` before it first runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    pub attempt: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<JobError>,
+    pub created_at: Time,
+    pub started_at: Option<Time>,
+    pub finished_at: Option<Time>,
+    pub labels: Labels,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    pub lease_id: Option<String>,
+    pub image_id: Option<String>,
+    pub progress: PullProgress,
+    pub blobs: Vec<PullBlob>,
+}
+
+impl Pull {
+    /// Names this state of the pull: equal only while nothing that is shown has changed.
+    pub fn tag(&self) -> String {
+        let shown = serde_json::to_vec(self).expect("texts and numbers are JSON");
+        Digest::of(crate::oci::Algorithm::Sha256, &shown).hex()[..32].to_owned()
+    }
+}
+
+impl Labelled for Pull {
+    fn labels(&self) -> &Labels {
+        &self.labels
+    }
+}
+
+impl Fields for Pull {
+    fn field(&self, field: &Field) -> Option<Value<'_>> {
+        let text = |text| Some(Value::Text(Cow::Borrowed(text)));
+        match field {
+            Field::Label(key) => self.labels.get(key).and_then(|value| text(value.as_str())),
+            Field::Named("id") => text(&self.id),
+            Field::Named("ref") => text(&self.reference),
+            Field::Named("state") => text(self.state.as_str()),
+            Field::Named("phase") => self.phase.and_then(|phase| text(phase.as_str())),
+            Field::Named("image_name") => text(&self.image_name),
+            Field::Named("created_at") => Some(Value::Time(self.created_at)),
+            Field::Named("started_at") => self.started_at.map(Value::Time),
+            Field::Named("finished_at") => self.finished_at.map(Value::Time),
+            Field::Named(_) | Field::Annotation(_) => None,
+        }
+    }
+}
+
+/// Where a job stands; the last three are final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    Queued,
+    Running,
+    Cancelling,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl JobState {
+    const ALL: [JobState; 6] = [
+        JobState::Queued,
+        JobState::Running,
+        JobState::Cancelling,
+        JobState::Succeeded,
+        JobState::Failed,
+        JobState::Cancelled,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            JobState::Queued => "queued",
+            JobState::Running => "running",
+            JobState::Cancelling => "cancelling",
+            JobState::Succeeded => "succeeded",
+            JobState::Failed => "failed",
+            JobState::Cancelled => "cancelled",
+        }
+    }
+
+    pub const fn is_final(self) -> bool {
+        match self {
+            JobState::Succeeded | JobState::Failed | JobState::Cancelled => true,
+            JobState::Queued | JobState::Running | JobState::Cancelling => false,
+        }
+    }
+
+    /// The state of a row. The table allows no other text than these.
+    pub(super) fn of_row(text: &str) -> JobState {
+        JobState::ALL.into_iter().find(|state| state.as_str() == text).unwrap_or(JobState::Failed)
+    }
+}
+
+/// What a running pull does, or what it did last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    Resolving,
+    Fetching,
+    Finishing,
+}
+
+impl Phase {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Phase::Resolving => "resolving",
+            Phase::Fetching => "fetching",
+            Phase::Finishing => "finishing",
+        }
+    }
+
+    /// The phase of a row; none in one that never ran.
+    pub(super) fn of_row(text: &str) -> Option<Phase> {
+        [Phase::Resolving, Phase::Fetching, Phase::Finishing].into_iter().find(|p| p.as_str() == text)
+    }
+}
+
+/// One blob of a pull.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullBlob {
+    pub digest: Digest,
+    pub media_type: String,
+    pub role: BlobRole,
+    /// In bytes, as its descriptor says.
+    pub size: u64,
+    /// Bytes that are here.
+    pub offset: u64,
+    pub state: BlobState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<JobError>,
+}
+
+/// What a blob is to the image, in the order in which a pull lists them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BlobRole {
+    Index,
+    Manifest,
+    Config,
+    Layer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BlobState {
+    Waiting,
+    /// It was here before, or another namespace lent it.
+    Exists,
+    Downloading,
+    Verifying,
+    Committing,
+    Done,
+    Failed,
+    /// Not fetched: its distribution is restricted.
+    Skipped,
+}
+
+impl BlobState {
+    /// Whether the blob is here.
+    pub const fn is_here(self) -> bool {
+        match self {
+            BlobState::Exists | BlobState::Done => true,
+            BlobState::Waiting
+            | BlobState::Downloading
+            | BlobState::Verifying
+            | BlobState::Committing
+            | BlobState::Failed
+            | BlobState::Skipped => false,
+        }
+    }
+}
+
+/// How far a pull is, in bytes and blobs. What is skipped does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PullProgress {
+    pub bytes_total: u64,
+    /// Whether `bytes_total` stands.
+    pub bytes_total_final: bool,
+    pub bytes_done: u64,
+    /// Of these, received by this pull.
+    pub bytes_network: u64,
+    /// Of these, left by an earlier try.
+    pub bytes_resumed: u64,
+    /// Of these, stored already.
+    pub bytes_reused: u64,
+    pub blobs_total: u64,
+    pub blobs_done: u64,
+    /// Network bytes per second, over the last seconds.
+    pub rate_bps: u64,
+    /// `None` when it cannot be said.
+    pub eta_seconds: Option<u64>,
+    /// How long nothing has arrived.
+    pub stalled_seconds: u64,
+}
+
+/// Why a job, or one blob of it, failed. Never carries a credential.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobError {
+    pub code: JobErrorCode,
+    pub detail: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The host that was asked, for what is upstream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobErrorCode {
+    UpstreamUnreachable,
+    UpstreamDenied,
+    UpstreamNotFound,
+    UpstreamRateLimited,
+    UpstreamServerError,
+    UpstreamBadAnswer,
+    UpstreamMismatch,
+    UpstreamNoPlatform,
+    UpstreamForbiddenAddress,
+    InvalidArgument,
+    NotFound,
+    NotAManifest,
+    ValidationFailed,
+    TooLarge,
+    OutOfSpace,
+    Unavailable,
+    CorruptContent,
+    Internal,
+}
+
+impl JobError {
+    /// The error in words for the client. What is our own fault is for the log, and not told.
+    pub(super) fn of(error: &Error) -> JobError {
+        let code = match error {
+            Error::Upstream(upstream) => return JobError::of_upstream(upstream),
+            Error::Invalid(_) => JobErrorCode::InvalidArgument,
+            Error::NotFound { .. } => JobErrorCode::NotFound,
+            Error::Unprocessable(Unprocessable::NotAManifest { .. }) => JobErrorCode::NotAManifest,
+            Error::Unprocessable(_) => JobErrorCode::ValidationFailed,
+            Error::TooLarge { .. } => JobErrorCode::TooLarge,
+            Error::OutOfSpace { .. } => JobErrorCode::OutOfSpace,
+            Error::Unavailable { .. } | Error::Busy { .. } | Error::TooMany { .. } => {
+                JobErrorCode::Unavailable
+            }
+            Error::Corrupt { .. } => JobErrorCode::CorruptContent,
+            Error::AlreadyExists { .. }
+            | Error::Conflict(_)
+            | Error::PreconditionFailed { .. }
+            | Error::WriterLost
+            | Error::Internal { .. } => JobErrorCode::Internal,
+        };
+        let detail = match code {
+            JobErrorCode::Internal => "the server failed; its log says why".to_owned(),
+            JobErrorCode::OutOfSpace => "there is no space left to store what was fetched".to_owned(),
+            _ => error.to_string(),
+        };
+        JobError { code, detail, hint: None, host: None, status: None }
+    }
+
+    fn of_upstream(upstream: &Upstream) -> JobError {
+        let (code, hint) = match upstream.kind {
+            UpstreamKind::Unreachable => {
+                (JobErrorCode::UpstreamUnreachable, Some("is the registry's name right, and is it up?"))
+            }
+            UpstreamKind::Denied => (
+                JobErrorCode::UpstreamDenied,
+                Some("the image may be private, or not exist: many registries do not tell the two apart"),
+            ),
+            UpstreamKind::NotFound => {
+                (JobErrorCode::UpstreamNotFound, Some("are the repository and the tag spelt right?"))
+            }
+            UpstreamKind::RateLimited => {
+                (JobErrorCode::UpstreamRateLimited, Some("pull again later: what is here already stays"))
+            }
+            UpstreamKind::ServerError => (JobErrorCode::UpstreamServerError, None),
+            UpstreamKind::BadAnswer => (JobErrorCode::UpstreamBadAnswer, None),
+            UpstreamKind::Mismatch => {
+                (JobErrorCode::UpstreamMismatch, Some("the registry, or a proxy before it, is damaged"))
+            }
+            UpstreamKind::NoPlatform => {
+                (JobErrorCode::UpstreamNoPlatform, Some("ask for one of those with `platforms`"))
+            }
+            UpstreamKind::Forbidden => (JobErrorCode::UpstreamForbiddenAddress, None),
+        };
+        JobError {
+            code,
+            detail: format!("{}: {}", upstream.host, upstream.reason),
+            hint: hint.map(str::to_owned),
+            host: Some(upstream.host.clone()),
+            status: upstream.status,
+        }
+    }
+}
