@@ -21,6 +21,8 @@ pub mod registry;
 
 pub mod jobs;
 
+pub mod http;
+
 pub mod config;
 pub mod shutdown;
 pub mod telemetry;

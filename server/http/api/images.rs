@@ -1,0 +1,149 @@
+//! `/api/v1/images`: stored names for descriptors.
+
+use std::collections::BTreeMap;
+
+use axum::extract::{OriginalUri, State};
+use axum::response::Response;
+use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use super::{changed, lists, location, made, tagged};
+use crate::error::{Error, Result};
+use crate::http::error::ApiResult;
+use crate::http::extract::{Json as JsonBody, MergePatch, Object, Path, given};
+use crate::http::params::{Idempotency, Params, if_match};
+use crate::id::ImageId;
+use crate::oci::Digest;
+use crate::store::lists::IMAGES;
+use crate::store::{
+    Caller, ImagePatch, ImageSource, LabelPatch, Labels, NameTaken, NewImage, NewTarget, Store,
+};
+
+/// `GET /api/v1/images`
+pub async fn list(
+    State(store): State<Store>,
+    caller: Caller,
+    params: Params,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let (query, wanted) = params.list(&IMAGES, Some(&caller.namespace))?;
+    let digest = params.parse::<Digest>("digest")?;
+    let wanted = wanted
+        .name(params.one("name")?)
+        .name_prefix(params.one("name_prefix")?)
+        .digest(digest.as_ref().map(Digest::as_str));
+    let fetch = move |query| {
+        let (store, namespace, wanted) = (store.clone(), caller.namespace.clone(), wanted.clone());
+        async move { store.list_images(&namespace, &query, wanted).await }
+    };
+    lists::answer(&uri, &headers, query, fetch).await
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Create {
+    name: String,
+    #[serde(default, deserialize_with = "given")]
+    target: Option<Object<TargetInput>>,
+    #[serde(default, deserialize_with = "given")]
+    from_image: Option<String>,
+    #[serde(default)]
+    labels: Labels,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetInput {
+    digest: Digest,
+    #[serde(default, deserialize_with = "given")]
+    media_type: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    size: Option<u64>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+impl From<Object<TargetInput>> for NewTarget {
+    fn from(Object(input): Object<TargetInput>) -> NewTarget {
+        let TargetInput { digest, media_type, size, annotations } = input;
+        NewTarget { digest, media_type, size, annotations }
+    }
+}
+
+impl TryFrom<Create> for NewImage {
+    type Error = Error;
+
+    fn try_from(create: Create) -> Result<NewImage> {
+        let source = match (create.target, create.from_image) {
+            (Some(target), None) => ImageSource::Target(target.into()),
+            (None, Some(image)) => ImageSource::Image(image),
+            (None, None) | (Some(_), Some(_)) => {
+                return Err(Error::invalid_field("target", "give either `target` or `from_image`"));
+            }
+        };
+        Ok(NewImage { name: create.name, source, labels: create.labels })
+    }
+}
+
+/// `POST /api/v1/images`: name a target.
+pub async fn create(
+    State(store): State<Store>,
+    caller: Caller,
+    idempotency: Idempotency,
+    JsonBody(create): JsonBody<Create>,
+) -> ApiResult<Response> {
+    let keyed = idempotency.keyed(&caller.namespace, &create);
+    let new = create.try_into()?;
+    let (maker, finder, namespace) = (store.clone(), store.clone(), caller.namespace.clone());
+    let make = async move { Ok(maker.create_image(&caller, new, NameTaken::Refuse).await?.0) };
+    let find = async move |id: String| finder.find_image(&namespace, &id).await;
+    let image = store.make_once(keyed, make, |image| &image.id, find).await?;
+    let location = location(&format!("/api/v1/images/{}", image.id), &image.namespace);
+    Ok(made(StatusCode::CREATED, &location, &image.tag(), &image))
+}
+
+/// `GET /api/v1/images/{id}`
+pub async fn show(
+    State(store): State<Store>,
+    caller: Caller,
+    Path(id): Path<ImageId>,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let image = store.find_image(&caller.namespace, &id).await?;
+    Ok(tagged(&headers, &image.tag(), &image))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Patch {
+    #[serde(default, deserialize_with = "given")]
+    labels: Option<LabelPatch>,
+    #[serde(default, deserialize_with = "given")]
+    target: Option<Object<TargetInput>>,
+}
+
+/// `PATCH /api/v1/images/{id}`
+pub async fn update(
+    State(store): State<Store>,
+    caller: Caller,
+    Path(id): Path<ImageId>,
+    headers: HeaderMap,
+    MergePatch(patch): MergePatch<Patch>,
+) -> ApiResult<Response> {
+    let target = patch.target.map(NewTarget::from);
+    let patch = ImagePatch { labels: patch.labels, target, if_match: if_match(&headers)? };
+    let image = store.update_image(&caller.namespace, &id, patch).await?;
+    Ok(changed(&image.tag(), &image))
+}
+
+/// `DELETE /api/v1/images/{id}`
+pub async fn delete(
+    State(store): State<Store>,
+    caller: Caller,
+    Path(id): Path<ImageId>,
+    headers: HeaderMap,
+) -> ApiResult<StatusCode> {
+    store.delete_image(&caller.namespace, &id, if_match(&headers)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,155 @@
+//! Lists as answers: a page of JSON with a link to the next, or all of it as one line each.
+
+use axum::Json;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use http::header::{ACCEPT, CONTENT_TYPE, LINK};
+use http::{HeaderMap, HeaderValue, Uri};
+use serde::Serialize;
+
+use super::text;
+use crate::error::{Result, with_causes};
+use crate::http::error::ApiError;
+use crate::http::params::Params;
+use crate::limits;
+use crate::store::list::ListQuery;
+use crate::store::lists::Page;
+
+const NDJSON: &str = "application/x-ndjson";
+
+#[derive(Serialize)]
+struct PageBody<T> {
+    items: Vec<T>,
+    next_cursor: Option<String>,
+}
+
+/// What form of a list the caller accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Page,
+    Lines,
+}
+
+fn form(headers: &HeaderMap) -> Result<Form, ApiError> {
+    let accepted: Vec<&str> = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .collect();
+    let names = |wanted: &[&str]| {
+        accepted.iter().any(|range| wanted.contains(&range.split(';').next().unwrap_or_default().trim()))
+    };
+    if names(&[NDJSON]) {
+        return Ok(Form::Lines);
+    }
+    if accepted.is_empty() || names(&["application/json", "application/*", "*/*"]) {
+        return Ok(Form::Page);
+    }
+    Err(ApiError::NotAcceptable { offered: "application/json, application/x-ndjson" })
+}
+
+/// Answers a list. `fetch` reads one page of the query it is given.
+///
+/// # Errors
+/// What `fetch` fails with on the first page; `NotAcceptable`.
+pub async fn answer<T, F>(
+    uri: &Uri,
+    headers: &HeaderMap,
+    query: ListQuery,
+    fetch: F,
+) -> Result<Response, ApiError>
+where
+    T: Serialize + Send + 'static,
+    F: AsyncFetch<T>,
+{
+    match form(headers)? {
+        Form::Page => {
+            let page = fetch.fetch(query.clone()).await?;
+            let next_cursor = page.next.map(|cursor| query.cursor_after(cursor.after));
+            let link = next_cursor.as_deref().map(|cursor| next_link(uri, cursor));
+            let mut response = Json(PageBody { items: page.items, next_cursor }).into_response();
+            if let Some(link) = link {
+                response.headers_mut().insert(LINK, text(&link));
+            }
+            Ok(response)
+        }
+        Form::Lines => {
+            let asked = Params::of(uri.query());
+            let left = if asked.one("limit")?.is_some() { query.limit } else { usize::MAX };
+            lines(query, left, fetch).await
+        }
+    }
+}
+
+/// One page of a list, asked for again and again with another cursor.
+pub trait AsyncFetch<T>: Send + Sync + 'static {
+    fn fetch(&self, query: ListQuery) -> impl Future<Output = Result<Page<T>>> + Send;
+}
+
+impl<T, F, R> AsyncFetch<T> for F
+where
+    F: Fn(ListQuery) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<Page<T>>> + Send,
+{
+    fn fetch(&self, query: ListQuery) -> impl Future<Output = Result<Page<T>>> + Send {
+        self(query)
+    }
+}
+
+/// The whole list, one JSON document a line, in constant memory. The first page is read before the answer begins, so
+/// that what is wrong with the request is still a problem and not a broken stream.
+async fn lines<T, F>(mut query: ListQuery, left: usize, fetch: F) -> Result<Response, ApiError>
+where
+    T: Serialize + Send + 'static,
+    F: AsyncFetch<T>,
+{
+    query.limit = limits::LIST_PAGE.min(left);
+    let first = fetch.fetch(query.clone()).await?;
+    let start = (Some(first), query, left, fetch);
+    let chunks = stream::unfold(start, |(page, mut query, left, fetch)| async move {
+        let page = page?;
+        let mut text = Vec::new();
+        for item in &page.items {
+            serde_json::to_writer(&mut text, item).ok()?;
+            text.push(b'\n');
+        }
+        let left = left - page.items.len();
+        let next = match page.next {
+            Some(cursor) if left > 0 => {
+                query.cursor = Some(cursor);
+                query.limit = limits::LIST_PAGE.min(left);
+                match fetch.fetch(query.clone()).await {
+                    Ok(page) => Some(page),
+                    Err(error) => {
+                        tracing::warn!("A list broke off: {}", with_causes(&error));
+                        // Not a clean end: the client must not take a part for the whole.
+                        return Some((
+                            Err(std::io::Error::other("the list broke off")),
+                            (None, query, 0, fetch),
+                        ));
+                    }
+                }
+            }
+            _ => None,
+        };
+        Some((Ok(Bytes::from(text)), (next, query, left, fetch)))
+    });
+    let mut response = Body::from_stream(chunks).into_response();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(NDJSON));
+    Ok(response)
+}
+
+/// The same request with another cursor (RFC 8288).
+fn next_link(uri: &Uri, cursor: &str) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    for (name, value) in url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+        if name != "cursor" {
+            query.append_pair(&name, &value);
+        }
+    }
+    query.append_pair("cursor", cursor);
+    format!("<{}?{}>; rel=\"next\"", uri.path(), query.finish())
+}

@@ -1,0 +1,234 @@
+//! `/api/v1/pulls`: pulls as jobs, and their events as they happen.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{OriginalUri, State};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, LOCATION};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use serde::Deserialize;
+
+use super::{lists, tagged, text};
+use crate::clock::parse_duration;
+use crate::error::Error;
+use crate::http::AppState;
+use crate::http::error::{ApiError, ApiResult};
+use crate::http::extract::{Json as JsonBody, Path};
+use crate::http::params::{Params, header, idempotency_key};
+use crate::id::PullId;
+use crate::jobs::{Cancelled, Created, Events, Follow, Jobs, Pull, PullEvent, PullRequest};
+use crate::limits;
+use crate::store::lists::PULLS;
+use crate::store::{Caller, Labels};
+
+/// How long a browser waits before it asks again.
+const RETRY: Duration = Duration::from_millis(2000);
+
+/// `GET /api/v1/pulls`
+pub async fn list(
+    State(jobs): State<Jobs>,
+    caller: Caller,
+    params: Params,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let (query, wanted) = params.list(&PULLS, Some(&caller.namespace))?;
+    let wanted = wanted.state(params.one("state")?);
+    let fetch = move |query| {
+        let (jobs, namespace, wanted) = (jobs.clone(), caller.namespace.clone(), wanted.clone());
+        async move { jobs.list(&namespace, &query, wanted).await }
+    };
+    lists::answer(&uri, &headers, query, fetch).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Create {
+    #[serde(rename = "ref")]
+    reference: String,
+    #[serde(default)]
+    platforms: Vec<String>,
+    #[serde(default)]
+    insecure: bool,
+    image_name: Option<String>,
+    #[serde(default)]
+    labels: Labels,
+    keep: Option<String>,
+}
+
+/// `POST /api/v1/pulls`
+pub async fn create(
+    State(jobs): State<Jobs>,
+    caller: Caller,
+    headers: HeaderMap,
+    JsonBody(create): JsonBody<Create>,
+) -> ApiResult<Response> {
+    let keep = create.keep.as_deref().map(parse_duration).transpose();
+    let request = PullRequest {
+        reference: create.reference,
+        platforms: create.platforms,
+        insecure: create.insecure,
+        image_name: create.image_name,
+        labels: create.labels,
+        keep: keep.map_err(|error| error.in_field("keep"))?,
+    };
+    let (status, pull) = match jobs.create_pull(&caller, &request, idempotency_key(&headers)?).await? {
+        Created::New(pull) => (StatusCode::ACCEPTED, pull),
+        Created::Existing(pull) => (StatusCode::OK, pull),
+    };
+    Ok(located(status, &pull))
+}
+
+/// A job, and where it is.
+fn located(status: StatusCode, pull: &Pull) -> Response {
+    let location = [(LOCATION, text(&format!("/api/v1/pulls/{}", pull.id)))];
+    (status, location, Json(pull)).into_response()
+}
+
+/// `GET /api/v1/pulls/{id}`, at once or when it is finished.
+pub async fn show(
+    State(jobs): State<Jobs>,
+    caller: Caller,
+    Path(id): Path<PullId>,
+    params: Params,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let pull = match params.duration("wait", limits::REQUEST_WAIT)? {
+        Some(longest) => jobs.wait(&caller.namespace, &id, longest).await?,
+        None => jobs.find(&caller.namespace, &id).await?,
+    };
+    Ok(tagged(&headers, &pull.tag(), &pull))
+}
+
+/// `DELETE /api/v1/pulls/{id}`: cancel, or remove from history.
+pub async fn cancel(
+    State(jobs): State<Jobs>,
+    caller: Caller,
+    Path(id): Path<PullId>,
+    params: Params,
+) -> ApiResult<Response> {
+    if params.flag("purge")? {
+        jobs.purge(&caller.namespace, &id).await?;
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    Ok(match jobs.cancel(&caller.namespace, &id).await? {
+        Cancelled::Stopping(pull) => located(StatusCode::ACCEPTED, &pull),
+        Cancelled::Already(pull) => Json(pull).into_response(),
+    })
+}
+
+/// In which form events are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    EventStream,
+    Lines,
+}
+
+fn form(headers: &HeaderMap) -> Result<Form, ApiError> {
+    let accepted: Vec<&str> = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(|range| range.split(';').next().unwrap_or_default().trim())
+        .collect();
+    let names = |wanted: &[&str]| accepted.iter().any(|range| wanted.contains(range));
+    if names(&["application/x-ndjson"]) && !names(&["text/event-stream"]) {
+        return Ok(Form::Lines);
+    }
+    if accepted.is_empty() || names(&["text/event-stream", "text/*", "*/*"]) {
+        return Ok(Form::EventStream);
+    }
+    Err(ApiError::NotAcceptable { offered: "text/event-stream, application/x-ndjson" })
+}
+
+/// `GET /api/v1/pulls/{id}/events`
+pub async fn events(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<PullId>,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let form = form(&headers)?;
+    let last_seen = header(&headers, "last-event-id")?;
+    let events = match state.jobs.follow(&caller.namespace, &id, last_seen).await? {
+        // The end was seen: to a browser this says that there is nothing more to ask for.
+        Follow::Finished => return Ok(StatusCode::NO_CONTENT.into_response()),
+        Follow::Stream(events) => counted(&state, events)?,
+    };
+    let mut response = match form {
+        Form::EventStream => {
+            let first = stream::once(async { Ok(Event::default().retry(RETRY)) });
+            let heartbeat = KeepAlive::new().interval(limits::EVENT_HEARTBEAT);
+            Sse::new(first.chain(events.map(frame))).keep_alive(heartbeat).into_response()
+        }
+        Form::Lines => {
+            let mut response = Body::from_stream(lines(events)).into_response();
+            let ndjson = HeaderValue::from_static("application/x-ndjson");
+            response.headers_mut().insert(CONTENT_TYPE, ndjson);
+            response
+        }
+    };
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // A proxy that gathers answers would hold events back until the pull is over.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+fn frame(event: PullEvent) -> Result<Event, Infallible> {
+    Ok(Event::default().id(event.id.to_string()).event(event.name()).data(event.data()))
+}
+
+/// One event a line; an empty line now and then, so that both sides know that the other is there.
+fn lines(
+    events: impl Stream<Item = PullEvent> + Send + Unpin + 'static,
+) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    stream::unfold(events, |mut events| async move {
+        let line = match tokio::time::timeout(limits::EVENT_HEARTBEAT, events.next()).await {
+            Err(_silent) => String::new(),
+            Ok(Some(event)) => serde_json::to_string(&event).expect("texts and numbers are JSON"),
+            Ok(None) => return None,
+        };
+        Some((Ok(Bytes::from(line + "\n")), events))
+    })
+}
+
+/// The events, and a place among the event streams that may be open at once; it is given back when they end.
+fn counted(
+    state: &AppState,
+    events: Events,
+) -> ApiResult<impl Stream<Item = PullEvent> + Send + Unpin + use<>> {
+    let place = state.event_places.clone().try_acquire_owned().map_err(|_| {
+        ApiError::from(Error::TooMany {
+            what: "event streams",
+            limit: limits::EVENT_CLIENTS,
+            retry_after: Duration::from_secs(5),
+        })
+    })?;
+    let open = state.metrics.http.event_clients.clone();
+    open.inc();
+    let place = Place { _permit: place, open };
+    Ok(Box::pin(events.map(move |event| {
+        let _held = &place;
+        event
+    })))
+}
+
+/// Counted for as long as it lives.
+struct Place {
+    _permit: tokio::sync::OwnedSemaphorePermit,
+    open: prometheus_client::metrics::gauge::Gauge,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.dec();
+    }
+}

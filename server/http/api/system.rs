@@ -1,0 +1,204 @@
+//! The server itself: health, version, metrics, limits, and the contract.
+
+use std::sync::OnceLock;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use serde::Serialize;
+
+use super::{etag, knows, not_modified, text};
+use crate::clock::Time;
+use crate::config::{Sharing, Shown, Source};
+use crate::error::{Error, Result, with_causes};
+use crate::http::AppState;
+use crate::http::error::ApiResult;
+use crate::http::params::Params;
+use crate::limits::{self, Limit};
+use crate::oci::{Algorithm, Digest};
+use crate::store::{Store, Usage};
+use crate::telemetry::Metrics;
+
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+}
+
+/// `GET /healthz`: the process answers. Nothing else is asked, or a database that rests would have it restarted.
+pub async fn healthz() -> Response {
+    ([(CACHE_CONTROL, NO_STORE)], Json(Health { status: "ok" })).into_response()
+}
+
+#[derive(Serialize)]
+struct Ready {
+    status: &'static str,
+    checks: Vec<Check>,
+}
+
+#[derive(Serialize)]
+struct Check {
+    name: &'static str,
+    ok: bool,
+    detail: String,
+}
+
+/// `GET /readyz`: the parts that the server needs; all of them when asked, else those that fail.
+pub async fn readyz(State(state): State<AppState>, params: Params) -> ApiResult<Response> {
+    let is_verbose = params.flag("verbose")?;
+    let (database, disk) = tokio::join!(
+        check(&state, "db", state.store.check_database()),
+        check(&state, "disk", state.store.check_disk()),
+    );
+    let mut checks = vec![database, disk];
+    let is_ready = checks.iter().all(|check| check.ok);
+    checks.retain(|check| is_verbose || !check.ok);
+    if is_ready {
+        return Ok(([(CACHE_CONTROL, NO_STORE)], Json(Ready { status: "ready", checks })).into_response());
+    }
+    let retry = HeaderValue::from(limits::UNAVAILABLE_RETRY.as_secs());
+    let headers = [(CACHE_CONTROL, NO_STORE), (RETRY_AFTER, retry)];
+    let body = Json(Ready { status: "not-ready", checks });
+    Ok((StatusCode::SERVICE_UNAVAILABLE, headers, body).into_response())
+}
+
+/// What a part answers, in words that hide its insides: those are for the log.
+async fn check(state: &AppState, name: &'static str, answer: impl Future<Output = Result<()>>) -> Check {
+    let asked_at = state.clock.now();
+    let Err(error) = answer.await else {
+        let waited = state.clock.now().since(asked_at);
+        return Check { name, ok: true, detail: format!("answers in {} ms", waited.as_millis()) };
+    };
+    tracing::warn!(part = name, "Not ready: {}", with_causes(&error));
+    let detail = match error {
+        Error::OutOfSpace { .. } => "is full",
+        _ => "does not answer as it should",
+    };
+    Check { name, ok: false, detail: detail.to_owned() }
+}
+
+#[derive(Serialize)]
+struct Version {
+    name: &'static str,
+    version: &'static str,
+    commit: Option<&'static str>,
+    api: &'static str,
+}
+
+/// `GET /version`
+pub async fn version() -> Response {
+    let version = Version {
+        name: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        commit: option_env!("ORLOP_COMMIT"),
+        api: "v1",
+    };
+    Json(version).into_response()
+}
+
+/// `GET /metrics`: one text, under the name that the scraper knows it by.
+pub async fn metrics(State(state): State<AppState>, headers: HeaderMap) -> Response {
+    let mut accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let content_type = match accepted.any(|line| line.contains("application/openmetrics-text")) {
+        true => Metrics::CONTENT_TYPE,
+        false => "text/plain; charset=utf-8",
+    };
+    let headers = [(CONTENT_TYPE, HeaderValue::from_static(content_type)), (CACHE_CONTROL, NO_STORE)];
+    (headers, state.metrics.render()).into_response()
+}
+
+/// `GET /openapi.yaml`
+pub async fn openapi_yaml(headers: HeaderMap) -> Response {
+    static CONTRACT: OnceLock<Contract> = OnceLock::new();
+    CONTRACT.get_or_init(|| Contract::new("application/yaml", YAML.into())).answer(&headers)
+}
+
+/// `GET /openapi.json`: the same, in the order of the YAML.
+pub async fn openapi_json(headers: HeaderMap) -> Response {
+    static CONTRACT: OnceLock<Contract> = OnceLock::new();
+    let convert = || {
+        let document: serde_norway::Value =
+            serde_norway::from_str(YAML).expect("the contract is YAML: a test reads it");
+        let json = serde_json::to_vec(&document).expect("the contract's keys are texts: a test reads it");
+        Contract::new("application/json", json.into())
+    };
+    CONTRACT.get_or_init(convert).answer(&headers)
+}
+
+const YAML: &str = include_str!("../../../openapi.yaml");
+
+/// The contract in one of its forms.
+struct Contract {
+    media_type: &'static str,
+    bytes: Bytes,
+    tag: String,
+}
+
+impl Contract {
+    fn new(media_type: &'static str, bytes: Bytes) -> Contract {
+        let tag = Digest::of(Algorithm::Sha256, &bytes).to_string();
+        Contract { media_type, bytes, tag }
+    }
+
+    fn answer(&self, request: &HeaderMap) -> Response {
+        if knows(request, &self.tag) {
+            return not_modified(&self.tag);
+        }
+        let headers = [etag(&self.tag), (CONTENT_TYPE, text(self.media_type))];
+        (headers, self.bytes.clone()).into_response()
+    }
+}
+
+#[derive(Serialize)]
+struct Info<'a> {
+    name: &'static str,
+    version: &'static str,
+    started_at: Time,
+    uptime_seconds: u64,
+    database: &'static str,
+    auth_required: bool,
+    sharing: Sharing,
+    digest_algorithms: [&'static str; 3],
+    limits: &'static [Limit],
+    settings: Vec<Setting<'a>>,
+}
+
+#[derive(Serialize)]
+struct Setting<'a> {
+    name: &'static str,
+    value: Option<&'a str>,
+    source: Source,
+}
+
+impl<'a> From<&'a Shown> for Setting<'a> {
+    fn from(shown: &'a Shown) -> Setting<'a> {
+        let value = Some(shown.value.as_str()).filter(|value| !value.is_empty());
+        Setting { name: shown.key, value, source: shown.source }
+    }
+}
+
+/// `GET /api/v1/system/info`
+pub async fn info(State(state): State<AppState>) -> Response {
+    let info = Info {
+        name: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        started_at: state.started_at,
+        uptime_seconds: state.clock.now().since(state.started_at).as_secs(),
+        database: state.store.database_kind(),
+        auth_required: state.auth_required,
+        sharing: state.config.sharing,
+        digest_algorithms: Algorithm::ALL.map(Algorithm::as_str),
+        limits: limits::ALL,
+        settings: state.config.settings().iter().map(Setting::from).collect(),
+    };
+    Json(info).into_response()
+}
+
+/// `GET /api/v1/system/usage`
+pub async fn usage(State(store): State<Store>) -> ApiResult<Json<Usage>> {
+    Ok(Json(store.measure_usage().await?))
+}

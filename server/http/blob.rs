@@ -1,0 +1,250 @@
+//! The bytes of a blob as a response: whole, one range, or several.
+//!
+//! What the page cache has is read on the worker that sends it, which is faster than handing it to another thread;
+//! only what is not cached goes to a thread that may wait for the disk.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http_body::{Frame, SizeHint};
+use tokio::task::JoinHandle;
+
+use super::error::ApiError;
+use super::range::{ByteRange, Wanted, judge};
+use crate::error::Error;
+use crate::oci::{Algorithm, Digest};
+use crate::store::Blob;
+
+/// Bytes read at once: large enough that reading costs nothing beside copying, small enough to stay in the cache.
+const CHUNK: u64 = 256 << 10;
+
+static DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+static REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+
+/// How a blob is to be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// As a file to keep.
+    Attachment,
+    /// Text as text, in the browser's window; anything else is a file all the same.
+    Inline,
+}
+
+/// The answer to a read of `blob`.
+///
+/// # Errors
+/// `RangeNotSatisfiable`; `PreconditionFailed`.
+pub fn respond(
+    blob: Arc<Blob>,
+    method: &Method,
+    request: &HeaderMap,
+    shown: Shown,
+) -> Result<Response, ApiError> {
+    let tag = format!("\"{}\"", blob.digest);
+    let wanted = judge(request, &tag, blob.size);
+    let mut headers = headers_of(&blob, &tag, shown);
+    let (status, body) = match wanted {
+        Wanted::NotModified => {
+            return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
+        }
+        Wanted::PreconditionFailed => {
+            let reason = format!("the blob's ETag is {tag}");
+            return Err(Error::PreconditionFailed { reason }.into());
+        }
+        Wanted::Unsatisfiable => return Err(ApiError::RangeNotSatisfiable { size: blob.size }),
+        Wanted::Whole => (StatusCode::OK, BlobBody::new(&blob, &[ByteRange { start: 0, end: blob.size }])),
+        Wanted::Ranges(ranges) => {
+            let body = match ranges.as_slice() {
+                [one] => {
+                    headers.insert(CONTENT_RANGE, value(&content_range(*one, blob.size)));
+                    BlobBody::new(&blob, &ranges)
+                }
+                many => multipart(&blob, many, &mut headers),
+            };
+            (StatusCode::PARTIAL_CONTENT, body)
+        }
+    };
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.left));
+    let body = if method == Method::HEAD { Body::empty() } else { Body::new(body) };
+    Ok((status, headers, body).into_response())
+}
+
+fn headers_of(blob: &Blob, tag: &str, shown: Shown) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(12);
+    let is_text = blob.media_type.as_deref().is_some_and(is_text);
+    match shown {
+        Shown::Inline if is_text => {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        }
+        Shown::Inline | Shown::Attachment => {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+            headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
+        }
+    }
+    headers.insert(ETAG, value(tag));
+    headers.insert(REPR_DIGEST.clone(), value(&repr_digest(&blob.digest)));
+    headers.insert(DOCKER_CONTENT_DIGEST.clone(), value(blob.digest.as_str()));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    // Private: what a token opened is not for a shared cache.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, max-age=31536000, immutable"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
+    headers
+}
+
+/// Media types that a browser may show as plain text.
+fn is_text(media_type: &str) -> bool {
+    media_type.starts_with("text/") || media_type == "application/json" || media_type.ends_with("+json")
+}
+
+/// The digest of the whole as a structured field (RFC 9530, section 3).
+fn repr_digest(digest: &Digest) -> String {
+    use base64::Engine;
+    let name = match digest.algorithm() {
+        Algorithm::Sha256 => "sha-256",
+        Algorithm::Sha384 => "sha-384",
+        Algorithm::Sha512 => "sha-512",
+    };
+    format!("{name}=:{}:", base64::engine::general_purpose::STANDARD.encode(digest.to_bytes()))
+}
+
+fn content_range(range: ByteRange, size: u64) -> String {
+    format!("bytes {}-{}/{size}", range.start, range.end - 1)
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("digests and numbers are header text")
+}
+
+/// Several ranges in one body (RFC 9110, section 14.6).
+fn multipart(blob: &Arc<Blob>, ranges: &[ByteRange], headers: &mut HeaderMap) -> BlobBody {
+    let boundary: String = crate::id::random_bytes::<12>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let kind = headers.insert(CONTENT_TYPE, value(&format!("multipart/byteranges; boundary={boundary}")));
+    let kind = kind.as_ref().and_then(|kind| kind.to_str().ok()).unwrap_or("application/octet-stream");
+    let mut body = BlobBody::new(blob, &[]);
+    for range in ranges {
+        body.push(Part::Text(Bytes::from(format!(
+            "\r\n--{boundary}\r\nContent-Type: {kind}\r\nContent-Range: {}\r\n\r\n",
+            content_range(*range, blob.size)
+        ))));
+        body.push(Part::Range(*range));
+    }
+    body.push(Part::Text(Bytes::from(format!("\r\n--{boundary}--\r\n"))));
+    body
+}
+
+enum Part {
+    Text(Bytes),
+    Range(ByteRange),
+}
+
+/// A body that reads as it is sent.
+struct BlobBody {
+    blob: Arc<Blob>,
+    parts: VecDeque<Part>,
+    left: u64,
+    waiting: Option<JoinHandle<io::Result<Vec<u8>>>>,
+}
+
+impl BlobBody {
+    fn new(blob: &Arc<Blob>, ranges: &[ByteRange]) -> BlobBody {
+        let mut body = BlobBody { blob: blob.clone(), parts: VecDeque::new(), left: 0, waiting: None };
+        ranges.iter().for_each(|range| body.push(Part::Range(*range)));
+        body
+    }
+
+    fn push(&mut self, part: Part) {
+        self.left += match &part {
+            Part::Text(text) => text.len() as u64,
+            Part::Range(range) => range.length(),
+        };
+        self.parts.push_back(part);
+    }
+
+    /// Takes `read` bytes off the range in front.
+    fn advance(&mut self, read: usize) {
+        self.left -= read as u64;
+        if let Some(Part::Range(range)) = self.parts.front_mut() {
+            range.start += read as u64;
+            if range.start >= range.end {
+                self.parts.pop_front();
+            }
+        }
+    }
+}
+
+impl http_body::Body for BlobBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let this = &mut *self;
+        let range = loop {
+            match this.parts.front_mut() {
+                None => return Poll::Ready(None),
+                Some(Part::Text(text)) => {
+                    let text = std::mem::take(text);
+                    this.parts.pop_front();
+                    this.left -= text.len() as u64;
+                    return Poll::Ready(Some(Ok(Frame::data(text))));
+                }
+                Some(Part::Range(range)) if range.start >= range.end => {
+                    this.parts.pop_front();
+                }
+                Some(Part::Range(range)) => break *range,
+            }
+        };
+        let limit = usize::try_from(range.length().min(CHUNK)).expect("a chunk fits in memory");
+        let read = match &mut this.waiting {
+            Some(waiting) => {
+                let read = ready!(Pin::new(waiting).poll(context));
+                this.waiting = None;
+                read.unwrap_or_else(|ended| Err(io::Error::other(ended)))
+            }
+            None => match this.blob.file.read_cached(range.start, limit) {
+                Ok(Some(bytes)) => Ok(bytes),
+                Ok(None) => {
+                    let blob = this.blob.clone();
+                    let mut waiting =
+                        tokio::task::spawn_blocking(move || blob.file.read_at(range.start, limit));
+                    match Pin::new(&mut waiting).poll(context) {
+                        Poll::Ready(read) => read.unwrap_or_else(|ended| Err(io::Error::other(ended))),
+                        Poll::Pending => {
+                            this.waiting = Some(waiting);
+                            return Poll::Pending;
+                        }
+                    }
+                }
+                Err(error) => Err(error),
+            },
+        };
+        let bytes = read.inspect_err(|error| {
+            // The answer has begun: all that is left is to break it off, so that nobody takes a part for the whole.
+            tracing::error!(blob.digest = %this.blob.digest, "Reading a blob failed: {error}");
+        })?;
+        this.advance(bytes.len());
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from(bytes)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}

@@ -1,0 +1,256 @@
+//! Query parameters and the caller: what every API call may say beside its path and body.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use axum::extract::FromRequestParts;
+use http::HeaderMap;
+use http::request::Parts;
+use serde::Serialize;
+
+use super::access::Identity;
+use super::error::ApiError;
+use crate::clock::parse_duration;
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::store::list::{ListQuery, ListRequest, Resource};
+use crate::store::lists::Wanted;
+use crate::store::{Caller, DEFAULT_NAMESPACE, IfMatch, Keyed, Labels};
+
+/// The header that names a lease.
+pub const ORLOP_LEASE: &str = "orlop-lease";
+
+/// The query parameters, in order, decoded. The route table has checked that each is one the route knows.
+#[derive(Debug, Clone, Default)]
+pub struct Params(Vec<(String, String)>);
+
+impl Params {
+    pub fn of(query: Option<&str>) -> Params {
+        let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+        Params(pairs.into_owned().collect())
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// A parameter that may be there once.
+    ///
+    /// # Errors
+    /// `Invalid` when it is there twice: nobody can say which one was meant.
+    pub fn one(&self, name: &str) -> Result<Option<&str>> {
+        let mut found = self.all(name);
+        match (found.next(), found.next()) {
+            (value, None) => Ok(value),
+            (_, Some(_)) => Err(Error::invalid_field(name, format!("`{name}` is there more than once"))),
+        }
+    }
+
+    pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
+        let name = name.to_owned();
+        self.0.iter().filter(move |(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// # Errors
+    /// `Invalid` when the parameter cannot be read as a `T`.
+    pub fn parse<T: FromStr<Err = Error>>(&self, name: &str) -> Result<Option<T>> {
+        self.one(name)?.map(str::parse).transpose().map_err(|error: Error| error.in_field(name))
+    }
+
+    /// `true` or `false`; a name alone is `true`.
+    ///
+    /// # Errors
+    /// `Invalid` for anything else.
+    pub fn flag(&self, name: &str) -> Result<bool> {
+        match self.one(name)? {
+            None | Some("false") => Ok(false),
+            Some("" | "true") => Ok(true),
+            Some(other) => {
+                Err(Error::invalid_field(name, format!("`{other}` is neither `true` nor `false`")))
+            }
+        }
+    }
+
+    /// # Errors
+    /// `Invalid` when it is no length of time, or longer than `most`.
+    pub fn duration(&self, name: &str, most: Duration) -> Result<Option<Duration>> {
+        let Some(text) = self.one(name)? else { return Ok(None) };
+        let length = parse_duration(text).map_err(|error| error.in_field(name))?;
+        if length > most {
+            return Err(Error::invalid_field(name, format!("at most {} seconds", most.as_secs())));
+        }
+        Ok(Some(length))
+    }
+
+    /// The labels of something new, as `label=key=value`, repeated.
+    ///
+    /// # Errors
+    /// `Invalid` for one without a `=`.
+    pub fn new_labels(&self) -> Result<Labels> {
+        self.all("label")
+            .map(|text| match text.split_once('=') {
+                Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+                None => Err(Error::invalid_field("label", format!("`{text}` is not `key=value`"))),
+            })
+            .collect()
+    }
+
+    /// The list that is asked for: filter, order, cursor, limit; and the labels that items must have.
+    ///
+    /// # Errors
+    /// `Invalid` with the parameter at fault.
+    pub fn list(&self, resource: &Resource, namespace: Option<&str>) -> Result<(ListQuery, Wanted)> {
+        let filters: Vec<String> = self.all("filter").map(str::to_owned).collect();
+        let own = ["filter", "sort", "cursor", "limit", "namespace"];
+        let mut plain: Vec<(&str, &str)> = self
+            .0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .filter(|(name, _)| !own.contains(name))
+            .collect();
+        plain.extend(namespace.map(|namespace| ("namespace", namespace)));
+        let query = ListQuery::parse(
+            resource,
+            ListRequest {
+                filters: &filters,
+                sort: self.one("sort")?,
+                cursor: self.one("cursor")?,
+                limit: self.one("limit")?,
+                plain: &plain,
+            },
+        )?;
+        let mut wanted = Wanted::default();
+        for label in self.all("label") {
+            wanted = match label.split_once('=') {
+                Some((key, value)) => wanted.label(key, Some(value)),
+                None => wanted.label(label, None),
+            };
+        }
+        Ok((query, wanted))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Params {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Params, ApiError> {
+        Ok(Params::of(parts.uri.query()))
+    }
+}
+
+/// The caller: the namespace of the `namespace` parameter, the lease of the `Orlop-Lease` header, and where the
+/// credential reaches.
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Caller, ApiError> {
+        let params = Params::of(parts.uri.query());
+        let namespace = params.one("namespace")?.unwrap_or(DEFAULT_NAMESPACE).to_owned();
+        let identity = Identity::of(parts);
+        identity.must_reach(&namespace, "namespace")?;
+        let reach = identity.reach();
+        let lease = header(&parts.headers, ORLOP_LEASE)?.map(str::to_owned);
+        Ok(Caller { namespace, lease, reach })
+    }
+}
+
+/// A header that may be there once, as text.
+///
+/// # Errors
+/// `Invalid` when it is there twice, or is not visible ASCII.
+pub fn header<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h str>> {
+    let mut found = headers.get_all(name).iter();
+    match (found.next(), found.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => match value.to_str() {
+            Ok(text) => Ok(Some(text.trim())),
+            Err(_) => Err(Error::invalid_field(name, format!("the header `{name}` is not visible ASCII"))),
+        },
+        (Some(_), Some(_)) => {
+            Err(Error::invalid_field(name, format!("the header `{name}` is there more than once")))
+        }
+    }
+}
+
+/// A header that is a count of bytes.
+///
+/// # Errors
+/// `Invalid` when it is no such number, or does not fit in 63 bits.
+pub fn size_header(headers: &HeaderMap, name: &str) -> Result<Option<u64>> {
+    let Some(text) = header(headers, name)? else { return Ok(None) };
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let size = text.parse::<u64>().ok().filter(|size| digits && i64::try_from(*size).is_ok());
+    match size {
+        Some(size) => Ok(Some(size)),
+        None => Err(Error::invalid_field(name, format!("`{text}` is not a count of bytes"))),
+    }
+}
+
+/// The condition of a changing call.
+///
+/// # Errors
+/// `Invalid` for a malformed tag.
+pub fn if_match(headers: &HeaderMap) -> Result<IfMatch> {
+    let mut tags = Vec::new();
+    for value in headers.get_all(http::header::IF_MATCH) {
+        let line = value.to_str().unwrap_or_default().trim();
+        if line == "*" {
+            return Ok(IfMatch::Any);
+        }
+        for tag in line.split(',').map(str::trim) {
+            let inner = tag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+            match (inner, tag.starts_with("W/")) {
+                (Some(inner), _) => tags.push(inner.to_owned()),
+                // A weak tag never matches strongly (RFC 9110, section 13.1.1), and is no mistake.
+                (None, true) => tags.push(String::new()),
+                (None, false) => {
+                    return Err(Error::invalid_field("If-Match", format!("`{tag}` is not an entity tag")));
+                }
+            }
+        }
+    }
+    Ok(if tags.is_empty() { IfMatch::Absent } else { IfMatch::Tags(tags) })
+}
+
+/// Whether a POST may be a repeat: its key, and of its fingerprint what does not stand in the body.
+#[derive(Debug, Clone)]
+pub struct Idempotency {
+    key: Option<String>,
+    method: String,
+    target: String,
+}
+
+impl Idempotency {
+    /// The request with its body. `scope` is the namespace it is for, empty where it is for none.
+    pub fn keyed(&self, scope: &str, body: &impl Serialize) -> Option<Keyed> {
+        self.key.as_deref().map(|key| Keyed::new(scope, key, &self.method, &self.target, body))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Idempotency {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Idempotency, ApiError> {
+        let key = idempotency_key(&parts.headers)?.map(str::to_owned);
+        Ok(Idempotency { key, method: parts.method.to_string(), target: parts.uri.to_string() })
+    }
+}
+
+/// The idempotency key of a POST.
+///
+/// # Errors
+/// `Invalid` when it is empty, too long, or has a space in it.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>> {
+    let key = header(headers, "idempotency-key")?;
+    let fits = |key: &str| {
+        (1..=limits::IDEMPOTENCY_KEY_BYTES).contains(&key.len())
+            && key.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    match key {
+        Some(key) if !fits(key) => Err(Error::invalid_field(
+            "Idempotency-Key",
+            format!("1 to {} visible characters of ASCII", limits::IDEMPOTENCY_KEY_BYTES),
+        )),
+        key => Ok(key),
+    }
+}

@@ -1,0 +1,259 @@
+//! The accept loop: connections in, requests to the router.
+//!
+//! Ours rather than `axum::serve`, which installs no timer: there, a client that never ends its headers is never
+//! asked to leave.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use http::StatusCode;
+use http::header::CONTENT_LENGTH;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tower::Service;
+use tracing::{debug, info, warn};
+
+use super::connection::{ArrivingBody, LeavingBody, Overdue, Timing, Watch, WatchedStream};
+use crate::limits;
+use crate::shutdown::Shutdown;
+use crate::telemetry::HttpMetrics;
+
+/// Who is at the other end of a request's connection: an extension of every request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    pub address: SocketAddr,
+    pub transport: Transport,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    Plain,
+    Tls,
+}
+
+/// What serving needs beside the router.
+#[derive(Clone)]
+pub struct Server {
+    pub shutdown: Shutdown,
+    /// `None`: plain HTTP.
+    pub tls: Option<TlsAcceptor>,
+    pub timing: Timing,
+    /// The most connections at once; further ones wait to be accepted.
+    pub max_connections: usize,
+    pub metrics: HttpMetrics,
+}
+
+impl Server {
+    /// A server with the limits of [`limits`].
+    pub fn new(shutdown: Shutdown, tls: Option<TlsAcceptor>, metrics: HttpMetrics) -> Server {
+        let max_connections = limits::CONNECTIONS;
+        Server { shutdown, tls, timing: Timing::default(), max_connections, metrics }
+    }
+
+    /// Accepts connections until the soft token. What is in flight then goes on in tasks of `shutdown`, whose drain
+    /// waits for them.
+    pub async fn serve(self, listener: TcpListener, router: Router) {
+        let soft = self.shutdown.soft().clone();
+        soft.run_until_cancelled(self.accept(listener, router)).await;
+        debug!("Accepting no more connections");
+    }
+
+    async fn accept(&self, listener: TcpListener, router: Router) -> Infallible {
+        /// A full descriptor table empties itself as connections end; until then asking again at once would only
+        /// burn the processor.
+        const PAUSE: Duration = Duration::from_millis(100);
+        let permits = Arc::new(Semaphore::new(self.max_connections));
+        let mut failing = false;
+        loop {
+            let permit = permits.clone().acquire_owned().await.expect("nobody closes the semaphore");
+            match listener.accept().await {
+                Ok((stream, address)) => {
+                    failing = false;
+                    let connection = self.clone().connection(stream, address, router.clone(), permit);
+                    self.shutdown.spawn("connection", connection);
+                }
+                Err(error) if is_of_one_connection(&error) => debug!(%error, "A connection was gone at once"),
+                Err(error) => {
+                    // Once per series of failures, or a full table would fill the log as well.
+                    if !failing {
+                        warn!(%error, "Cannot accept connections just now");
+                    }
+                    failing = true;
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn connection(
+        self,
+        stream: TcpStream,
+        address: SocketAddr,
+        router: Router,
+        _permit: OwnedSemaphorePermit,
+    ) {
+        let _counted = Counted::new(&self.metrics.connections);
+        // Small answers must not wait for an acknowledgement of the one before.
+        if let Err(error) = stream.set_nodelay(true) {
+            return debug!(%error, "A connection was gone at once");
+        }
+        let Some(tls) = &self.tls else {
+            return self.speak(stream, Peer { address, transport: Transport::Plain }, router).await;
+        };
+        match tokio::time::timeout(self.timing.handshake, tls.accept(stream)).await {
+            Ok(Ok(stream)) => self.speak(stream, Peer { address, transport: Transport::Tls }, router).await,
+            Ok(Err(error)) => debug!(peer = %address, %error, "TLS handshake failed"),
+            Err(_) => debug!(peer = %address, "TLS handshake took too long"),
+        }
+    }
+
+    /// Speaks HTTP until the peer goes, is overdue, or the server stops.
+    async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        stream: S,
+        peer: Peer,
+        router: Router,
+    ) {
+        let watch = Watch::new(self.timing);
+        let stream = TokioIo::new(WatchedStream::new(stream, watch.clone()));
+        let builder = http_builder(&self.shutdown);
+        let connection = builder.serve_connection(
+            stream,
+            service(router, peer, watch.clone(), self.metrics.bytes_received.clone()),
+        );
+        let mut connection = std::pin::pin!(connection);
+        let soft = self.shutdown.soft();
+        let mut ending = false;
+        let mut ticks = tokio::time::interval(self.timing.tick);
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        debug!(peer = %peer.address, error = %*error, "Connection ended badly");
+                    }
+                    return;
+                }
+                () = soft.cancelled(), if !ending => {
+                    ending = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                _ = ticks.tick() => match watch.overdue() {
+                    None => {}
+                    Some(Overdue::Idle) if ending => {}
+                    Some(Overdue::Idle) => {
+                        ending = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    Some(Overdue::Slow) => {
+                        return info!(peer = %peer.address, "Closed a connection whose peer is too slow");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Errors of `accept` that say the connection is gone, and nothing of the listener (accept(2), "Error handling").
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+fn http_builder(shutdown: &Shutdown) -> auto::Builder<Tasks> {
+    const STREAM_WINDOW: u32 = 1 << 20;
+    const CONNECTION_WINDOW: u32 = 4 << 20;
+    let mut builder = auto::Builder::new(Tasks(shutdown.clone()));
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // The watch does this, without taking rest for slowness.
+        .header_read_timeout(None)
+        .max_headers(limits::HEADER_COUNT)
+        .max_buf_size(limits::READ_BUFFER_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits::HTTP2_STREAMS)
+        .max_pending_accept_reset_streams(limits::HTTP2_RESETS)
+        .max_local_error_reset_streams(limits::HTTP2_RESETS)
+        .max_header_list_size(limits::HEADER_BYTES as u32)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        // Finds peers that are gone while an event stream is silent.
+        .keep_alive_interval(limits::EVENT_HEARTBEAT)
+        .keep_alive_timeout(limits::HEADER_TIMEOUT);
+    builder
+}
+
+/// Runs hyper's own tasks, one for each HTTP/2 stream, where the stop can see them.
+#[derive(Clone)]
+struct Tasks(Shutdown);
+
+impl<F: Future<Output: Send + 'static> + Send + 'static> hyper::rt::Executor<F> for Tasks {
+    fn execute(&self, future: F) {
+        self.0.spawn("HTTP/2 stream", future);
+    }
+}
+
+/// The router as hyper calls it, each request with its peer and under watch.
+fn service(
+    router: Router,
+    peer: Peer,
+    watch: Watch,
+    received: Counter,
+) -> impl hyper::service::Service<
+    Request<Incoming>,
+    Response = http::Response<LeavingBody<Body>>,
+    Error = Infallible,
+    Future: Send,
+> {
+    hyper::service::service_fn(move |request: Request<Incoming>| {
+        let in_flight = watch.request();
+        let mut request =
+            request.map(|body| Body::new(ArrivingBody::new(body, watch.clone(), received.clone())));
+        request.extensions_mut().insert(peer);
+        let answered = router.clone().call(request);
+        async move {
+            let mut response = answered.await?.map(|body| LeavingBody::new(body, in_flight));
+            if response.status() == StatusCode::NOT_MODIFIED {
+                // The router counts the body that it has, which is none; of what was not modified nothing is said
+                // (RFC 9110, section 8.6).
+                response.headers_mut().remove(CONTENT_LENGTH);
+            }
+            Ok(response)
+        }
+    })
+}
+
+/// One in a gauge for as long as it lives.
+struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: &Gauge) -> Counted {
+        gauge.inc();
+        Counted(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests;

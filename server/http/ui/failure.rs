@@ -1,0 +1,126 @@
+//! A problem as a page: what a person gets where a program gets `application/problem+json`.
+
+use askama::Template;
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request};
+use axum::response::Response;
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue};
+
+use super::prose::{self, Line, Span};
+use super::{Place, Shell};
+use crate::http::error::Problem;
+
+/// The routes that answer with pages.
+const PAGES: [&str; 7] =
+    ["/", "/login", "/logout", "/docs", "/problems", "/problems/{code}", "/static/{name}"];
+
+#[derive(Template)]
+#[template(path = "failure.html")]
+struct Failure<'p> {
+    shell: Shell,
+    problem: &'p Problem,
+    detail: Line,
+    hint: Line,
+}
+
+/// Whether whoever sent the request would rather read a page: it is for one, or for nothing that there is, and it
+/// names HTML before JSON.
+pub fn asks_for_page(request: &Request) -> bool {
+    if request.uri().path().starts_with("/api/") {
+        return false;
+    }
+    let for_people = match request.extensions().get::<MatchedPath>() {
+        Some(route) => PAGES.contains(&route.as_str()),
+        None => true,
+    };
+    for_people && prefers_html(request.headers())
+}
+
+/// Writes the problem into its response once more, as a page. If that fails the JSON stays.
+pub fn show(response: &mut Response, problem: &Problem) {
+    let failure = Failure {
+        shell: Shell::plain(Place::Elsewhere),
+        problem,
+        detail: prose::line(&problem.detail),
+        hint: prose::line(problem.hint),
+    };
+    match failure.render() {
+        Ok(text) => {
+            *response.body_mut() = Body::from(text);
+            let headers = response.headers_mut();
+            headers.remove(CONTENT_LENGTH);
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+        }
+        Err(error) => tracing::error!("Cannot render the page of a problem: {error}"),
+    }
+}
+
+/// Whether `text/html` is named, and weighs at least as much as any JSON (RFC 9110, section 12.5.1). A client that
+/// takes everything is a program.
+fn prefers_html(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let (mut html, mut json) = (0.0, 0.0);
+    for range in lines.flat_map(|line| line.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(1.0, |q| q.parse().unwrap_or(0.0));
+        match name.as_str() {
+            "text/html" | "application/xhtml+xml" => html = f64::max(html, weight),
+            "application/json" | "application/problem+json" => json = f64::max(json, weight),
+            _ => {}
+        }
+    }
+    html > 0.0 && html >= json
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use axum::response::IntoResponse;
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::error::Error;
+    use crate::http::error::ApiError;
+
+    pub async fn body_of(response: Response) -> String {
+        let bytes = response.into_body().collect().await.expect("a whole body").to_bytes();
+        String::from_utf8(bytes.to_vec()).expect("UTF-8")
+    }
+
+    fn prefers(accept: &'static str) -> bool {
+        prefers_html(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]))
+    }
+
+    #[test]
+    fn browsers_read_pages_and_programs_read_json() {
+        assert!(prefers("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"));
+        assert!(prefers("application/json;q=0.5, text/html"));
+        assert!(!prefers("*/*") && !prefers("application/json") && !prefers("text/html;q=0, */*"));
+        assert!(!prefers("application/problem+json, text/html;q=0.1"));
+        assert!(!prefers_html(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn only_requests_for_people_are_answered_with_pages() {
+        let request = |path: &str| {
+            let request = Request::builder().uri(path).header(ACCEPT, "text/html");
+            request.body(Body::empty()).expect("a request")
+        };
+        assert!(asks_for_page(&request("/nothing/here")));
+        assert!(!asks_for_page(&request("/api/v1/nothing")));
+    }
+
+    #[tokio::test]
+    async fn hostile_text_in_a_problem_stays_text() {
+        let mut response =
+            ApiError::from(Error::not_found("image", "<script>alert(1)</script>")).into_response();
+        let problem = Problem::complete(&mut response, "req_1", "/\"><img src=x>").expect("a problem");
+        show(&mut response, &problem);
+        assert_eq!(response.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
+        let page = body_of(response).await;
+        crate::http::ui::front::tests::write_page("failure.html", &page);
+        assert!(page.contains("&#60;script&#62;alert(1)") && page.contains("req_1"), "{page}");
+        assert!(!page.contains("<script>alert") && !page.contains("<img src=x"));
+    }
+}

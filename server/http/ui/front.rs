@@ -1,0 +1,240 @@
+//! `GET /`: what is stored, the pulls as they run, the leases with their time left.
+
+mod pull;
+
+use askama::Template;
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use http::header::HOST;
+use http::request::Parts;
+
+use self::pull::PullView;
+use super::show::{self, Moment, Name};
+use super::{Place, Shell, page as render};
+use crate::clock::Time;
+use crate::error::Result;
+use crate::http::AppState;
+use crate::http::access::Identity;
+use crate::http::error::ApiError;
+use crate::http::serve::{Peer, Transport};
+use crate::jobs::Pull;
+use crate::store::list::{ListQuery, ListRequest, Resource};
+use crate::store::lists::{self, Wanted};
+use crate::store::{DEFAULT_NAMESPACE, Image, Lease, Reach, Scope, Usage};
+
+/// What of each list the page shows.
+const PULLS: usize = 20;
+const IMAGES: usize = 20;
+const LEASES: usize = 20;
+
+#[derive(Template)]
+#[template(path = "front.html")]
+struct Front {
+    shell: Shell,
+    namespace: String,
+    now: Time,
+    /// Whether the caller may start a pull.
+    writes: bool,
+    /// Whether programs need a token.
+    token_needed: bool,
+    /// The server as the browser names it, without a slash at the end.
+    base: String,
+    usage: UsageView,
+    pulls: Vec<PullView>,
+    /// What the module makes new rows of.
+    blank: PullView,
+    busy: bool,
+    images: Vec<ImageView>,
+    leases: Vec<LeaseView>,
+    more_images: bool,
+    more_leases: bool,
+}
+
+pub async fn page(State(state): State<AppState>, parts: Parts) -> Result<Response, ApiError> {
+    let identity = Identity::of(&parts);
+    let namespace = namespace_of(&identity.reach());
+    let now = state.clock.now();
+    let usage = state.store.measure_usage().await?;
+    let images = query(&lists::IMAGES, &namespace, &[], "-updated_at", IMAGES)?;
+    let images = state.store.list_images(&namespace, &images, Wanted::default()).await?;
+    let leases = query(&lists::LEASES, &namespace, &[], "expires_at", LEASES)?;
+    let leases = state.store.list_leases(&namespace, &leases, Wanted::default()).await?;
+    let pulls = list_pulls(&state, &namespace).await?;
+    let front = Front {
+        shell: Shell::new(Place::Overview, &identity),
+        now,
+        writes: identity.scope() >= Some(Scope::Write),
+        token_needed: state.auth_required,
+        base: base_of(&parts),
+        usage: UsageView::new(&usage),
+        busy: pulls.iter().any(|pull| !pull.state.is_final()),
+        pulls: pulls.iter().map(|pull| PullView::new(pull, now)).collect(),
+        blank: PullView::blank(),
+        images: images.items.iter().map(|image| ImageView::new(image, now)).collect(),
+        leases: leases.items.iter().map(|lease| LeaseView::new(lease, now)).collect(),
+        more_images: images.next.is_some(),
+        more_leases: leases.next.is_some(),
+        namespace,
+    };
+    render(StatusCode::OK, &front)
+}
+
+/// The namespace to show: the usual one, or the first that the caller may read.
+fn namespace_of(reach: &Reach) -> String {
+    match reach {
+        Reach::Only(names) if !reach.includes(DEFAULT_NAMESPACE) => {
+            names.first().map_or(DEFAULT_NAMESPACE, String::as_str).to_owned()
+        }
+        Reach::Only(_) | Reach::Everywhere => DEFAULT_NAMESPACE.to_owned(),
+    }
+}
+
+/// Those under way first, whenever they began, then the latest of the others; each newest first.
+async fn list_pulls(state: &AppState, namespace: &str) -> Result<Vec<Pull>> {
+    let unfinished = ["state==running", "state==cancelling", "state==queued"].map(str::to_owned);
+    let finished = ["finished_at".to_owned()];
+    let mut pulls = Vec::new();
+    for filters in [unfinished.as_slice(), finished.as_slice()] {
+        let room = PULLS.saturating_sub(pulls.len());
+        if room > 0 {
+            let query = query(&lists::PULLS, namespace, filters, "-created_at", room)?;
+            pulls.extend(state.jobs.list(namespace, &query, Wanted::default()).await?.items);
+        }
+    }
+    Ok(pulls)
+}
+
+fn query(
+    resource: &Resource,
+    namespace: &str,
+    filters: &[String],
+    sort: &str,
+    limit: usize,
+) -> Result<ListQuery> {
+    let (plain, limit) = ([("namespace", namespace)], limit.to_string());
+    let request = ListRequest { filters, sort: Some(sort), cursor: None, limit: Some(&limit), plain: &plain };
+    ListQuery::parse(resource, request)
+}
+
+/// What stands before the paths in the commands that the page shows.
+fn base_of(parts: &Parts) -> String {
+    let scheme = match parts.extensions.get::<Peer>().map(|peer| peer.transport) {
+        Some(Transport::Tls) => "https",
+        Some(Transport::Plain) | None => "http",
+    };
+    let named = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host = parts.uri.authority().map(|authority| authority.as_str()).or(named);
+    format!("{scheme}://{}", host.unwrap_or("127.0.0.1:7070"))
+}
+
+struct UsageView {
+    on_disk: String,
+    on_disk_exact: u64,
+    blobs: String,
+    logical: String,
+    /// How many times smaller what is stored is than what the records name; `None` when nothing is shared.
+    ratio: Option<String>,
+    images: String,
+    namespaces: String,
+    free: String,
+    capacity: String,
+    /// Of the file system, in percent, whoever uses it.
+    used_percent: u64,
+}
+
+impl UsageView {
+    fn new(usage: &Usage) -> UsageView {
+        let used = usage.capacity_bytes.saturating_sub(usage.free_bytes);
+        let tenths = (u128::from(usage.logical_bytes) * 10).checked_div(usage.on_disk_bytes.into());
+        let tenths = tenths.filter(|tenths| *tenths > 10);
+        UsageView {
+            on_disk: show::bytes(usage.on_disk_bytes),
+            on_disk_exact: usage.on_disk_bytes,
+            blobs: plural(usage.blobs, "blob", "blobs"),
+            logical: show::bytes(usage.logical_bytes),
+            ratio: tenths.map(|tenths| format!("{}.{}", tenths / 10, tenths % 10)),
+            images: show::count(usage.images),
+            namespaces: plural(usage.namespaces, "namespace", "namespaces"),
+            free: show::bytes(usage.free_bytes),
+            capacity: show::bytes(usage.capacity_bytes),
+            used_percent: (u128::from(used) * 100).checked_div(usage.capacity_bytes.into()).unwrap_or(0)
+                as u64,
+        }
+    }
+}
+
+fn plural(number: u64, one: &str, many: &str) -> String {
+    format!("{} {}", show::count(number), if number == 1 { one } else { many })
+}
+
+struct ImageView {
+    name: Name,
+    digest: String,
+    short_digest: String,
+    kind: &'static str,
+    media_type: String,
+    updated: Moment,
+}
+
+impl ImageView {
+    fn new(image: &Image, now: Time) -> ImageView {
+        let media_type = image.target.media_type.clone();
+        let is_index = media_type.ends_with("index.v1+json") || media_type.ends_with("manifest.list.v2+json");
+        let is_manifest = media_type.contains("manifest.v");
+        ImageView {
+            name: Name::new(&image.name),
+            short_digest: show::short_digest(&image.target.digest),
+            digest: image.target.digest.clone(),
+            kind: if is_index {
+                "index"
+            } else if is_manifest {
+                "manifest"
+            } else {
+                "other"
+            },
+            media_type,
+            updated: Moment::new(image.updated_at, now),
+        }
+    }
+}
+
+struct LeaseView {
+    id: String,
+    kind: &'static str,
+    /// When it ends, and how long that is from now; `None`: never.
+    ends: Option<Ends>,
+    labels: Vec<(String, String)>,
+    created: Moment,
+}
+
+struct Ends {
+    at: Moment,
+    left: String,
+    /// Within ten minutes.
+    soon: bool,
+}
+
+impl LeaseView {
+    fn new(lease: &Lease, now: Time) -> LeaseView {
+        const SOON: u64 = 600;
+        let ends = lease.expires_at.map(|at| {
+            let left = at.since(now).as_secs();
+            Ends { at: Moment::new(at, now), left: show::precisely(left), soon: left < SOON }
+        });
+        LeaseView {
+            id: lease.id.clone(),
+            kind: match lease.kind.as_str() {
+                "grace" => "grace, by the server",
+                "pull" => "of a pull",
+                _ => "by a client",
+            },
+            ends,
+            labels: lease.labels.clone().into_iter().collect(),
+            created: Moment::new(lease.created_at, now),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,85 @@
+//! The pages: one file each, a handler and the struct of its template.
+//!
+//! Every page works without JavaScript; the one module in `web/static/` keeps its values live. Templates are named
+//! `.html`, so that askama escapes whatever they are given: nobody's name or label is ever markup.
+
+pub mod assets;
+pub mod docs;
+pub mod failure;
+pub mod front;
+pub mod login;
+pub mod problems;
+mod prose;
+mod show;
+
+use askama::Template;
+use axum::response::{IntoResponse, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, StatusCode};
+
+use super::access::Identity;
+use super::error::ApiError;
+use crate::error::Error;
+
+/// What stands around every page: the navigation, and who is logged in.
+#[derive(Debug, Clone)]
+pub struct Shell {
+    pub version: &'static str,
+    pub place: Place,
+    pub login: Option<Login>,
+}
+
+/// The entry of the navigation that a page belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Overview,
+    Docs,
+    Problems,
+    /// None: a login or an error.
+    Elsewhere,
+}
+
+/// Who is logged in with a cookie, and the secret that their forms carry.
+#[derive(Debug, Clone)]
+pub struct Login {
+    pub name: String,
+    pub csrf: String,
+}
+
+impl Shell {
+    pub fn new(place: Place, identity: &Identity) -> Shell {
+        let login = match identity {
+            Identity::Session(session) => {
+                Some(Login { name: session.token.name.clone(), csrf: session.csrf.clone() })
+            }
+            Identity::Anonymous { .. } | Identity::Token(_) => None,
+        };
+        Shell { version: env!("CARGO_PKG_VERSION"), place, login }
+    }
+
+    /// The shell where it does not matter, or is not known, who asks.
+    pub fn plain(place: Place) -> Shell {
+        Shell::new(place, &Identity::Anonymous { trusted: false })
+    }
+
+    /// For `aria-current` in the navigation.
+    fn is_at(&self, place: &str) -> bool {
+        let here = match self.place {
+            Place::Overview => "overview",
+            Place::Docs => "docs",
+            Place::Problems => "problems",
+            Place::Elsewhere => "",
+        };
+        here == place
+    }
+}
+
+/// A page as an answer. It is never kept by the browser: it shows a moment, and who may see it can change.
+fn page(status: StatusCode, template: &impl Template) -> Result<Response, ApiError> {
+    let text = template.render().map_err(|error| Error::internal(format!("render a page: {error}")))?;
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    Ok((status, headers, text).into_response())
+}
