@@ -26,3 +26,5 @@ pub mod http;
 pub mod config;
 pub mod shutdown;
 pub mod telemetry;
+
+pub mod app;
