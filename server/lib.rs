@@ -28,3 +28,4 @@ pub mod shutdown;
 pub mod telemetry;
 
 pub mod app;
+pub mod cli;

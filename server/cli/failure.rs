@@ -1,0 +1,268 @@
+//! How a command ends: its exit code, and what it says when it could not do what was asked.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::text::{escape, to_json};
+use crate::error::{Conflict, Error, UpstreamKind, with_causes};
+
+/// The exit codes, part of the interface: a code never changes its meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Success,
+    /// Any failure that has no code of its own.
+    Other,
+    /// Wrong usage: a flag, a name, a value that cannot be.
+    Usage,
+    /// Some of what was asked for was done.
+    Partly,
+    NotFound,
+    /// The state of what is there does not allow it.
+    Conflict,
+    /// Not authenticated, or not allowed.
+    Denied,
+    /// No answer from the server: not there, too slow, not trusted, or not ready.
+    Unreachable,
+    /// Bytes that are not what they are named.
+    Integrity,
+    /// Out of space, over a quota or limit, or too many requests.
+    Exhausted,
+    /// A job failed at the registry.
+    Upstream,
+    /// Ended by SIGINT.
+    Interrupted,
+    /// Ended by SIGTERM.
+    Terminated,
+}
+
+impl Exit {
+    pub fn number(self) -> u8 {
+        match self {
+            Exit::Success => 0,
+            Exit::Other => 1,
+            Exit::Usage => 2,
+            Exit::Partly => 3,
+            Exit::NotFound => 4,
+            Exit::Conflict => 5,
+            Exit::Denied => 6,
+            Exit::Unreachable => 7,
+            Exit::Integrity => 8,
+            Exit::Exhausted => 9,
+            Exit::Upstream => 11,
+            Exit::Interrupted => 130,
+            Exit::Terminated => 143,
+        }
+    }
+
+    /// By the stable `code` of a problem or of a failed job; an unknown one goes by its HTTP status.
+    pub fn of_problem(code: &str, status: u16) -> Exit {
+        match code {
+            "not-found" => Exit::NotFound,
+            "invalid-argument" | "validation-failed" | "not-a-manifest" | "range-not-satisfiable" => {
+                Exit::Usage
+            }
+            "already-exists"
+            | "offset-mismatch"
+            | "content-in-use"
+            | "has-children"
+            | "not-empty"
+            | "invalid-state"
+            | "ingest-busy"
+            | "precondition-failed"
+            | "writer-lost"
+            | "idempotency-key-reused" => Exit::Conflict,
+            "unauthenticated" | "forbidden" | "misdirected-request" => Exit::Denied,
+            "digest-mismatch"
+            | "size-mismatch"
+            | "chunk-digest-mismatch"
+            | "corrupt-content"
+            | "upstream-mismatch" => Exit::Integrity,
+            "rate-limited" | "out-of-space" | "too-large" => Exit::Exhausted,
+            "unavailable" => Exit::Unreachable,
+            upstream if upstream.starts_with("upstream-") => Exit::Upstream,
+            _ => Exit::of_status(status),
+        }
+    }
+
+    fn of_status(status: u16) -> Exit {
+        match status {
+            400 | 416 | 422 => Exit::Usage,
+            401 | 403 | 421 => Exit::Denied,
+            404 | 410 => Exit::NotFound,
+            409 | 412 | 423 => Exit::Conflict,
+            413 | 429 | 507 => Exit::Exhausted,
+            502..=504 => Exit::Unreachable,
+            _ => Exit::Other,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit.number())
+    }
+}
+
+/// Why a command failed, in words for a person and as a problem for a program.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    pub exit: Exit,
+    /// What was being done to what.
+    pub doing: String,
+    pub why: String,
+    /// What would help.
+    pub hint: Option<String>,
+    /// The server's name for the request, to find it in its log.
+    pub request_id: Option<String>,
+    /// The server's own problem object, where it sent one.
+    pub problem: Option<Box<Value>>,
+    /// Nobody reads any more: there is nothing to say and nobody to say it to.
+    pub silent: bool,
+}
+
+impl Failure {
+    pub fn new(exit: Exit, doing: impl Into<String>, why: impl Into<String>) -> Failure {
+        Failure {
+            exit,
+            doing: doing.into(),
+            why: why.into(),
+            hint: None,
+            request_id: None,
+            problem: None,
+            silent: false,
+        }
+    }
+
+    pub fn usage(doing: impl Into<String>, why: impl Into<String>) -> Failure {
+        Failure::new(Exit::Usage, doing, why)
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Failure {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// A failed read or write on this machine. A reader that went away (`orlop ls | head`) is no news to it.
+    pub fn io(doing: impl Into<String>, error: &std::io::Error) -> Failure {
+        let exit = match error.kind() {
+            std::io::ErrorKind::NotFound => Exit::NotFound,
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Exit::Exhausted,
+            _ => Exit::Other,
+        };
+        let mut failure = Failure::new(exit, doing, error.to_string());
+        failure.silent = error.kind() == std::io::ErrorKind::BrokenPipe;
+        failure
+    }
+
+    /// An error of this program's own rooms, for the commands that work without a server.
+    pub fn local(doing: impl Into<String>, error: &Error) -> Failure {
+        let exit = match error {
+            Error::NotFound { .. } => Exit::NotFound,
+            Error::Invalid(_) | Error::Unprocessable(_) => Exit::Usage,
+            Error::Conflict(Conflict::DigestMismatch { .. } | Conflict::SizeMismatch { .. })
+            | Error::Corrupt { .. } => Exit::Integrity,
+            Error::AlreadyExists { .. }
+            | Error::Conflict(_)
+            | Error::Busy { .. }
+            | Error::PreconditionFailed { .. }
+            | Error::WriterLost => Exit::Conflict,
+            Error::TooLarge { .. } | Error::TooMany { .. } | Error::OutOfSpace { .. } => Exit::Exhausted,
+            Error::Unavailable { .. } => Exit::Unreachable,
+            Error::Upstream(upstream) if upstream.kind == UpstreamKind::Mismatch => Exit::Integrity,
+            Error::Upstream(_) => Exit::Upstream,
+            Error::Internal { .. } => Exit::Other,
+        };
+        Failure::new(exit, doing, with_causes(error))
+    }
+
+    /// At most three lines: what failed, why, what to try. Only a refusal that spells out its own ways out is longer.
+    pub fn text(&self) -> String {
+        let mut text = format!("error: {}\n", escape(&self.doing));
+        let why: Vec<String> = self.why.lines().map(escape).collect();
+        text.push_str(&format!("  {}", why.join("\n  ")));
+        if let Some(id) = &self.request_id {
+            let _ = write!(text, " (request {})", escape(id));
+        }
+        if let Some(hint) = &self.hint {
+            let _ = write!(text, "\n  try: {}", escape(hint));
+        }
+        text
+    }
+
+    /// One problem object (RFC 9457): the server's own, or one in its likeness; with the exit code in either.
+    pub fn json(&self) -> String {
+        let mut problem = self.problem.as_deref().cloned().unwrap_or_else(|| {
+            let code = match self.exit {
+                Exit::Unreachable => "unreachable",
+                Exit::Usage => "invalid-argument",
+                Exit::NotFound => "not-found",
+                Exit::Integrity => "digest-mismatch",
+                Exit::Success
+                | Exit::Other
+                | Exit::Partly
+                | Exit::Conflict
+                | Exit::Denied
+                | Exit::Exhausted
+                | Exit::Upstream
+                | Exit::Interrupted
+                | Exit::Terminated => "failed",
+            };
+            json!({"type": "about:blank", "title": self.doing, "detail": self.why, "code": code})
+        });
+        if let Value::Object(members) = &mut problem {
+            members.insert("exit_code".to_owned(), self.exit.number().into());
+            if let Some(hint) = &self.hint {
+                members.entry("hint").or_insert_with(|| hint.clone().into());
+            }
+        }
+        to_json(&problem)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_problem_code_has_the_exit_code_of_the_table() {
+        let table = [
+            ("not-found", 404, 4),
+            ("invalid-argument", 400, 2),
+            ("ingest-busy", 423, 5),
+            ("unauthenticated", 401, 6),
+            ("unavailable", 503, 7),
+            ("corrupt-content", 500, 8),
+            ("out-of-space", 507, 9),
+            ("upstream-denied", 0, 11),
+            ("upstream-mismatch", 0, 8),
+            ("internal", 500, 1),
+            ("a-code-of-tomorrow", 409, 5),
+            ("a-code-of-tomorrow", 418, 1),
+        ];
+        for (code, status, exit) in table {
+            assert_eq!(Exit::of_problem(code, status).number(), exit, "{code} {status}");
+        }
+    }
+
+    #[test]
+    fn a_failure_is_three_lines_and_never_speaks_to_the_terminal() {
+        let mut failure =
+            Failure::new(Exit::NotFound, "get image `\u{1b}[2J`", "no such image").hint("orlop ls images");
+        failure.request_id = Some("req-1".to_owned());
+        assert_eq!(
+            failure.text(),
+            "error: get image `\\x1b[2J`\n  no such image (request req-1)\n  try: orlop ls images"
+        );
+    }
+
+    #[test]
+    fn under_json_a_failure_is_one_problem_object() {
+        let failure = Failure::new(Exit::Unreachable, "ask for its health", "nothing listens there");
+        let problem: Value = serde_json::from_str(&failure.json()).expect("JSON");
+        assert_eq!(problem["code"], "unreachable");
+        assert_eq!(problem["exit_code"], 7);
+        assert_eq!(failure.json().lines().count(), 1);
+    }
+}

@@ -1,0 +1,90 @@
+//! The stream is taken up again: against a server of a few lines, one answer for each connection.
+
+use futures_util::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::cli::client::Echo;
+
+/// Serves one answer for each connection, then nothing more; gives the requests it saw.
+async fn serve(listener: TcpListener, answers: Vec<String>) -> Vec<String> {
+    let mut requests = Vec::new();
+    for answer in answers {
+        let (mut connection, _) = listener.accept().await.expect("a connection");
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut buffer = [0u8; 1024];
+            match connection.read(&mut buffer).await.expect("a request") {
+                0 => break,
+                read => request.extend_from_slice(&buffer[..read]),
+            }
+        }
+        requests.push(String::from_utf8_lossy(&request).to_lowercase());
+        connection.write_all(answer.as_bytes()).await.expect("an answer");
+    }
+    requests
+}
+
+/// A stream that breaks off where the text ends: its length is a promise not kept.
+fn broken(body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nContent-Length: 100000\r\n\r\n{body}")
+}
+
+fn empty(status: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+}
+
+const IMPATIENT: Patience = Patience {
+    first: Duration::from_millis(1),
+    longest: Duration::from_millis(2),
+    total: Duration::from_millis(4),
+    silence: Duration::from_secs(5),
+};
+
+/// Follows a pull on a server with these answers; what came, in a word each, and what the server was asked.
+async fn follow_against(answers: Vec<String>) -> (Vec<String>, Vec<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let client = Client::new(&format!("http://{address}"), None, None, Echo::Silent).expect("a client");
+    let steps = follow(&client, "pull_1", IMPATIENT).map(|step| match step {
+        Ok(Step::Event(event)) => format!("{} {}", event.name, event.id.unwrap_or_default()),
+        Ok(Step::Lost(_)) => "lost".to_owned(),
+        Ok(Step::Over) => "over".to_owned(),
+        Err(failure) => format!("failed {}", failure.exit.number()),
+    });
+    tokio::join!(steps.collect(), serve(listener, answers))
+}
+
+const FIRST: &str = "{\"id\":\"1\",\"event\":\"snapshot\",\"snapshot\":{}}\n\n{\"id\":\"2\",\"event\":\"pro";
+const LAST: &str =
+    "{\"id\":\"2\",\"event\":\"progress\",\"progress\":{}}\n{\"id\":\"3\",\"event\":\"end\",\"end\":{}}\n";
+
+#[tokio::test]
+async fn a_broken_stream_is_taken_up_after_the_last_whole_event() {
+    let (steps, requests) =
+        follow_against(vec![broken(FIRST), empty("503 Service Unavailable"), broken(LAST)]).await;
+    assert_eq!(steps, ["snapshot 1", "lost", "lost", "progress 2", "end 3"]);
+    assert!(!requests[0].contains("last-event-id"), "{}", requests[0]);
+    assert!(requests[0].contains("accept: application/x-ndjson"), "{}", requests[0]);
+    assert!(requests[2].contains("last-event-id: 1"), "{}", requests[2]);
+}
+
+#[tokio::test]
+async fn a_pull_whose_end_was_seen_is_over() {
+    let (steps, _) = follow_against(vec![broken(FIRST), empty("204 No Content")]).await;
+    assert_eq!(steps, ["snapshot 1", "lost", "over"]);
+}
+
+#[tokio::test]
+async fn patience_with_a_server_that_is_gone_is_bounded() {
+    let (steps, _) = follow_against(vec![broken(FIRST)]).await;
+    assert_eq!(steps.last().map(String::as_str), Some("failed 7"), "{steps:?}");
+    assert!((3..8).contains(&steps.len()), "{steps:?}");
+}
+
+#[tokio::test]
+async fn a_pull_that_is_not_there_is_not_waited_for() {
+    let (steps, _) = follow_against(vec![empty("404 Not Found")]).await;
+    assert_eq!(steps, ["failed 4"]);
+}

@@ -1,0 +1,121 @@
+//! `orlop image`: names for what is stored.
+
+use clap::Subcommand;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::context::{Careful, Context, write_line};
+use super::digest_arg::parse_digest_arg;
+use super::failure::{Exit, Failure};
+use super::list::{Listing, What, list};
+use super::text::escape;
+
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// List images
+    #[command(alias = "list")]
+    Ls(#[command(flatten)] Listing),
+    /// Give what an image or digest names a further name
+    #[command(before_help = "Examples:\n  orlop image tag docker.io/library/alpine:3.22 alpine:stable\n  \
+        orlop image tag 9f86d0 app:1.2 --force")]
+    Tag {
+        /// Name or id of an image, or a digest
+        source: String,
+        /// The new name
+        name: String,
+        /// Move the name if it is taken
+        #[arg(long, short)]
+        force: bool,
+    },
+    /// Remove names; what they named stays until nothing keeps it
+    #[command(alias = "delete")]
+    Rm {
+        /// Names or ids
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        #[command(flatten)]
+        careful: Careful,
+    },
+}
+
+pub async fn image(context: &Context, command: ImageCommand) -> Result<Exit, Failure> {
+    match command {
+        ImageCommand::Ls(listing) => list(context, What::Images, &listing).await?,
+        ImageCommand::Tag { source, name, force } => tag(context, &source, &name, force).await?,
+        ImageCommand::Rm { names, careful } => {
+            return super::for_each(context, &names, async |name| remove(context, name, &careful).await)
+                .await;
+        }
+    }
+    Ok(Exit::Success)
+}
+
+async fn tag(context: &Context, source: &str, name: &str, force: bool) -> Result<(), Failure> {
+    let doing = format!("tag {source} as {name}");
+    let create = async |body: Value| {
+        context.client.scoped(Method::POST, &["images"], doing.clone()).json(&body).fetch().await
+    };
+    // A name comes first: "deadbeef" may be one. Only what no image has is taken for a digest.
+    let target = match find(context, source).await? {
+        Some(image) => {
+            json!({"digest": image.pointer("/target/digest"), "media_type": image.pointer("/target/media_type"),
+            "size": image.pointer("/target/size")})
+        }
+        None => match parse_digest_arg(source) {
+            Ok(digest) => json!({"digest": digest.resolve(context).await?}),
+            Err(_) => {
+                let failure =
+                    Failure::new(Exit::NotFound, doing.clone(), "it is neither an image nor a digest");
+                return Err(failure.hint("orlop ls images"));
+            }
+        },
+    };
+    let tagged = match create(json!({"name": name, "target": target})).await {
+        Err(taken) if force && taken.exit == Exit::Conflict => {
+            let Some(image) = find(context, name).await? else { return Err(taken) };
+            let id = id_of(&image);
+            let call = context.client.scoped(Method::PATCH, &["images", &id], doing.clone());
+            call.merge_patch(&json!({"target": target})).fetch().await?
+        }
+        Err(taken) if taken.exit == Exit::Conflict => return Err(taken.hint("--force moves the name")),
+        tagged => tagged?,
+    };
+    context.print(&tagged, |image| {
+        let text = |pointer: &str| escape(image.pointer(pointer).and_then(Value::as_str).unwrap_or_default());
+        format!("{} {}", text("/name"), text("/target/digest"))
+    })
+}
+
+async fn remove(context: &Context, name: &str, careful: &Careful) -> Result<(), Failure> {
+    let doing = format!("remove image {name}");
+    let Some(image) = find(context, name).await? else {
+        return Err(Failure::new(Exit::NotFound, doing, "there is no such image").hint("orlop ls images"));
+    };
+    if !careful.go_on(&doing)? {
+        return Ok(());
+    }
+    context.client.scoped(Method::DELETE, &["images", &id_of(&image)], doing).send().await?;
+    write_line(&escape(name))
+}
+
+/// The image of this name or id.
+async fn find(context: &Context, name: &str) -> Result<Option<Value>, Failure> {
+    let doing = format!("get image {name}");
+    let call = context.client.scoped(Method::GET, &["images"], doing.clone()).query("name", name);
+    let mut found = call.fetch().await?;
+    if let Some(image) = found.pointer_mut("/items/0").map(Value::take) {
+        return Ok(Some(image));
+    }
+    if !name.starts_with("img_") {
+        return Ok(None);
+    }
+    match context.client.scoped(Method::GET, &["images", name], doing).fetch().await {
+        Ok(image) => Ok(Some(image)),
+        Err(failure) if failure.exit == Exit::NotFound => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+fn id_of(image: &Value) -> String {
+    image.get("id").and_then(Value::as_str).unwrap_or_default().to_owned()
+}

@@ -1,0 +1,269 @@
+//! What is known of a pull: the job as the server sent it, and the events that change it.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// A pull as far as the command line needs it; the server may say more.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Pull {
+    #[serde(default)]
+    pub id: String,
+    #[serde(default, rename = "ref")]
+    pub reference: String,
+    #[serde(default)]
+    pub state: State,
+    #[serde(default)]
+    pub phase: Option<String>,
+    #[serde(default)]
+    pub attempt: u64,
+    #[serde(default)]
+    pub error: Option<JobError>,
+    #[serde(default)]
+    pub progress: Progress,
+    #[serde(default)]
+    pub blobs: Vec<Blob>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    #[default]
+    Queued,
+    Running,
+    Cancelling,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl State {
+    pub fn is_final(self) -> bool {
+        match self {
+            State::Queued | State::Running | State::Cancelling => false,
+            State::Succeeded | State::Failed | State::Cancelled => true,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Queued => "queued",
+            State::Running => "running",
+            State::Cancelling => "cancelling",
+            State::Succeeded => "succeeded",
+            State::Failed => "failed",
+            State::Cancelled => "cancelled",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct JobError {
+    #[serde(default)]
+    pub code: String,
+    #[serde(default)]
+    pub detail: String,
+    #[serde(default)]
+    pub hint: Option<String>,
+}
+
+/// Bytes, counts and seconds as the server measured them.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Progress {
+    pub bytes_total: u64,
+    /// Whether every manifest is known, so that `bytes_total` is no longer a lower bound.
+    pub bytes_total_final: bool,
+    pub bytes_done: u64,
+    pub bytes_resumed: u64,
+    pub bytes_reused: u64,
+    pub rate_bps: u64,
+    pub eta_seconds: Option<u64>,
+    pub stalled_seconds: u64,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Blob {
+    pub digest: String,
+    #[serde(default)]
+    pub role: String,
+    #[serde(default)]
+    pub size: u64,
+    #[serde(default)]
+    pub offset: u64,
+    #[serde(default)]
+    pub state: BlobState,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BlobState {
+    #[default]
+    Waiting,
+    Exists,
+    Downloading,
+    Verifying,
+    Committing,
+    Done,
+    Failed,
+    Skipped,
+    /// Of a newer server.
+    #[serde(other)]
+    Unknown,
+}
+
+impl BlobState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            BlobState::Waiting => "waiting",
+            BlobState::Exists => "exists",
+            BlobState::Downloading => "downloading",
+            BlobState::Verifying => "verifying",
+            BlobState::Committing => "committing",
+            BlobState::Done => "done",
+            BlobState::Failed => "failed",
+            BlobState::Skipped => "skipped",
+            BlobState::Unknown => "working",
+        }
+    }
+}
+
+/// One line of the event stream, as it was sent and as it was understood.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub id: Option<String>,
+    pub name: String,
+    pub value: Value,
+}
+
+impl Event {
+    /// A line of NDJSON; `None` for one that keeps the connection alive and for one that is not an event.
+    pub fn parse(line: &[u8]) -> Option<Event> {
+        let value: Value = serde_json::from_slice(line).ok()?;
+        let name = value.get("event")?.as_str()?.to_owned();
+        let id = match value.get("id") {
+            Some(Value::String(id)) => Some(id.clone()),
+            Some(Value::Number(id)) => Some(id.to_string()),
+            _ => None,
+        };
+        Some(Event { id, name, value })
+    }
+
+    pub fn is_end(&self) -> bool {
+        self.name == "end"
+    }
+
+    /// What the event carries: the member named like it.
+    fn payload(&self) -> Value {
+        self.value.get(&self.name).cloned().unwrap_or_default()
+    }
+}
+
+/// What an event changed, for those who print lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    Nothing,
+    Blob(usize),
+    Phase,
+    Log { level: String, message: String },
+    End,
+}
+
+impl Pull {
+    /// Takes an event in. One that cannot be read changes nothing: the next snapshot says it again.
+    pub fn apply(&mut self, event: &Event) -> Change {
+        let payload = event.payload();
+        match event.name.as_str() {
+            "snapshot" => self.replace(payload),
+            "progress" => {
+                if let Ok(progress) = serde_json::from_value(payload) {
+                    self.progress = progress;
+                }
+                Change::Nothing
+            }
+            "blob" => serde_json::from_value(payload).map_or(Change::Nothing, |blob| self.put_blob(blob)),
+            "phase" => self.move_on(&payload),
+            "log" => Change::Log { level: text(&payload, "level"), message: text(&payload, "message") },
+            "end" => self.finish(&payload),
+            // `reset` announces a snapshot; anything else is of a newer server.
+            _ => Change::Nothing,
+        }
+    }
+
+    fn replace(&mut self, payload: Value) -> Change {
+        let Ok(pull) = serde_json::from_value::<Pull>(payload) else { return Change::Nothing };
+        let moved = self.state != pull.state || self.phase != pull.phase;
+        *self = pull;
+        if moved { Change::Phase } else { Change::Nothing }
+    }
+
+    fn put_blob(&mut self, blob: Blob) -> Change {
+        match self.blobs.iter().position(|known| known.digest == blob.digest) {
+            Some(at) => {
+                let moved = self.blobs[at].state != blob.state;
+                self.blobs[at] = blob;
+                if moved { Change::Blob(at) } else { Change::Nothing }
+            }
+            None => {
+                self.blobs.push(blob);
+                Change::Blob(self.blobs.len() - 1)
+            }
+        }
+    }
+
+    fn move_on(&mut self, payload: &Value) -> Change {
+        self.state = state(payload).unwrap_or(self.state);
+        self.phase = payload.get("phase").and_then(Value::as_str).map(str::to_owned).or(self.phase.take());
+        self.attempt = payload.get("attempt").and_then(Value::as_u64).unwrap_or(self.attempt);
+        Change::Phase
+    }
+
+    fn finish(&mut self, payload: &Value) -> Change {
+        self.state = state(payload).unwrap_or(self.state);
+        let error = payload.get("error").cloned().and_then(|error| serde_json::from_value(error).ok());
+        self.error = error.or(self.error.take());
+        Change::End
+    }
+}
+
+fn state(payload: &Value) -> Option<State> {
+    serde_json::from_value(payload.get("state")?.clone()).ok()
+}
+
+fn text(payload: &Value, name: &str) -> String {
+    payload.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(line: &str) -> Event {
+        Event::parse(line.as_bytes()).expect("an event")
+    }
+
+    #[test]
+    fn events_change_the_picture_and_say_what_they_changed() {
+        let mut pull = Pull::default();
+        let snapshot = r#"{"id":"1","event":"snapshot","snapshot":{"id":"pull_1","ref":"a","state":"running",
+            "blobs":[{"digest":"sha256:aa","role":"layer","size":9,"offset":0,"state":"waiting"}]}}"#;
+        assert_eq!(pull.apply(&event(snapshot)), Change::Phase);
+        let moved = r#"{"id":"2","event":"blob","blob":{"digest":"sha256:aa","size":9,"offset":4,"state":"downloading"}}"#;
+        assert_eq!(pull.apply(&event(moved)), Change::Blob(0));
+        assert_eq!(pull.apply(&event(moved)), Change::Nothing, "the same state again");
+        assert_eq!(pull.blobs[0].offset, 4);
+        let end = r#"{"id":"3","event":"end","end":{"state":"failed","image_id":null,"error":{"code":"upstream-denied","detail":"no"}}}"#;
+        assert_eq!(pull.apply(&event(end)), Change::End);
+        assert!(pull.state.is_final());
+        assert_eq!(pull.error.expect("an error").code, "upstream-denied");
+    }
+
+    #[test]
+    fn what_a_newer_server_says_is_no_trouble() {
+        let mut pull = Pull::default();
+        assert_eq!(pull.apply(&event(r#"{"id":9,"event":"weather","weather":{}}"#)), Change::Nothing);
+        let line = r#"{"id":"2","event":"blob","blob":{"digest":"sha256:aa","state":"marinating"}}"#;
+        assert_eq!(pull.apply(&event(line)), Change::Blob(0));
+        assert_eq!(pull.blobs[0].state, BlobState::Unknown);
+        assert!(Event::parse(b"").is_none() && Event::parse(b": still here").is_none());
+    }
+}

@@ -1,0 +1,313 @@
+//! `orlop pull`: the jobs are the server's; this starts them, shows them, and tells how they ended.
+
+use clap::{Args, ValueEnum};
+use futures_util::StreamExt;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::context::{Context, Output, label_map, parse_label, parse_length, say, text_of, write_line};
+use super::failure::{Exit, Failure};
+use super::follow::{Patience, follow};
+use super::picture::{Pull, State};
+use super::screen::{Progress, Screen};
+use super::text::escape;
+
+#[derive(Debug, Args)]
+#[command(before_help = "Examples:\n  \
+    orlop pull alpine:3.22\n  \
+    orlop pull --platform linux/arm64 --keep 24h ghcr.io/owner/app:1.2\n  \
+    orlop pull --detach localhost:5000/app && orlop pulls ls")]
+pub struct PullArgs {
+    /// What to pull, as in alpine, ghcr.io/owner/app:1.2 or host:5000/app@sha256:…
+    #[arg(value_name = "REF", required = true)]
+    references: Vec<String>,
+    /// Platform to pull, as in linux/arm64; repeatable [default: the server's own]
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Vec<String>,
+    /// Keep what was pulled for so long after the pull, also if the image is removed
+    #[arg(long, value_name = "TIME", value_parser = parse_length)]
+    keep: Option<String>,
+    /// Name of the image [default: the full reference]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Label of the job and the image; repeatable
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    label: Vec<(String, String)>,
+    /// Allow plain HTTP to the registry; on loopback it is allowed anyway
+    #[arg(long)]
+    insecure: bool,
+    /// Start the pull, print its id, and do not follow it
+    #[arg(long, conflicts_with = "cancel_on_interrupt")]
+    detach: bool,
+    #[command(flatten)]
+    watching: Watching,
+}
+
+/// How a pull is followed.
+#[derive(Debug, Args)]
+pub struct Watching {
+    /// How to show progress, on stderr; auto is bar on a terminal and else none [env: ORLOP_PROGRESS]
+    #[arg(long, value_name = "HOW")]
+    progress: Option<Progress>,
+    /// Let an interrupt cancel the pull, rather than leave it to the server
+    #[arg(long)]
+    cancel_on_interrupt: bool,
+}
+
+impl Watching {
+    /// The flag before the variable.
+    fn form(&self) -> Result<Progress, Failure> {
+        match (self.progress, text_of("ORLOP_PROGRESS")) {
+            (Some(form), _) => Ok(form),
+            (None, None) => Ok(Progress::Auto),
+            (None, Some(name)) => {
+                let name = name?;
+                Progress::from_str(&name, true).map_err(|_| {
+                    let why = format!("`{name}` is not one of auto, bar, plain, json, none");
+                    Failure::usage("read ORLOP_PROGRESS", why)
+                })
+            }
+        }
+    }
+}
+
+/// How watching a pull ended.
+enum Ended {
+    /// With the job as it ended.
+    Finished(Value),
+    /// By a signal; the job goes on in the server.
+    Detached(Exit),
+}
+
+pub async fn pull(context: &Context, args: PullArgs) -> Result<Exit, Failure> {
+    if args.name.is_some() && args.references.len() > 1 {
+        let why = "one name cannot stand for several images";
+        return Err(Failure::usage("pull several images under --name", why));
+    }
+    let mut signals = Signals::new()?;
+    let mut outcomes = Outcomes::default();
+    let mut jobs = Vec::new();
+    // All are begun before one is followed: the server works on several at once.
+    for reference in &args.references {
+        match begin(context, reference, &args).await {
+            Ok(job) => jobs.push(job),
+            Err(failure) => outcomes.add(context, failure),
+        }
+    }
+    if args.detach {
+        for job in &jobs {
+            context.print(job, |job| text(job, "id"))?;
+            outcomes.succeeded += 1;
+        }
+        return Ok(outcomes.exit());
+    }
+    for (at, job) in jobs.iter().enumerate() {
+        match watch(context, &text(job, "id"), &args.watching, &mut signals).await {
+            Ok(Ended::Finished(job)) => match settled(&job) {
+                Ok(()) => {
+                    print_pulled(context, &job)?;
+                    outcomes.succeeded += 1;
+                }
+                Err(failure) => outcomes.add(context, failure),
+            },
+            Ok(Ended::Detached(exit)) => {
+                jobs[at..].iter().for_each(|job| say_detached(&text(job, "id")));
+                return Ok(exit);
+            }
+            Err(failure) => outcomes.add(context, failure),
+        }
+        if let Some(exit) = signals.seen {
+            return Ok(exit);
+        }
+    }
+    Ok(outcomes.exit())
+}
+
+/// Follows one pull to its end: `orlop pulls logs -f`.
+pub async fn rejoin(context: &Context, id: &str, watching: &Watching) -> Result<Exit, Failure> {
+    let mut signals = Signals::new()?;
+    match watch(context, id, watching, &mut signals).await? {
+        Ended::Detached(exit) => {
+            say_detached(id);
+            Ok(exit)
+        }
+        Ended::Finished(job) => {
+            settled(&job)?;
+            print_pulled(context, &job)?;
+            Ok(signals.seen.unwrap_or(Exit::Success))
+        }
+    }
+}
+
+pub async fn fetch(context: &Context, id: &str) -> Result<Value, Failure> {
+    context.client.scoped(Method::GET, &["pulls", id], format!("get pull {id}")).fetch().await
+}
+
+pub async fn cancel(context: &Context, id: &str) -> Result<Value, Failure> {
+    context.client.scoped(Method::DELETE, &["pulls", id], format!("cancel pull {id}")).fetch().await
+}
+
+async fn begin(context: &Context, reference: &str, args: &PullArgs) -> Result<Value, Failure> {
+    let mut body = json!({"ref": reference, "insecure": args.insecure});
+    if !args.platform.is_empty() {
+        body["platforms"] = args.platform.clone().into();
+    }
+    if let Some(keep) = &args.keep {
+        body["keep"] = keep.clone().into();
+    }
+    if let Some(name) = &args.name {
+        body["image_name"] = name.clone().into();
+    }
+    if !args.label.is_empty() {
+        body["labels"] = label_map(&args.label);
+    }
+    let doing = format!("pull {reference}");
+    context.client.scoped(Method::POST, &["pulls"], doing).json(&body).fetch().await
+}
+
+async fn watch(
+    context: &Context,
+    id: &str,
+    watching: &Watching,
+    signals: &mut Signals,
+) -> Result<Ended, Failure> {
+    let mut screen = Screen::new(watching.form()?);
+    let mut pull = Pull { id: id.to_owned(), ..Pull::default() };
+    let mut steps = std::pin::pin!(follow(&context.client, id, Patience::default()));
+    let mut ticks = tokio::time::interval(Screen::TICK);
+    ticks.tick().await;
+    loop {
+        tokio::select! {
+            step = steps.next() => match step {
+                Some(Ok(step)) => screen.show(&mut pull, step),
+                Some(Err(failure)) => {
+                    screen.close(&pull);
+                    return Err(failure);
+                }
+                None => break,
+            },
+            _ = ticks.tick() => screen.tick(&pull),
+            exit = signals.next() => {
+                // A second signal wants out, whatever the first one asked for.
+                if !watching.cancel_on_interrupt || signals.seen.is_some() {
+                    screen.close(&pull);
+                    return Ok(Ended::Detached(exit));
+                }
+                signals.seen = Some(exit);
+                say("cancelling; interrupt again to leave at once");
+                cancel(context, id).await?;
+            }
+        }
+    }
+    screen.close(&pull);
+    // The job in full: the events carry no more of it than they must.
+    Ok(Ended::Finished(fetch(context, id).await?))
+}
+
+/// Whether a finished job did what it was for.
+fn settled(job: &Value) -> Result<(), Failure> {
+    let pull: Pull = serde_json::from_value(job.clone())
+        .map_err(|_| Failure::new(Exit::Other, "read the pull", "the server's answer is not a pull"))?;
+    let doing = format!("pull {}", pull.reference);
+    let error = match (pull.state, pull.error) {
+        (State::Succeeded, _) => return Ok(()),
+        (State::Cancelled, _) => {
+            let failure = Failure::new(Exit::Other, doing, "it was cancelled");
+            return Err(failure.hint(format!("orlop pull {}", pull.reference)));
+        }
+        (State::Failed, error) => error.unwrap_or_default(),
+        (State::Queued | State::Running | State::Cancelling, _) => {
+            let failure = Failure::new(Exit::Unreachable, doing, "the server stopped telling how it goes");
+            return Err(failure.hint(format!("orlop pulls logs -f {}", pull.id)));
+        }
+    };
+    let mut failure = Failure::new(Exit::of_problem(&error.code, 0), doing, error.detail);
+    failure.hint = error.hint;
+    failure.problem = Some(Box::new(json!({
+        "type": format!("/problems/{}", error.code), "title": failure.doing, "detail": failure.why, "code": error.code,
+        "pull_id": pull.id,
+    })));
+    Err(failure)
+}
+
+/// The image's name and its digest, with a space between.
+fn print_pulled(context: &Context, job: &Value) -> Result<(), Failure> {
+    match context.output {
+        Output::Json => context.print(job, |_| String::new()),
+        Output::Text => {
+            let digest = job.pointer("/target/digest").and_then(Value::as_str).unwrap_or_default();
+            write_line(&format!("{} {}", escape(&text(job, "image_name")), escape(digest)))
+        }
+    }
+}
+
+fn say_detached(id: &str) {
+    say(&format!(
+        "detached: pull {id} goes on in the server\n  orlop pulls logs -f {id}    follows it again\n  \
+         orlop pulls cancel {id}     stops it",
+        id = escape(id)
+    ));
+}
+
+fn text(value: &Value, name: &str) -> String {
+    value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// Several pulls in one command: each failure is told when it comes, and the exit code sums them up.
+#[derive(Default)]
+struct Outcomes {
+    succeeded: usize,
+    failed: Vec<Exit>,
+}
+
+impl Outcomes {
+    fn add(&mut self, context: &Context, failure: Failure) {
+        self.failed.push(failure.exit);
+        super::report(&failure, context.output, context.paint);
+    }
+
+    fn exit(&self) -> Exit {
+        super::sum_up(self.succeeded + self.failed.len(), &self.failed)
+    }
+}
+
+/// SIGINT and SIGTERM, from here on ours to answer.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    /// The one that asked for the cancelling.
+    seen: Option<Exit>,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, Failure> {
+        let listen = |kind| signal(kind).map_err(|e| Failure::io("listen for signals", &e));
+        let (interrupt, terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+        Ok(Signals { interrupt, terminate, seen: None })
+    }
+
+    async fn next(&mut self) -> Exit {
+        tokio::select! {
+            _ = self.interrupt.recv() => Exit::Interrupted,
+            _ = self.terminate.recv() => Exit::Terminated,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_job_ends_the_command_by_its_code() {
+        let exit = |job: Value| settled(&job).map_or_else(|failure| failure.exit.number(), |()| 0);
+        assert_eq!(exit(json!({"state": "succeeded"})), 0);
+        assert_eq!(exit(json!({"state": "cancelled"})), 1);
+        assert_eq!(exit(json!({"state": "running"})), 7);
+        let error = json!({"code": "upstream-not-found", "detail": "manifest unknown"});
+        assert_eq!(exit(json!({"state": "failed", "error": error})), 11);
+        let error = json!({"code": "out-of-space", "detail": "disk full"});
+        assert_eq!(exit(json!({"state": "failed", "error": error})), 9);
+    }
+}
