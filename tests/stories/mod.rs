@@ -1,0 +1,14 @@
+//! What the API does, resource by resource, on both databases.
+
+mod containerd_suite;
+mod content;
+mod images;
+mod ingests;
+mod leases;
+mod lists;
+mod namespaces;
+mod ranges;
+mod sharing;
+mod system;
+mod tokens;
+mod writers;

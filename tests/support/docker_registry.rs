@@ -1,0 +1,87 @@
+//! A real registry: Debian's docker-registry on a free port of loopback, with nothing in it yet.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+use std::{fs, thread};
+
+use tempfile::TempDir;
+
+use super::command::{Background, run};
+
+/// How long starting, and copying a small image, may take on a busy machine.
+const LIMIT: Duration = Duration::from_secs(120);
+
+#[derive(Debug)]
+pub struct DockerRegistry {
+    // Before the directory: a field declared first is dropped first.
+    _process: Background,
+    directory: TempDir,
+    address: SocketAddr,
+}
+
+impl DockerRegistry {
+    pub fn start() -> DockerRegistry {
+        let directory = tempfile::tempdir().expect("a directory for the registry");
+        let config = directory.path().join("config.yml");
+        let root = directory.path().join("data");
+        // Port 0, so the system picks a free one and no other process can take it meanwhile.
+        let text = format!(
+            "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: '{}'}}, delete: {{enabled: true}}}}\n\
+             http: {{addr: '127.0.0.1:0'}}\n",
+            root.display()
+        );
+        fs::write(&config, text).expect("the registry's configuration is written");
+        let mut child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("docker-registry starts: apt-get install docker-registry");
+        let log = BufReader::new(child.stderr.take().expect("stderr is piped"));
+        let process = Background(child);
+        let address = wait_for_address(log);
+        DockerRegistry { _process: process, directory, address }
+    }
+
+    /// `host:port`, as references and `docker://` names begin.
+    pub fn host(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Where the registry keeps its files, for a test that damages them.
+    pub fn data_directory(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+}
+
+/// The address that the registry says it listens on. The rest of its log is read to its end, so that it
+/// never stops on a full pipe.
+fn wait_for_address(log: impl BufRead + Send + 'static) -> SocketAddr {
+    let (sender, address) = mpsc::channel();
+    thread::spawn(move || {
+        for line in log.lines().map_while(Result::ok) {
+            if let Some((_, rest)) = line.split_once("listening on ") {
+                let _ = sender.send(rest.split(['"', ' ']).next().and_then(|text| text.parse().ok()));
+            }
+        }
+    });
+    let address = address.recv_timeout(LIMIT).expect("docker-registry says where it listens");
+    address.expect("an address and a port")
+}
+
+/// Copies an image with skopeo, over plain HTTP where it goes over the network: `oci:DIR:NAME`,
+/// `docker://HOST:PORT/NAME:TAG`, …, every platform of it.
+#[track_caller]
+pub fn skopeo_copy(source: &str, destination: &str) {
+    let mut command = Command::new("skopeo");
+    command.args(["--insecure-policy", "copy", "--all", "--quiet"]);
+    command.args(["--src-tls-verify=false", "--dest-tls-verify=false", source, destination]);
+    run(&mut command, LIMIT).expect_success();
+}

@@ -1,0 +1,438 @@
+//! A registry in this process that lies on demand: real enough to be pulled from, small enough to be read whole.
+//!
+//! It speaks plain HTTP/1.1 on a loopback port of its own and closes each connection after one answer, so that a
+//! fault is exactly the bytes that are written here. It is stopped by dropping it.
+
+#![allow(dead_code, reason = "each test target uses its own part of it")]
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+pub struct FixtureRegistry {
+    address: SocketAddr,
+    state: Arc<Mutex<State>>,
+    accepting: JoinHandle<()>,
+}
+
+/// One request as it arrived. Header names are in lower case.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub method: String,
+    /// With its query.
+    pub path: String,
+    pub headers: HashMap<String, String>,
+}
+
+/// How the next answer to a matching request is wrong.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// Another status, with these headers and an empty body.
+    Status(u16, Vec<(&'static str, String)>),
+    /// The first byte of the body is another one.
+    WrongBytes,
+    /// The body lacks its last byte, and `Content-Length` says so.
+    Short,
+    /// More bytes than there are follow, without a `Content-Length`.
+    Long,
+    /// Bytes without end.
+    Endless,
+    /// The connection closes after this many bytes of the body.
+    CutAfter(usize),
+    /// Nothing more comes after this many bytes of the body, and the connection stays.
+    StallAfter(usize),
+    /// The body comes byte by byte, with this wait before each.
+    Drip(Duration),
+    /// No answer at all, and the connection stays.
+    Silent,
+    /// The whole body with status 200, whatever range was asked for.
+    IgnoreRange,
+    /// This `Content-Range`, whatever bytes follow.
+    ContentRange(String),
+    /// These headers, in addition or instead.
+    Headers(Vec<(&'static str, String)>),
+    /// Without this header.
+    Without(&'static str),
+}
+
+#[derive(Debug, Clone)]
+pub enum Auth {
+    /// Wants the token that `realm` (default: this registry's own `/token`) hands out, with this life in seconds.
+    Token {
+        realm: Option<String>,
+        expires_in: u64,
+    },
+    /// Hands out tokens and takes none of them.
+    TokenRejected,
+    Basic,
+}
+
+#[derive(Default)]
+struct State {
+    blobs: HashMap<String, Vec<u8>>,
+    /// By `repository@digest` and by `repository:tag`.
+    manifests: HashMap<String, (String, Vec<u8>)>,
+    faults: Vec<Planned>,
+    seen: Vec<Seen>,
+    auth: Option<Auth>,
+    tokens_made: usize,
+}
+
+struct Planned {
+    method: Option<&'static str>,
+    part: String,
+    fault: Fault,
+    left: usize,
+}
+
+struct Reply {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    ending: Ending,
+}
+
+enum Ending {
+    Close,
+    Stall,
+    Endless,
+    Drip(Duration),
+}
+
+pub fn sha256(bytes: &[u8]) -> String {
+    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+/// A descriptor in JSON.
+pub fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
+    serde_json::json!({"mediaType": media_type, "digest": sha256(bytes), "size": bytes.len()})
+}
+
+impl FixtureRegistry {
+    pub async fn start() -> FixtureRegistry {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
+        let address = listener.local_addr().expect("the port it got");
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = state.clone();
+        let accepting = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, address, shared.clone()));
+            }
+        });
+        FixtureRegistry { address, state, accepting }
+    }
+
+    /// `127.0.0.1:port`, as it stands in a reference.
+    pub fn host(&self) -> String {
+        self.address.to_string()
+    }
+
+    pub fn push_blob(&self, bytes: &[u8]) -> String {
+        let digest = sha256(bytes);
+        self.state().blobs.insert(digest.clone(), bytes.to_vec());
+        digest
+    }
+
+    /// Stores a document under its digest and, where there is one, a tag. Gives its digest.
+    pub fn push_document(
+        &self,
+        repository: &str,
+        tag: Option<&str>,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> String {
+        let digest = sha256(bytes);
+        let kept = (media_type.to_owned(), bytes.to_vec());
+        let mut state = self.state();
+        state.manifests.insert(format!("{repository}@{digest}"), kept.clone());
+        if let Some(tag) = tag {
+            state.manifests.insert(format!("{repository}:{tag}"), kept);
+        }
+        digest
+    }
+
+    /// Stores an image of these layers for one platform (`os/arch`) and gives the bytes of its manifest.
+    pub fn push_image(
+        &self,
+        repository: &str,
+        tag: Option<&str>,
+        platform: &str,
+        layers: &[&[u8]],
+    ) -> Vec<u8> {
+        let (os, architecture) = platform.split_once('/').expect("os/arch");
+        let diff_ids: Vec<_> = layers.iter().map(|layer| sha256(layer)).collect();
+        let config = serde_json::json!({
+            "os": os, "architecture": architecture, "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        });
+        let config = config.to_string().into_bytes();
+        self.push_blob(&config);
+        layers.iter().for_each(|layer| drop(self.push_blob(layer)));
+        let layers: Vec<_> = layers.iter().map(|layer| descriptor(LAYER, layer)).collect();
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor(CONFIG, &config), "layers": layers,
+        });
+        let manifest = manifest.to_string().into_bytes();
+        self.push_document(repository, tag, MANIFEST, &manifest);
+        manifest
+    }
+
+    /// Stores an index over manifests, each with its platform (`os/arch`), and gives its digest.
+    pub fn push_index(&self, repository: &str, tag: &str, manifests: &[(&str, &[u8])]) -> String {
+        let entry = |(platform, bytes): &(&str, &[u8])| {
+            let (os, architecture) = platform.split_once('/').expect("os/arch");
+            let mut entry = descriptor(MANIFEST, bytes);
+            entry["platform"] = serde_json::json!({"os": os, "architecture": architecture});
+            entry
+        };
+        let entries: Vec<_> = manifests.iter().map(entry).collect();
+        let index = serde_json::json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries});
+        self.push_document(repository, Some(tag), INDEX, index.to_string().as_bytes())
+    }
+
+    /// Lets the next `times` requests whose path contains `part` go wrong. Earlier plans are used up first.
+    pub fn fail(&self, part: &str, fault: Fault, times: usize) {
+        self.state().faults.push(Planned { method: None, part: part.to_owned(), fault, left: times });
+    }
+
+    /// The same for requests of one method only.
+    pub fn fail_method(&self, method: &'static str, part: &str, fault: Fault, times: usize) {
+        self.state().faults.push(Planned { method: Some(method), part: part.to_owned(), fault, left: times });
+    }
+
+    /// Drops all plans: from now on everything goes well.
+    pub fn forgive(&self) {
+        self.state().faults.clear();
+    }
+
+    pub fn require(&self, auth: Auth) {
+        self.state().auth = Some(auth);
+    }
+
+    /// All requests so far, in the order they came.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.state().seen.clone()
+    }
+
+    /// Method and path of all requests so far.
+    pub fn log(&self) -> Vec<String> {
+        self.state().seen.iter().map(|seen| format!("{} {}", seen.method, seen.path)).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no test panics while it holds this")
+    }
+}
+
+impl Drop for FixtureRegistry {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn serve(mut stream: TcpStream, address: SocketAddr, state: Arc<Mutex<State>>) {
+    let Some(seen) = read_request(&mut stream).await else { return };
+    let planned = {
+        let mut state = state.lock().expect("no holder panics");
+        state.seen.push(seen.clone());
+        let fits = |plan: &&mut Planned| {
+            plan.left > 0 && seen.path.contains(&plan.part) && plan.method.is_none_or(|m| m == seen.method)
+        };
+        state.faults.iter_mut().find(fits).map(|plan| {
+            plan.left -= 1;
+            plan.fault.clone()
+        })
+    };
+    let reply = {
+        let mut state = state.lock().expect("no holder panics");
+        state.reply(&seen, address, &planned)
+    };
+    // A peer that hangs up early is what half of the tests are about.
+    let _ = match planned {
+        Some(Fault::Silent) => stream.read_u8().await.map(drop),
+        _ => write_reply(&mut stream, &seen, reply).await,
+    };
+}
+
+/// The head of one request; `None` for anything that is not HTTP, such as the start of TLS.
+async fn read_request(stream: &mut TcpStream) -> Option<Seen> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let byte = stream.read_u8().await.ok()?;
+        head.push(byte);
+        if !head[0].is_ascii_uppercase() || head.len() > 65_536 {
+            return None;
+        }
+    }
+    let head = String::from_utf8(head).ok()?;
+    let mut lines = head.lines();
+    let (method, rest) = lines.next()?.split_once(' ')?;
+    let (path, _) = rest.split_once(' ')?;
+    let headers = lines.filter_map(|line| line.split_once(':'));
+    let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect();
+    Some(Seen { method: method.to_owned(), path: path.to_owned(), headers })
+}
+
+async fn write_reply(stream: &mut TcpStream, seen: &Seen, reply: Reply) -> io::Result<()> {
+    let mut head = format!("HTTP/1.1 {} Fixture\r\nConnection: close\r\n", reply.status);
+    reply.headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
+    head.push_str("\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    if let Ending::Drip(wait) = reply.ending {
+        for byte in reply.body {
+            tokio::time::sleep(wait).await;
+            stream.write_u8(byte).await?;
+        }
+        return stream.shutdown().await;
+    }
+    if seen.method != "HEAD" {
+        stream.write_all(&reply.body).await?;
+    }
+    stream.flush().await?;
+    match reply.ending {
+        Ending::Close | Ending::Drip(_) => stream.shutdown().await,
+        Ending::Stall => stream.read_u8().await.map(drop),
+        Ending::Endless => loop {
+            stream.write_all(&[b'x'; 65_536]).await?;
+        },
+    }
+}
+
+impl State {
+    fn reply(&mut self, seen: &Seen, address: SocketAddr, planned: &Option<Fault>) -> Reply {
+        let path = seen.path.split('?').next().unwrap_or_default();
+        if path == "/token" {
+            return self.token(planned);
+        }
+        if let Some(challenge) = self.challenge(seen, address) {
+            return Reply::new(401, vec![("WWW-Authenticate", challenge)], b"");
+        }
+        let reply = match self.find(path) {
+            None => Reply::new(404, vec![], br#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#),
+            Some((media_type, bytes)) => {
+                let headers = vec![("Content-Type", media_type), ("Docker-Content-Digest", sha256(&bytes))];
+                let ranged = !matches!(planned, Some(Fault::IgnoreRange));
+                let range = seen.headers.get("range").filter(|_| ranged);
+                Reply::new(200, headers, &bytes).ranged(range)
+            }
+        };
+        reply.spoiled(planned)
+    }
+
+    fn token(&mut self, planned: &Option<Fault>) -> Reply {
+        self.tokens_made += 1;
+        let expires_in = match &self.auth {
+            Some(Auth::Token { expires_in, .. }) => *expires_in,
+            Some(Auth::TokenRejected | Auth::Basic) | None => 60,
+        };
+        let body = format!(r#"{{"token":"secret-{}","expires_in":{expires_in}}}"#, self.tokens_made);
+        Reply::new(200, vec![("Content-Type", "application/json".to_owned())], body.as_bytes())
+            .spoiled(planned)
+    }
+
+    fn challenge(&self, seen: &Seen, address: SocketAddr) -> Option<String> {
+        let given =
+            seen.headers.get("authorization").is_some_and(|value| value.starts_with("Bearer secret-"));
+        let own = || format!("http://{address}/token");
+        match self.auth.as_ref()? {
+            Auth::Token { .. } if given => None,
+            Auth::Token { realm, .. } => {
+                let realm = realm.clone().unwrap_or_else(own);
+                Some(format!(r#"Bearer realm="{realm}",service="fixture""#))
+            }
+            Auth::TokenRejected => Some(format!(r#"Bearer realm="{}""#, own())),
+            Auth::Basic => Some(r#"Basic realm="fixture""#.to_owned()),
+        }
+    }
+
+    /// `/v2/<repository>/manifests/<tag or digest>` and `/v2/<repository>/blobs/<digest>`.
+    fn find(&self, path: &str) -> Option<(String, Vec<u8>)> {
+        let rest = path.strip_prefix("/v2/")?;
+        if let Some((repository, name)) = rest.split_once("/manifests/") {
+            let join = if name.contains(':') { '@' } else { ':' };
+            return self.manifests.get(&format!("{repository}{join}{name}")).cloned();
+        }
+        let (_, digest) = rest.split_once("/blobs/")?;
+        let bytes = self.blobs.get(digest)?;
+        Some(("application/octet-stream".to_owned(), bytes.clone()))
+    }
+}
+
+impl Reply {
+    fn new(status: u16, headers: Vec<(&str, String)>, body: &[u8]) -> Reply {
+        let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let mut reply = Reply { status, headers, body: body.to_vec(), ending: Ending::Close };
+        reply.set("Content-Length", body.len().to_string());
+        reply
+    }
+
+    fn set(&mut self, name: &str, value: String) {
+        self.remove(name);
+        self.headers.push((name.to_owned(), value));
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.headers.retain(|(given, _)| !given.eq_ignore_ascii_case(name));
+    }
+
+    /// Answers `bytes=N-`, the only form the client sends.
+    fn ranged(mut self, range: Option<&String>) -> Reply {
+        let from =
+            range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+        let whole = self.body.len();
+        if let Some(from) = from {
+            self.status = 206;
+            self.body.drain(..from.min(whole));
+            self.set("Content-Range", format!("bytes {from}-{}/{whole}", whole - 1));
+            self.set("Content-Length", self.body.len().to_string());
+        }
+        self
+    }
+
+    fn spoiled(mut self, planned: &Option<Fault>) -> Reply {
+        match planned {
+            None | Some(Fault::Silent | Fault::IgnoreRange) => {}
+            Some(Fault::Status(status, headers)) => {
+                let headers = headers.iter().map(|(name, value)| (*name, value.clone())).collect();
+                return Reply::new(*status, headers, b"");
+            }
+            Some(Fault::WrongBytes) => self.body.iter_mut().take(1).for_each(|byte| *byte ^= 1),
+            Some(Fault::Short) => {
+                self.body.pop();
+                self.set("Content-Length", self.body.len().to_string());
+            }
+            Some(Fault::Long) => {
+                self.remove("Content-Length");
+                self.body.extend_from_slice(b"and more");
+            }
+            Some(Fault::Endless) => {
+                self.remove("Content-Length");
+                self.ending = Ending::Endless;
+            }
+            Some(Fault::CutAfter(bytes)) => self.body.truncate(*bytes),
+            Some(Fault::StallAfter(bytes)) => {
+                self.body.truncate(*bytes);
+                self.ending = Ending::Stall;
+            }
+            Some(Fault::Drip(wait)) => self.ending = Ending::Drip(*wait),
+            Some(Fault::ContentRange(value)) => self.set("Content-Range", value.clone()),
+            Some(Fault::Headers(headers)) => {
+                headers.iter().for_each(|(name, value)| self.set(name, value.clone()));
+            }
+            Some(Fault::Without(name)) => self.remove(name),
+        }
+        self
+    }
+}

@@ -1,0 +1,18 @@
+//! What the tests share: real peers to talk to, images to move, and the contract to hold answers against.
+
+// Each test target uses a part of this.
+#![allow(dead_code)]
+
+pub mod app;
+pub mod command;
+pub mod contract;
+pub mod docker_registry;
+pub mod eventually;
+pub mod fixture_registry;
+pub mod image;
+pub mod ingest;
+pub mod postgres;
+pub mod raw;
+pub mod request;
+pub mod served;
+pub mod slow_link;

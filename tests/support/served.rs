@@ -1,0 +1,83 @@
+//! `orlop serve` as a process of its own, which may be killed.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use http::Method;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::command::Background;
+use super::request::Request;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+pub struct Served {
+    process: Background,
+    pub address: SocketAddr,
+    client: reqwest::Client,
+}
+
+impl Served {
+    /// Starts the built binary on a data directory; returns when it serves. Its log goes to `<directory>.log`.
+    pub fn start(directory: &Path, settings: &[(&str, &str)]) -> Served {
+        Served::start_with_log(directory, &directory.with_extension("log"), settings)
+    }
+
+    /// As [`Served::start`], with the log in a file of the caller's choice.
+    pub fn start_with_log(directory: &Path, log: &Path, settings: &[(&str, &str)]) -> Served {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_orlop"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(directory);
+        // Nothing of the environment of the tests is a setting of the server.
+        command.env_clear();
+        for (key, value) in settings {
+            command.env(format!("ORLOP_{}", key.to_ascii_uppercase()), value);
+        }
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the built binary starts");
+        let said = BufReader::new(child.stderr.take().expect("stderr is piped"));
+        let (sender, told) = mpsc::channel();
+        let kept_in = log.to_owned();
+        thread::spawn(move || {
+            let mut kept = String::new();
+            for line in said.lines().map_while(Result::ok) {
+                kept.push_str(&line);
+                kept.push('\n');
+                let _ = fs::write(&kept_in, &kept);
+                let address = line.split("UI    http://").nth(1).and_then(|rest| rest.split('/').next());
+                let _ = address.map(|address| sender.send(address.to_owned()));
+            }
+        });
+        let process = Background(child);
+        let address = told
+            .recv_timeout(LIMIT)
+            .unwrap_or_else(|_| panic!("no server: {}", fs::read_to_string(log).unwrap_or_default()));
+        let client = reqwest::Client::builder().no_proxy().timeout(LIMIT).build().expect("a client");
+        Served { process, address: address.parse().expect("an address"), client }
+    }
+
+    pub fn request(&self, method: Method, path: impl Into<String>) -> Request {
+        Request::new(self.client.clone(), self.address, method, path.into())
+    }
+
+    /// kill -9. The process is reaped when this value goes.
+    pub fn kill_now(&self) {
+        kill_process(Pid::from_child(&self.process.0), Signal::KILL).expect("the process is ours");
+    }
+
+    /// SIGTERM; how the process ended.
+    pub fn terminate(mut self) -> std::process::ExitStatus {
+        let child = &mut self.process.0;
+        kill_process(Pid::from_child(child), Signal::TERM).expect("the process is ours");
+        child.wait().expect("a child can be waited for")
+    }
+}
