@@ -1,6 +1,9 @@
 //! The integration tests: the promises of the whole, from outside.
 
+mod crash;
 mod harness;
+mod hostile;
 mod laws;
+mod pulls;
 mod stories;
 mod support;

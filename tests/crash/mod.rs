@@ -1,0 +1,5 @@
+//! Ends that nobody asked for, and the starts after them.
+
+mod kill;
+mod power;
+mod states;

@@ -1,0 +1,84 @@
+//! A database that goes away, and clients that hang up in the middle of its transactions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use sqlx::{Connection, PgConnection};
+
+use crate::support::app::{On, TestApp, sha256};
+use crate::support::eventually::eventually;
+use crate::support::postgres::{Cluster, Stop};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_restarts_is_unavailable_meanwhile_and_then_not() {
+    let cluster = Arc::new(Cluster::start());
+    let app = TestApp::over(cluster.fresh_database()).await;
+    let digest = app.put_blob(b"hello").await;
+    let ingest = app.filled_ingest("u", b"hel").await;
+    for how in [Stop::Fast, Stop::Immediate] {
+        cluster.stop(how);
+        for request in [
+            app.get(format!("/api/v1/content/{digest}")),
+            app.get("/api/v1/content"),
+            app.post("/api/v1/content").body("other"),
+            app.open(json!({"ref": "v"})),
+            app.append(&ingest, 3, b"lo"),
+            app.delete(format!("/api/v1/content/{digest}")),
+        ] {
+            let refused = request.await;
+            assert_eq!(refused.to_string(), "503 unavailable", "{how:?}");
+            assert!(refused.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0));
+        }
+        cluster.start_again();
+        eventually("the server is there again by itself", async || {
+            (app.get("/api/v1/content").await.status == 200).then_some(())
+        })
+        .await;
+        assert_eq!(app.get(format!("/api/v1/content/{digest}/data")).await.to_string(), "200 \"hello\"");
+        assert_eq!(
+            app.get(format!("/api/v1/content/{}", sha256(b"other"))).await.status,
+            404,
+            "nothing is half done"
+        );
+        let offset = app.get(&ingest).await.json()["offset"].as_u64().expect("a number");
+        assert!((3..=5).contains(&offset), "acknowledged bytes are there: {offset}");
+    }
+    app.truncate(&ingest).await.expect(200);
+    app.append(&ingest, 0, b"hello there").await.expect(204);
+    app.commit(&ingest, json!({"expected_digest": sha256(b"hello there")})).await.expect(201);
+    app.stop().await;
+}
+
+/// Connections to this database that wait inside a transaction.
+async fn idle_in_transaction(url: &str) -> i64 {
+    let mut connection = PgConnection::connect(url).await.expect("the database answers");
+    let count = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' \
+                 AND datname = current_database()";
+    sqlx::query_scalar(count).fetch_one(&mut connection).await.expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_hangs_up_leaves_no_transaction_open() {
+    let app = TestApp::with(On::Postgres, &[]).await;
+    let url = app.database().expect("on Postgres").url();
+    for n in 0..300_u64 {
+        let mut raw = app.raw().await;
+        let body = format!("{{\"ref\": \"r{}\", \"labels\": {{\"n\": \"{n}\"}}}}", n % 7);
+        let length = body.len();
+        raw.send(format!(
+            "POST /api/v1/ingests HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        ))
+        .await;
+        // Hung up at a different point of the work each time.
+        tokio::time::timeout(Duration::from_micros(n * 37 % 4_000), raw.answer()).await.ok();
+    }
+    eventually("no transaction is left open", async || (idle_in_transaction(&url).await == 0).then_some(()))
+        .await;
+    let answered = futures_util::future::join_all(
+        (0..40).map(|n| app.open(json!({"ref": format!("after-{n}")})).send()),
+    );
+    assert!(answered.await.iter().all(|answer| answer.status == 201), "the pool is whole");
+    app.stop().await;
+}

@@ -1,0 +1,8 @@
+//! Peers and machines that mean harm: each file is named after the threat.
+
+mod flood;
+mod foreign_sites;
+mod lost_database;
+mod smuggling;
+mod traversal;
+mod troubled_disk;

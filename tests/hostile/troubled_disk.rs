@@ -1,0 +1,171 @@
+//! Disks that are full, or turn read-only: said so, nothing acknowledged is lost, and it passes without a restart.
+//!
+//! Only root can make such a disk. Where that is forbidden these tests fail and say so: a promise that was not tested
+//! is not shown as kept.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::app::{TestApp, sha256};
+use crate::support::command::run;
+use crate::support::raw::noise;
+
+/// A file system of its own, in memory.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(options: &str) -> SmallDisk {
+        let disk = SmallDisk(tempfile::tempdir().expect("a mount point"));
+        let mounted = disk.command("mount", &["-t", "tmpfs", "-o", options, "orlop-test"]);
+        assert!(mounted, "a small disk needs root, to mount it: run this test as root, or skip it by name");
+        disk
+    }
+
+    fn command(&self, program: &str, arguments: &[&str]) -> bool {
+        succeeds(program, arguments, self.0.path())
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+/// A directory that cannot be written while this value lives, whoever writes.
+///
+/// Mounted over itself: the file system below cannot be made read-only while the server holds its lock file.
+struct ReadOnly<'a>(&'a Path);
+
+impl ReadOnly<'_> {
+    fn make(directory: &Path) -> ReadOnly<'_> {
+        let bound = succeeds("mount", &["--bind", directory.to_str().expect("text")], directory);
+        let guard = ReadOnly(directory);
+        assert!(bound && succeeds("mount", &["-o", "remount,bind,ro"], directory), "{}", directory.display());
+        guard
+    }
+}
+
+impl Drop for ReadOnly<'_> {
+    fn drop(&mut self) {
+        succeeds("umount", &["--lazy"], self.0);
+    }
+}
+
+fn succeeds(program: &str, arguments: &[&str], path: &Path) -> bool {
+    let mut command = Command::new(program);
+    run(command.args(arguments).arg(path), Duration::from_secs(30)).status.success()
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a test that failed may still have files open.
+        self.command("umount", &["--lazy"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_said_so_and_service_resumes_with_space() {
+    let disk = SmallDisk::mount("size=16m");
+    let app = TestApp::in_directory(&disk.path().join("data"), &[]).await;
+    let kept = noise(1, 1 << 20);
+    let digest = app.put_blob(&kept).await;
+    let ingest = app.filled_ingest("u", &noise(2, 100_000)).await;
+    let ballast = disk.path().join("ballast");
+    // All but a little: SQLite gets its rows written, a blob finds no room.
+    std::fs::write(&ballast, vec![1; 12 << 20]).expect("room for the ballast");
+    let large = noise(3, 4 << 20);
+    for request in [
+        app.put(format!("/api/v1/content/{}/data", sha256(&large))).body(&large),
+        app.post("/api/v1/content").body(&large),
+        app.append(&ingest, 100_000, &large),
+    ] {
+        match request.try_send().await {
+            Ok(full) => {
+                assert_eq!(full.to_string(), "507 out-of-space");
+                assert!(!full.body.windows(4).any(|text| text == b"/tmp"), "no path of ours is told");
+            }
+            // The answer may be lost when it overtakes a body that is still being sent.
+            Err(error) => assert!(!error.is_timeout(), "{error:?}"),
+        }
+    }
+    assert_eq!(app.get(format!("/api/v1/content/{}", sha256(&large))).await.status, 404);
+    assert!(app.get(format!("/api/v1/content/{digest}/data")).await.body == kept, "what is there is served");
+    // Deleting works on a full disk, and makes room.
+    std::fs::remove_file(&ballast).expect("the ballast goes");
+    let offset = app.get(&ingest).await.json()["offset"].as_u64().expect("a number");
+    assert!(offset >= 100_000, "nothing acknowledged is taken back: {offset}");
+    app.put_blob(&large).await;
+    let tail = noise(2, 300_000);
+    app.truncate(&ingest).await.expect(200);
+    app.append(&ingest, 0, &tail).await.expect(204);
+    app.commit(&ingest, json!({"expected_digest": sha256(&tail)})).await.expect(201);
+    app.restart().await;
+    assert_eq!(app.repaired().missing_blobs, 0);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_can_be_deleted_when_the_disk_is_full_to_the_last_byte() {
+    let disk = SmallDisk::mount("size=12m");
+    let app = TestApp::in_directory(&disk.path().join("data"), &[]).await;
+    let digest = app.put_blob(&noise(1, 2 << 20)).await;
+    let written = std::fs::write(disk.path().join("ballast"), vec![1; 12 << 20]);
+    assert!(written.is_err(), "the disk is full now");
+    let deleted = app.delete(format!("/api/v1/content/{digest}")).await;
+    assert!(matches!(deleted.status, 204 | 507), "{deleted}");
+    std::fs::remove_file(disk.path().join("ballast")).expect("the ballast goes");
+    if deleted.status == 507 {
+        app.delete(format!("/api/v1/content/{digest}")).await.expect(204);
+    }
+    app.put_blob(b"room again").await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_without_inodes_is_full_as_well() {
+    let disk = SmallDisk::mount("size=64m,nr_inodes=60");
+    let app = TestApp::in_directory(&disk.path().join("data"), &[]).await;
+    let mut refused = None;
+    for n in 0..100_u32 {
+        let answer = app.post("/api/v1/content").body(n.to_string()).await;
+        if answer.status != 201 {
+            refused = Some((n, answer));
+            break;
+        }
+    }
+    let (stored, answer) = refused.expect("the inodes end");
+    assert_eq!(answer.to_string(), "507 out-of-space");
+    for n in 0..stored {
+        let digest = sha256(n.to_string().as_bytes());
+        assert_eq!(app.get(format!("/api/v1/content/{digest}/data")).await.body, n.to_string());
+    }
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_turns_read_only_is_unavailable_for_writes_and_readable() {
+    let disk = SmallDisk::mount("size=32m");
+    let database = crate::support::postgres::fresh_database();
+    // The rows elsewhere: a read-only disk alone is looked at.
+    let app = TestApp::in_directory(&disk.path().join("data"), &[("database_url", &database.url())]).await;
+    let digest = app.put_blob(b"hello").await;
+    let (ingests, blobs) = (app.data_dir().join("ingests"), app.data_dir().join("blobs"));
+    let read_only = [ReadOnly::make(&ingests), ReadOnly::make(&blobs)];
+    for request in
+        [app.post("/api/v1/content").body("other"), app.delete(format!("/api/v1/content/{digest}"))]
+    {
+        let refused = request.await;
+        assert_eq!(refused.to_string(), "503 unavailable");
+        assert!(!refused.header("retry-after").is_empty());
+    }
+    assert_eq!(app.get(format!("/api/v1/content/{}", sha256(b"other"))).await.status, 404);
+    drop(read_only);
+    assert_eq!(app.post("/api/v1/content").body("other").await.status, 201);
+    assert_eq!(app.put(format!("/api/v1/content/{digest}/data")).body("hello").await.status, 201);
+    app.restart().await;
+    assert_eq!(app.repaired().missing_blobs, 0);
+    assert_eq!(app.get(format!("/api/v1/content/{digest}/data")).await.to_string(), "200 \"hello\"");
+    app.stop().await;
+}
