@@ -1,5 +1,7 @@
 //! The integration tests: the promises of the whole, from outside.
 
+mod architecture;
+mod contract;
 mod crash;
 mod harness;
 mod hostile;
