@@ -1,0 +1,129 @@
+//! The end-to-end tests: the built binary between the tools that people use it with.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use http::Method;
+use serde_json::Value;
+
+use support::app::sha256;
+use support::command::{Background, run};
+use support::docker_registry::{DockerRegistry, skopeo_copy};
+use support::eventually::eventually;
+use support::served::Served;
+use support::slow_link::SlowLink;
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// An image of Debian packages: four layers, 50 MiB.
+fn base_image() -> String {
+    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/images/base");
+    assert!(image.join("index.json").exists(), "no image to pull: run `make images` as root first");
+    format!("oci:{}:v1", image.display())
+}
+
+fn orlop(served: &Served, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_orlop"));
+    command.env_clear().env("ORLOP_SERVER", format!("http://{}", served.address)).args(arguments);
+    command
+}
+
+/// Every blob file, held against its name; their number and bytes.
+fn check_blobs(data: &Path) -> (usize, u64) {
+    let (mut count, mut size) = (0, 0);
+    for entry in fs::read_dir(data.join("blobs/sha256")).expect("the blobs") {
+        let path = entry.expect("an entry").path();
+        let bytes = fs::read(&path).expect("a blob can be read");
+        let name = path.file_name().expect("a name").to_str().expect("text");
+        assert_eq!(sha256(&bytes), format!("sha256:{name}"));
+        count += 1;
+        size += bytes.len() as u64;
+    }
+    (count, size)
+}
+
+async fn only_pull(served: &Served) -> Value {
+    let pulls = served.request(Method::GET, "/api/v1/pulls").await.expect(200).json();
+    assert_eq!(pulls["items"].as_array().map(Vec::len), Some(1), "{pulls}");
+    pulls["items"][0].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_image_is_pulled_killed_resumed_and_read_by_other_tools() {
+    const SPEED: u64 = 12 << 20;
+    const KILLED_AFTER: u64 = 16 << 20;
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("data");
+    let registry = DockerRegistry::start();
+    skopeo_copy(&base_image(), &format!("docker://{}/cargo/base:v1", registry.host()));
+    let link = SlowLink::to(registry.host().parse().expect("an address"), SPEED).await;
+    let reference = format!("{}/cargo/base:v1", link.address);
+
+    let served = Served::start(&data, &[]);
+    let mut pulling = orlop(&served, &["pull", &reference]);
+    let pulling = Background(
+        pulling.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("orlop"),
+    );
+    eventually("the download is in its middle", async || (link.carried() > KILLED_AFTER).then_some(())).await;
+    served.kill_now();
+    drop((pulling, served));
+    let before = link.carried();
+
+    link.be_fast();
+    let served = Served::start(&data, &[]);
+    let id = only_pull(&served).await["id"].as_str().expect("an id").to_owned();
+    let done = eventually("the pull ends by itself", async || {
+        let job =
+            served.request(Method::GET, format!("/api/v1/pulls/{id}?wait=20s")).await.expect(200).json();
+        assert!(!matches!(job["state"].as_str(), Some("failed" | "cancelled")), "{job}");
+        (job["state"] == "succeeded").then_some(job)
+    })
+    .await;
+    let (count, size) = check_blobs(&data);
+    assert!(count >= 6, "a manifest, a config and four layers: {count}");
+    let again = link.carried() - before;
+    // What was on its way at the kill may be lost; what had arrived may not be fetched twice.
+    assert!(again < size - KILLED_AFTER / 2, "{again} of {size} bytes were fetched again after {before}");
+    assert_eq!(done["progress"]["bytes_done"], done["progress"]["bytes_total"], "{done}");
+
+    run(&mut orlop(&served, &["pull", &reference]), LIMIT).expect_success();
+    assert_eq!(check_blobs(&data).0, count, "pulled again, nothing new");
+    reads_ranges_with_curl(&served, &data);
+    assert!(served.terminate().success(), "a stop by SIGTERM is clean");
+
+    let copy = directory.path().join("copy");
+    skopeo_copy(&format!("oci:{}:{reference}", data.display()), &format!("dir:{}", copy.display()));
+    let manifest = fs::read(copy.join("manifest.json")).expect("skopeo copied the manifest");
+    let expected =
+        run(Command::new("skopeo").args(["inspect", "--raw", &base_image()]), LIMIT).expect_success();
+    assert_eq!(String::from_utf8_lossy(&manifest), expected, "the image that went in came out");
+}
+
+/// The first, some and the last bytes of the largest blob, as `curl -r` gets them.
+fn reads_ranges_with_curl(served: &Served, data: &Path) {
+    let blobs = fs::read_dir(data.join("blobs/sha256"))
+        .expect("the blobs")
+        .map(|entry| entry.expect("an entry").path());
+    let largest =
+        blobs.max_by_key(|path| path.metadata().map_or(0, |metadata| metadata.len())).expect("a blob");
+    let bytes = fs::read(&largest).expect("a blob can be read");
+    let digest = format!("sha256:{}", largest.file_name().expect("a name").to_string_lossy());
+    let url = format!("http://{}/api/v1/content/{digest}/data", served.address);
+    let into = data.with_extension("range");
+    for (range, wanted) in [
+        ("0-99", &bytes[..100]),
+        ("1000000-1999999", &bytes[1_000_000..2_000_000]),
+        ("-5", &bytes[bytes.len() - 5..]),
+    ] {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--noproxy", "*", "-r", range, "-o"])
+            .arg(&into)
+            .arg(&url);
+        run(&mut curl, LIMIT).expect_success();
+        assert!(fs::read(&into).expect("curl wrote it") == wanted, "{range}");
+    }
+}
