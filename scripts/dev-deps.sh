@@ -35,6 +35,8 @@ case $purpose in
     need build-essential cc c++
     need chromium chromium
     need shellcheck shellcheck
+    need mount mount umount
+    need e2fsprogs mkfs.ext4
     need nodejs node
     need npm npm
     has_postgres || missing+=(postgresql)

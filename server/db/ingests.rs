@@ -119,6 +119,12 @@ pub async fn checkpoint(tx: &mut Tx, row: &IngestRow) -> Result<bool> {
     Ok(updated == 1)
 }
 
+/// After a failed sync: as if another boot had come between, so that no load trusts a byte past the durable offset.
+pub async fn distrust(tx: &mut Tx, id: &str) -> Result<()> {
+    const SQL: &str = "UPDATE ingests SET boot = '' WHERE id = $1";
+    execute!(tx, SQL, id).map(drop)
+}
+
 pub async fn delete_ingest(tx: &mut Tx, id: &str) -> Result<bool> {
     const SQL: &str = "DELETE FROM ingests WHERE id = $1";
     Ok(execute!(tx, SQL, id)? == 1)
@@ -130,7 +136,7 @@ pub async fn list_expired(conn: &mut Conn, now: i64, limit: i64) -> Result<Vec<(
     fetch_all!((String, String), conn, SQL, now, limit)
 }
 
-pub async fn count_ingests(conn: &mut Conn) -> Result<i64> {
-    const SQL: &str = "SELECT COUNT(*) FROM ingests";
-    fetch_one!((i64,), conn, SQL).map(|(count,)| count)
+pub async fn count_ingests(conn: &mut Conn, namespace: &str) -> Result<i64> {
+    const SQL: &str = "SELECT COUNT(*) FROM ingests WHERE namespace = $1";
+    fetch_one!((i64,), conn, SQL, namespace).map(|(count,)| count)
 }

@@ -89,16 +89,13 @@ impl Store {
     /// Where an ingest stands after a start: which of its bytes count, and their running hash.
     pub(super) async fn load(&self, row: &IngestRow) -> Result<Progress> {
         let updated_at = Time(row.updated_at);
-        if row.shared != 0 {
-            let digest = row.expected_digest.as_deref().map(str::parse).transpose()?;
-            let digest = digest.ok_or_else(|| Error::internal("a shared ingest without a digest"))?;
-            let size = row.durable_offset.unsigned_abs();
-            return Ok(Progress { bytes: Bytes::Lent { digest, size }, updated_at });
-        }
-        let algorithm = algorithm_of(row)?;
+        let certain = certain_bytes(row)?;
+        let Bytes::Own { hasher: restored, offset: hashed } = certain else {
+            return Ok(Progress { bytes: certain, updated_at });
+        };
+        let algorithm = restored.algorithm();
         let same_boot = row.boot == self.0.boot;
         let (id, durable) = (row.id.clone(), row.durable_offset.unsigned_abs());
-        let saved = row.hash_state.clone();
         let loaded = self
             .on_disk(move |disk| {
                 // Looking makes no file: the ingest may be ending just now.
@@ -115,12 +112,8 @@ impl Store {
                     // After a power cut the tail may be anything.
                     file.truncate(durable)?;
                 }
-                let restored = saved.and_then(|state| Hasher::restore(algorithm, &state));
-                let (from, mut hasher) = match restored {
-                    Some(hasher) => (durable, hasher),
-                    None => (0, Hasher::new(algorithm)),
-                };
-                file.hash_from(from, &mut hasher)?;
+                let mut hasher = restored;
+                file.hash_from(hashed, &mut hasher)?;
                 Ok((file.length(), hasher))
             })
             .await;
@@ -264,4 +257,19 @@ impl Store {
             })
         })
     }
+}
+
+/// What of an ingest is certain by its row alone: the durable offset, if its running hash was written down.
+pub(super) fn certain_bytes(row: &IngestRow) -> Result<Bytes> {
+    if row.shared != 0 {
+        let digest = row.expected_digest.as_deref().map(str::parse).transpose()?;
+        let digest = digest.ok_or_else(|| Error::internal("a shared ingest without a digest"))?;
+        return Ok(Bytes::Lent { digest, size: row.durable_offset.unsigned_abs() });
+    }
+    let algorithm = algorithm_of(row)?;
+    let restored = row.hash_state.as_deref().and_then(|state| Hasher::restore(algorithm, state));
+    Ok(match restored {
+        Some(hasher) => Bytes::Own { offset: row.durable_offset.unsigned_abs(), hasher },
+        None => Bytes::none(algorithm),
+    })
 }

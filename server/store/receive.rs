@@ -8,7 +8,9 @@ use super::arrival::{Arrival, Committed};
 use super::content::check_digest;
 use super::labels::{self, Labels};
 use super::live::{self, Turn};
+use super::progress::certain_bytes;
 use super::{Caller, Ingest, Store};
+use crate::db;
 use crate::db::ingests::IngestRow;
 use crate::disk::IngestFile;
 use crate::error::{Conflict, Error, Result, Unprocessable};
@@ -309,13 +311,23 @@ impl Store {
         written_down
     }
 
-    /// A failed sync poisons the bytes: the kernel may have dropped them, and a second sync would not say so.
+    /// A failed sync takes the ingest back to what was certain before: of the bytes since, the kernel may have
+    /// dropped any, and a second sync would not say so.
     async fn judge_sync(&self, turn: &Turn, row: &IngestRow, synced: Result<()>) -> Result<()> {
         let Err(error) = synced else { return Ok(()) };
+        // Written down first: a restart would find the longer file and take it for whole.
         let id = row.id.clone();
-        let _ = self.on_disk(move |disk| disk.remove_ingest(&id)).await;
+        let told =
+            self.0.db.write(move |tx| Box::pin(async move { db::ingests::distrust(tx, &id).await })).await;
+        if let Err(error) = told {
+            tracing::error!(ingest.id = row.id, %error, "A failed sync could not be recorded");
+        }
+        // A long request has written down more than its row knew at the beginning.
+        let certain = self.reread(row).await.unwrap_or_else(|_| row.clone());
+        let bytes = certain_bytes(&certain)?;
         if let Some(mut progress) = turn.live.loaded() {
-            progress.bytes = live::Bytes::none(progress.bytes.digest().algorithm());
+            progress.bytes = bytes;
+            progress.updated_at = self.after(progress.updated_at);
         }
         Err(error)
     }

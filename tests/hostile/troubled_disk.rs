@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::support::app::{TestApp, sha256};
 use crate::support::command::run;
+use crate::support::postgres::fresh_database;
 use crate::support::raw::noise;
 
 /// A file system of its own, in memory.
@@ -103,6 +104,57 @@ async fn a_full_disk_is_said_so_and_service_resumes_with_space() {
     app.commit(&ingest, json!({"expected_digest": sha256(&tail)})).await.expect(201);
     app.restart().await;
     assert_eq!(app.repaired().missing_blobs, 0);
+    app.stop().await;
+}
+
+/// A file system on a device that has less room than it says: what is written is taken, and its sync fails.
+struct ThinDisk {
+    mounted: tempfile::TempDir,
+    device: SmallDisk,
+}
+
+impl ThinDisk {
+    fn mount() -> ThinDisk {
+        let disk = ThinDisk {
+            device: SmallDisk::mount("size=24m"),
+            mounted: tempfile::tempdir().expect("a mount point"),
+        };
+        let image = disk.device.path().join("image");
+        assert!(succeeds("truncate", &["-s", "64M"], &image));
+        let plain = ["-qF", "-N", "512", "-O", "^has_journal", "-E", "lazy_itable_init=0"];
+        assert!(succeeds("mkfs.ext4", &plain, &image));
+        assert!(succeeds("mount", &["-o", "loop", image.to_str().expect("text")], disk.mounted.path()));
+        disk
+    }
+}
+
+impl Drop for ThinDisk {
+    fn drop(&mut self) {
+        succeeds("umount", &["--lazy"], self.mounted.path());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_sync_takes_back_only_what_was_not_acknowledged() {
+    let (disk, database) = (ThinDisk::mount(), fresh_database());
+    let data = disk.mounted.path().join("data");
+    let app = TestApp::in_directory(&data, &[("database_url", &database.url())]).await;
+    let bytes = noise(4, 9 << 20);
+    let ingest = app.filled_ingest("u", &bytes[..1 << 20]).await;
+    let ballast = disk.device.path().join("ballast");
+    assert!(std::fs::write(&ballast, vec![1; 24 << 20]).is_err(), "the device is full now");
+    let refused = app.append(&ingest, 1 << 20, &bytes[1 << 20..]).await;
+    assert!(matches!(refused.status, 503 | 507), "{refused}");
+    std::fs::remove_file(&ballast).expect("the ballast goes");
+    for restarted in [false, true] {
+        if restarted {
+            app.restart().await;
+        }
+        let left = app.get(&ingest).await.json();
+        assert_eq!((&left["offset"], &left["digest"]), (&json!(1 << 20), &json!(sha256(&bytes[..1 << 20]))));
+    }
+    app.append(&ingest, 1 << 20, &bytes[1 << 20..]).await.expect(204);
+    app.commit(&ingest, json!({"expected_digest": sha256(&bytes)})).await.expect(201);
     app.stop().await;
 }
 
