@@ -21,11 +21,24 @@ const CLIENTS: u64 = 8;
 const LARGEST: u64 = 4 << 20;
 
 /// What the clients were told: acknowledged digests with what makes their bytes again, and offsets of ingests.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct Told {
     blobs: BTreeMap<String, (u64, usize)>,
     /// By ref: the ingest's path, the seed of its bytes, the offset last acknowledged.
     ingests: BTreeMap<String, (String, u64, u64)>,
+}
+
+impl Told {
+    /// Forgets what was told later than `before`. Of an ingest that stands then and was told of before, the offset of
+    /// that time remains; one that was committed since is forgotten.
+    pub fn hold_to(&mut self, before: &Told) {
+        self.blobs.retain(|digest, _| before.blobs.contains_key(digest));
+        self.ingests.retain(|name, (_, _, offset)| {
+            let earlier = before.ingests.get(name);
+            *offset = earlier.map_or(0, |(_, _, earlier)| *earlier);
+            earlier.is_some()
+        });
+    }
 }
 
 /// How many cycles a run makes: few on every push, more by the environment.
