@@ -41,7 +41,6 @@ macro_rules! limits {
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 
 limits! {
@@ -90,10 +89,16 @@ limits! {
         "The page of a list that names no limit.";
     FILTER_BYTES "filter_bytes": usize = 4 * KIB as usize, "bytes",
         "The text of one filter; all of a request together are held to `uri_bytes`.";
+    FILTERS "filters": usize = 16, "filters",
+        "`filter` parameters of one request, and `label` parameters as well: each is a look at every item.";
+    FILTER_SELECTORS "filter_selectors": usize = 64, "selectors",
+        "Selectors in all filters of one request: each is a look at every item of the list.";
+    FILTER_PATTERNS "filter_patterns": usize = 8, "patterns",
+        "Regular expressions in all filters of one request: each may take 1 MiB.";
     PATTERN_BYTES "pattern_bytes": usize = 256, "bytes",
         "A regular expression in a filter; matching is linear, compiling is not free.";
-    CURSOR_BYTES "cursor_bytes": usize = 12 * KIB as usize, "bytes",
-        "An opaque list cursor, which carries the last sort key: a name of 1,024 bytes in its longest spelling.";
+    CURSOR_BYTES "cursor_bytes": usize = 8 * KIB as usize, "bytes",
+        "An opaque list cursor, which carries the last sort key; it must fit the target of a request.";
     IDEMPOTENCY_KEY_BYTES "idempotency_key_bytes": usize = 255, "bytes",
         "The text of an Idempotency-Key.";
     IDEMPOTENCY_TIME "idempotency_time": Duration = 24 * 3_600, "seconds",
@@ -124,16 +129,12 @@ limits! {
         "Labels on one record, so that a record stays small enough to list.";
     TOKEN_NAMESPACES "token_namespaces": usize = 100, "namespaces",
         "What one token may name; one without a limit names none.";
-    LEASE_RESOURCES "lease_resources": usize = 100_000, "resources",
-        "What one lease may hold: its deletion is one transaction.";
 
     // Content and ingests.
     BLOB_BYTES "blob_bytes": u64 = TIB, "bytes",
         "The default of the setting max_blob_size.";
     INGESTS "ingests": usize = 10_000, "ingests",
         "Ingests open at once in one namespace; each is a directory and a row.";
-    INGEST_WRITES "ingest_writes": usize = 256, "requests",
-        "Bodies written to disk at once; each holds buffers and a descriptor.";
     WRITER_TTL "writer_ttl": Duration = 600, "seconds",
         "The longest writer_ttl: a writer that is gone must not hold an ingest for long.";
     MANIFEST_BYTES "manifest_bytes": u64 = 4 * MIB, "bytes",
@@ -146,20 +147,6 @@ limits! {
         "Layers of one manifest; overlay file systems take fewer.";
     CONFIG_FILE_BYTES "config_file_bytes": u64 = MIB, "bytes",
         "The configuration file.";
-
-    // Layers.
-    LAYER_ENTRIES "layer_entries": u64 = 100_000, "entries",
-        "Entries of one layer's tar.";
-    LAYER_UNPACKED_BYTES "layer_unpacked_bytes": u64 = 16 * GIB, "bytes",
-        "Bytes one layer may unpack to.";
-    LAYER_RATIO "layer_ratio": u64 = 1_000, "to 1",
-        "Unpacked to compressed bytes, measured after the first 64 MiB: more is a bomb.";
-    PATH_BYTES "path_bytes": usize = 4_096, "bytes",
-        "A path in a layer, as in Linux.";
-    PATH_COMPONENT_BYTES "path_component_bytes": usize = 255, "bytes",
-        "One component of a path, as in Linux.";
-    PAX_BYTES "pax_bytes": u64 = MIB, "bytes",
-        "An extended tar header, which is held in memory.";
 
     // Pulls.
     PULLS "pulls": usize = 4, "pulls",
@@ -174,8 +161,6 @@ limits! {
         "Configs and layers of one pull, whose picture is held in memory and in its row.";
     REDIRECTS "redirects": usize = 5, "redirects",
         "Redirects followed for one request to a registry.";
-    PULL_TOKENS "pull_tokens": usize = 8, "tokens",
-        "Tokens asked for in one pull, or a registry that refuses each keeps it alive for ever.";
     UPSTREAM_RETRY_AFTER "upstream_retry_after": Duration = 300, "seconds",
         "The longest Retry-After of a registry that is obeyed.";
     PULL_PROGRESS_BYTES "pull_progress_bytes": u64 = 64 * KIB, "bytes",

@@ -110,6 +110,33 @@ fn every_source_keeps_to_its_room_and_its_doors() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
+/// Limits that are the defaults of settings: a test of the settings holds the two together.
+const DEFAULTS: [&str; 3] = ["BLOB_BYTES", "PULLS", "PULL_LAYERS"];
+
+/// `/api/v1/system/info` prints them all: one that nothing keeps to would be a false promise.
+#[test]
+fn every_limit_is_kept_somewhere() {
+    let mut found = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("server"), &mut found);
+    let (table, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|(path, _)| path == "limits.rs");
+    let names = table[0].1.lines().filter_map(|line| line.split_once(" \"")).map(|(name, _)| name.trim());
+    let names: Vec<&str> =
+        names.filter(|name| name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_' || b == b'2')).collect();
+    assert!(names.len() > 30, "{names:?}");
+    // A name stands for the limit where the file imports it, be it alone or in braces.
+    let stands_for_it = |text: &str, name: &str| {
+        text.contains(&format!("limits::{name}"))
+            || text.split("use crate::limits::{").nth(1).is_some_and(|rest| {
+                rest.split('}').next().unwrap_or_default().split(',').any(|word| word.trim() == name)
+            })
+    };
+    let is_kept =
+        |name: &&str| others.iter().any(|(path, text)| !path.contains("/tests") && stands_for_it(text, name));
+    let idle: Vec<&str> =
+        names.into_iter().filter(|name| !DEFAULTS.contains(name) && !is_kept(name)).collect();
+    assert_eq!(idle, [""; 0]);
+}
+
 #[test]
 fn a_line_in_the_wrong_room_is_found() {
     let bad = [

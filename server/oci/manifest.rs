@@ -10,19 +10,10 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Result, Unprocessable};
+use crate::limits::{INDEX_ENTRIES, JSON_DEPTH, MANIFEST_BYTES, MANIFEST_LAYERS};
 use crate::oci::descriptor::{Descriptor, null_is_empty};
 use crate::oci::digest::excerpt;
 use crate::oci::media_type::{self, Kind};
-
-/// Largest document, in bytes: the distribution spec asks registries to take at least 4 MiB, and all refuse more.
-pub const MAX_DOCUMENT_BYTES: usize = 4 * 1024 * 1024;
-/// Deepest nesting of its JSON: real documents have 4 levels; a parser's stack is not a peer's to spend.
-pub const MAX_DEPTH: usize = 64;
-/// Most layers of a manifest: overlayfs mounts 500 at most, and Docker builds 127.
-pub const MAX_LAYERS: usize = 512;
-/// Most entries of an index: every platform there is with its attestation is below 100, and each entry
-/// may cost a request.
-pub const MAX_MANIFESTS: usize = 1024;
 
 /// A parsed document: what its bytes say, checked.
 #[expect(clippy::large_enum_variant, reason = "few are held at a time, and a manifest is the common one")]
@@ -103,12 +94,12 @@ impl Document {
     /// Parses `bytes`, which a descriptor or a `Content-Type` declared to be of the media type `declared`.
     ///
     /// # Errors
-    /// `TooLarge` past [`MAX_DOCUMENT_BYTES`]; `ValidationFailed` for anything that is not clearly one of the
+    /// `TooLarge` past [`MANIFEST_BYTES`]; `ValidationFailed` for anything that is not clearly one of the
     /// two kinds, or breaks a limit of this file. What two readers could read differently is refused
     /// (CVE-2021-41190).
     pub fn parse(bytes: &[u8], declared: Option<&str>) -> Result<Document> {
-        if bytes.len() > MAX_DOCUMENT_BYTES {
-            return Err(Error::TooLarge { what: "a manifest", limit: MAX_DOCUMENT_BYTES as u64 });
+        if bytes.len() as u64 > MANIFEST_BYTES {
+            return Err(Error::TooLarge { what: "a manifest", limit: MANIFEST_BYTES });
         }
         check_depth(bytes)?;
         let shape: Shape = serde_json::from_slice(bytes).map_err(malformed)?;
@@ -117,12 +108,12 @@ impl Document {
         let document = match kind {
             Kind::Index => {
                 let index: Index = serde_json::from_slice(bytes).map_err(malformed)?;
-                within(index.manifests.len(), MAX_MANIFESTS, "entries")?;
+                within(index.manifests.len(), INDEX_ENTRIES, "entries")?;
                 Document::Index(Index { media_type, ..index })
             }
             Kind::Manifest | Kind::Config | Kind::Layer | Kind::Other => {
                 let manifest: Manifest = serde_json::from_slice(bytes).map_err(malformed)?;
-                within(manifest.layers.len(), MAX_LAYERS, "layers")?;
+                within(manifest.layers.len(), MANIFEST_LAYERS, "layers")?;
                 Document::Manifest(Manifest { media_type, ..manifest })
             }
         };
@@ -168,7 +159,7 @@ pub fn looks_like_document(bytes: &[u8]) -> bool {
     let names = |key: &[u8]| near.windows(key.len()).any(|window| window == key);
     // Most writers put schemaVersion first; those that sort keys write annotations or config before it.
     start.first() == Some(&b'{')
-        && bytes.len() <= MAX_DOCUMENT_BYTES
+        && bytes.len() as u64 <= MANIFEST_BYTES
         && (names(b"\"schemaVersion\"") || names(b"\"manifests\"") || names(b"\"config\""))
 }
 
@@ -200,8 +191,8 @@ fn check_depth(bytes: &[u8]) -> Result<()> {
             (false, b'}' | b']') => depth = depth.saturating_sub(1),
             (false, _) => {}
         }
-        if depth > MAX_DEPTH {
-            return Err(invalid(format!("the document is nested deeper than {MAX_DEPTH} levels")));
+        if depth > JSON_DEPTH {
+            return Err(invalid(format!("the document is nested deeper than {JSON_DEPTH} levels")));
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use reqwest::{Method, StatusCode};
 use url::Url;
 
 use crate::error::{Error, Result, Upstream, UpstreamKind};
-use crate::oci::manifest::MAX_DOCUMENT_BYTES;
+use crate::limits;
 use crate::oci::media_type::{self, Kind};
 use crate::oci::platform::NoMatch;
 use crate::oci::{Algorithm, Descriptor, Digest, Document, Reference};
@@ -174,7 +174,7 @@ impl Repository {
         let said = said_digest(&answer)?;
         let content_type = content_type(&answer).map(str::to_owned);
         let stall = self.registry.patience().stall;
-        let (bytes, url) = read_bounded(answer, MAX_DOCUMENT_BYTES, stall).await?;
+        let (bytes, url) = read_bounded(answer, limits::MANIFEST_BYTES as usize, stall).await?;
         // What was asked for decides; else what the registry says; else we are the first to name it.
         let expected = digest.or(said.as_ref());
         let algorithm = expected.map_or(Algorithm::Sha256, Digest::algorithm);
@@ -220,8 +220,8 @@ fn described(answer: &Answer, asked: Option<&Digest>) -> Result<Option<Descripto
     {
         return Err(other_digest(&answer.url, asked, &digest));
     }
-    if size > MAX_DOCUMENT_BYTES as u64 {
-        let reason = format!("its manifest has {size} bytes; at most {MAX_DOCUMENT_BYTES} are taken");
+    if size > limits::MANIFEST_BYTES {
+        let reason = format!("its manifest has {size} bytes; at most {} are taken", limits::MANIFEST_BYTES);
         return Err(bad_answer(&answer.url, reason));
     }
     let usable = Kind::of(media_type).is_document() && size > 0;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, UpstreamKind};
+use crate::limits;
 
 /// Whether asking again may help: no connection or a broken one, too many requests, a server's own failure.
 pub fn retriable(error: &Error) -> bool {
@@ -39,8 +40,8 @@ impl Default for RetryPolicy {
             max_attempts: 5,
             first_wait: Duration::from_millis(500),
             longest_wait: Duration::from_secs(30),
-            longest_retry_after: Duration::from_secs(300),
-            progress_bytes: 64 * 1024,
+            longest_retry_after: limits::UPSTREAM_RETRY_AFTER,
+            progress_bytes: limits::PULL_PROGRESS_BYTES,
         }
     }
 }

@@ -8,11 +8,10 @@ use reqwest::{Client, Method, Response, redirect};
 use url::Url;
 
 use crate::error::{Error, Result, UpstreamKind};
+use crate::limits;
 use crate::registry::address::{AddressPolicy, GuardedResolver, is_loopback};
 use crate::registry::failure::{bad_answer, no_connection, upstream};
 
-/// Most redirects followed: a registry, its storage, and room for a proxy or two.
-const MAX_REDIRECTS: usize = 5;
 /// Idle connections kept per host, and for how long: a pull's layers reuse them.
 const IDLE_CONNECTIONS: usize = 10;
 const IDLE_TIME: Duration = Duration::from_secs(30);
@@ -91,7 +90,7 @@ impl Clients {
     /// scheme that may not be used, `BadAnswer` for a redirect that leads nowhere. Any status is an answer.
     pub async fn send(&self, request: Request) -> Result<Answer> {
         let (mut url, mut addresses) = (request.url.clone(), request.addresses);
-        for _ in 0..=MAX_REDIRECTS {
+        for _ in 0..=limits::REDIRECTS {
             let response = self.send_once(&request, &url, addresses).await?;
             addresses = addresses.narrowed_by(response.remote_addr());
             match next_hop(&response, &url)? {
@@ -99,7 +98,7 @@ impl Clients {
                 None => return Ok(Answer { response, url, addresses }),
             }
         }
-        Err(bad_answer(&request.url, format!("it redirects more than {MAX_REDIRECTS} times")))
+        Err(bad_answer(&request.url, format!("it redirects more than {} times", limits::REDIRECTS)))
     }
 
     async fn send_once(&self, request: &Request, url: &Url, addresses: AddressPolicy) -> Result<Response> {

@@ -91,7 +91,7 @@ fn schema_1_is_refused_by_its_name() {
 
 #[test]
 fn documents_have_limits_of_size_depth_and_length() {
-    let large = " ".repeat(MAX_DOCUMENT_BYTES + 1);
+    let large = " ".repeat(MANIFEST_BYTES as usize + 1);
     assert!(matches!(Document::parse(large.as_bytes(), None), Err(Error::TooLarge { .. })));
     let deep = format!(r#"{{"schemaVersion":2,"manifests":[],"x":{}1{}}}"#, "[".repeat(64), "]".repeat(64));
     assert!(refused(&deep, None).contains("deeper than 64"));
@@ -100,11 +100,11 @@ fn documents_have_limits_of_size_depth_and_length() {
     Document::parse(shallow.as_bytes(), None).expect("just deep enough");
     let strings = format!(r#"{{"schemaVersion":2,"manifests":[],"x":"\"{}"}}"#, "[".repeat(100));
     Document::parse(strings.as_bytes(), None).expect("brackets in a text nest nothing");
-    assert!(refused(&manifest(media_type::OCI_MANIFEST, MAX_LAYERS + 1), None).contains("513 layers"));
-    Document::parse(manifest(media_type::OCI_MANIFEST, MAX_LAYERS).as_bytes(), None)
+    assert!(refused(&manifest(media_type::OCI_MANIFEST, MANIFEST_LAYERS + 1), None).contains("513 layers"));
+    Document::parse(manifest(media_type::OCI_MANIFEST, MANIFEST_LAYERS).as_bytes(), None)
         .expect("as many as taken");
-    let entries = vec![media_type::OCI_MANIFEST; MAX_MANIFESTS + 1];
-    assert!(refused(&index(&entries), None).contains("1025 entries"));
+    let entries = vec![media_type::OCI_MANIFEST; INDEX_ENTRIES + 1];
+    assert!(refused(&index(&entries), None).contains("1001 entries"));
 }
 
 #[test]

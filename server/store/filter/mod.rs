@@ -20,14 +20,8 @@ pub use self::grammar::{quote, quote_key};
 pub use self::schema::{Kind, Map, Schema};
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use crate::limits::{FILTER_BYTES, PATTERN_BYTES};
+use crate::limits::{FILTER_BYTES, FILTER_PATTERNS, FILTER_SELECTORS, FILTERS, PATTERN_BYTES};
 
-/// Filters in one request.
-pub const MAX_FILTERS: usize = 32;
-/// Selectors in all filters of one request: each costs a look at every item of the list.
-pub const MAX_SELECTORS: usize = 64;
-/// Patterns in all filters of one request: each may take `MAX_PATTERN_MEMORY_BYTES`.
-pub const MAX_PATTERNS: usize = 8;
 /// Memory of one compiled pattern, and of the cache that matching fills: `(\w{50}){50}` is refused.
 const MAX_PATTERN_MEMORY_BYTES: usize = 1 << 20;
 
@@ -100,11 +94,11 @@ impl Filter {
     /// names a field the resource does not have, compares what cannot be compared, holds a pattern that
     /// cannot be compiled, or passes one of the limits named here.
     pub fn parse<S: AsRef<str>>(filters: &[S], schema: &Schema) -> Result<Filter> {
-        if filters.len() > MAX_FILTERS {
-            let reason = format!("{} filters are more than the limit of {MAX_FILTERS}", filters.len());
+        if filters.len() > FILTERS {
+            let reason = format!("{} filters are more than the limit of {FILTERS}", filters.len());
             return Err(Error::invalid_field("filter", reason));
         }
-        let mut budget = Budget { selectors: MAX_SELECTORS, patterns: MAX_PATTERNS };
+        let mut budget = Budget { selectors: FILTER_SELECTORS, patterns: FILTER_PATTERNS };
         let mut any = Vec::with_capacity(filters.len());
         for text in filters {
             let all = parse_one(text.as_ref(), schema, &mut budget).map_err(|e| e.in_field("filter"))?;
@@ -152,7 +146,7 @@ fn parse_one(text: &str, schema: &Schema, budget: &mut Budget) -> Result<Vec<Sel
 }
 
 fn resolve(written: Written, schema: &Schema, budget: &mut Budget) -> Result<Selector> {
-    spend(&mut budget.selectors, written.at, "selectors", MAX_SELECTORS)?;
+    spend(&mut budget.selectors, written.at, "selectors", FILTER_SELECTORS)?;
     let (field, kind) = schema.find(&written.path).map_err(|reason| Error::invalid_at(written.at, reason))?;
     let Some(condition) = written.condition else {
         return Ok(Selector { field, test: Test::Present });
@@ -161,7 +155,7 @@ fn resolve(written: Written, schema: &Schema, budget: &mut Budget) -> Result<Sel
         Operator::Equal => Test::Equal(literal(&condition, kind)?),
         Operator::NotEqual => Test::NotEqual(literal(&condition, kind)?),
         Operator::Matches => {
-            spend(&mut budget.patterns, condition.value_at, "patterns", MAX_PATTERNS)?;
+            spend(&mut budget.patterns, condition.value_at, "patterns", FILTER_PATTERNS)?;
             Test::Matches(compile(&condition)?)
         }
         Operator::Compare(comparison) => {

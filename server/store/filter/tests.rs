@@ -214,9 +214,9 @@ fn every_limit_is_a_refusal() {
     assert_eq!(refused(&format!("note~={long}")).0, 6);
     assert!(parse(&format!("note~={}", &long[1..])).is_ok());
     assert!(refused(&format!("name=={}", "a".repeat(FILTER_BYTES))).1.contains("4096 bytes"));
-    assert!(refused(&["name"; MAX_SELECTORS + 1].join(",")).1.contains("64 selectors"));
-    assert!(refused(&["name~=a"; MAX_PATTERNS + 1].join(",")).1.contains("8 patterns"));
-    assert!(Filter::parse(&["name"; MAX_FILTERS + 1], &SCHEMA).is_err());
+    assert!(refused(&["name"; FILTER_SELECTORS + 1].join(",")).1.contains("64 selectors"));
+    assert!(refused(&["name~=a"; FILTER_PATTERNS + 1].join(",")).1.contains("8 patterns"));
+    assert!(Filter::parse(&["name"; FILTERS + 1], &SCHEMA).is_err());
 }
 
 #[test]
