@@ -71,7 +71,12 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
             "`{text}` is not a length of time: write a number with a unit, as in 90s, 15m, 24h or 7d"
         ))
     };
-    let span: jiff::Span = text.trim().parse().map_err(|_| wrong())?;
+    // Of what jiff reads only what the contract writes: no blanks, fractions, signs or long unit names.
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || b"dhms".contains(&byte));
+    if !plain || text.contains("ms") || !(2..=24).contains(&text.len()) {
+        return Err(wrong());
+    }
+    let span: jiff::Span = text.parse().map_err(|_| wrong())?;
     let length = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
     let length = Duration::try_from(length).map_err(|_| wrong())?;
     if length > LONGEST {
@@ -126,7 +131,19 @@ mod tests {
         assert_eq!(parse_duration("24h").expect("24h"), Duration::from_secs(86_400));
         assert_eq!(parse_duration("7d").expect("7d"), Duration::from_secs(7 * 86_400));
         assert_eq!(parse_duration("1h30m").expect("1h30m"), Duration::from_secs(5_400));
-        for bad in ["", "5", "-1h", "soon", "90000d", "1 fortnight"] {
+        for bad in [
+            "",
+            "5",
+            "-1h",
+            "soon",
+            "90000d",
+            "1 fortnight",
+            "1h 30m",
+            "1.5h",
+            "1ms",
+            "30m1h",
+            "0d00000h000000m000000000s",
+        ] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }

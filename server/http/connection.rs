@@ -48,6 +48,9 @@ pub enum Overdue {
     Slow,
 }
 
+/// What hyper reads by itself of an unread body, more or less: what arrived with the head.
+const DRAINED: u64 = 16 << 10;
+
 /// The watch over one connection; clones watch the same one.
 #[derive(Debug, Clone)]
 pub struct Watch(Arc<Mutex<State>>);
@@ -60,6 +63,8 @@ struct State {
     /// When the first byte of a request came that has not begun yet.
     head_since: Option<Instant>,
     spoken: Spoken,
+    /// The last body was left with so much unread that HTTP/1 closes the connection over it.
+    unread: bool,
     /// How the peer sends bodies, takes bytes of the connection, and takes bodies.
     read: Pace,
     written: Pace,
@@ -86,6 +91,7 @@ impl Watch {
             idle_since: Instant::now(),
             head_since: None,
             spoken: Spoken::Undecided(0),
+            unread: false,
             read: Pace::default(),
             written: Pace::default(),
             taken: Pace::default(),
@@ -105,6 +111,12 @@ impl Watch {
         state.head_since = None;
         drop(state);
         InFlight(self.clone())
+    }
+
+    /// Whether the body of the request just answered was left unread. Of HTTP/1 only, where one request ends before
+    /// the next begins.
+    pub fn take_unread(&self) -> bool {
+        std::mem::take(&mut self.state().unread)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

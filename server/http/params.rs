@@ -46,6 +46,18 @@ impl Params {
         }
     }
 
+    /// A text to compare with, from 1 to `most` bytes.
+    ///
+    /// # Errors
+    /// `Invalid` when it is there twice, empty or longer: nothing could have it.
+    pub fn text(&self, name: &str, most: usize) -> Result<Option<&str>> {
+        let text = self.one(name)?;
+        if text.is_some_and(|text| !(1..=most).contains(&text.len())) {
+            return Err(Error::invalid_field(name, format!("`{name}` has from 1 to {most} bytes")));
+        }
+        Ok(text)
+    }
+
     pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
         let name = name.to_owned();
         self.0.iter().filter(move |(known, _)| *known == name).map(|(_, value)| value.as_str())
@@ -120,7 +132,16 @@ impl Params {
             },
         )?;
         let mut wanted = Wanted::default();
-        for label in self.all("label") {
+        for (at, label) in self.all("label").enumerate() {
+            if at == limits::FILTERS {
+                let reason = format!("more than the limit of {} labels", limits::FILTERS);
+                return Err(Error::invalid_field("label", reason));
+            }
+            // One byte more than a label, for the `=`.
+            if label.is_empty() || label.len() > limits::LABEL_BYTES + 1 {
+                let reason = format!("a label has from 1 to {} bytes", limits::LABEL_BYTES);
+                return Err(Error::invalid_field("label", reason));
+            }
             wanted = match label.split_once('=') {
                 Some((key, value)) => wanted.label(key, Some(value)),
                 None => wanted.label(label, None),

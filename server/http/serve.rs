@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use http::StatusCode;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::{HeaderValue, StatusCode, Version};
+use http_body::Body as _;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -223,12 +224,19 @@ fn service(
 > {
     hyper::service::service_fn(move |request: Request<Incoming>| {
         let in_flight = watch.request();
+        let (http1, has_body) = (request.version() < Version::HTTP_2, !request.body().is_end_stream());
+        let body_watch = (http1 && has_body).then(|| watch.clone());
         let mut request =
             request.map(|body| Body::new(ArrivingBody::new(body, watch.clone(), received.clone())));
         request.extensions_mut().insert(peer);
         let answered = router.clone().call(request);
         async move {
             let mut response = answered.await?.map(|body| LeavingBody::new(body, in_flight));
+            if body_watch.is_some_and(|watch| watch.take_unread()) {
+                // hyper will close the connection, and does not say so: a client would send its next request into it
+                // (RFC 9112, section 9.6).
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             if response.status() == StatusCode::NOT_MODIFIED {
                 // The router counts the body that it has, which is none; of what was not modified nothing is said
                 // (RFC 9110, section 8.6).

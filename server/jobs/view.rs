@@ -89,7 +89,7 @@ pub enum JobState {
 }
 
 impl JobState {
-    const ALL: [JobState; 6] = [
+    pub const ALL: [JobState; 6] = [
         JobState::Queued,
         JobState::Running,
         JobState::Cancelling,

@@ -97,7 +97,8 @@ impl Store {
     /// Opens an ingest by its ref, or resumes it.
     ///
     /// # Errors
-    /// `Invalid`; `NotFound` for the lease; `Busy` while somebody else writes it; `WriterLost`.
+    /// `Invalid`; `NotFound` for the lease; `Busy` while somebody else writes it; `WriterLost`; `TooMany` when the
+    /// namespace has [`limits::INGESTS`] open.
     pub async fn open_ingest(&self, caller: &Caller, mut open: OpenIngest) -> Result<Opened> {
         check_open(&open, self.0.settings.max_blob_bytes)?;
         open.labels = open.labels.map(labels::new_labels).transpose()?;
@@ -150,6 +151,11 @@ impl Store {
                 Box::pin(async move {
                     let mut row = row;
                     db::namespaces::touch(tx, &owner.namespace, now.0).await?;
+                    let open = db::ingests::count_ingests(tx, &owner.namespace).await?;
+                    if usize::try_from(open).is_ok_and(|open| open >= limits::INGESTS) {
+                        let retry_after = Duration::from_secs(30);
+                        return Err(Error::TooMany { what: "ingests", limit: limits::INGESTS, retry_after });
+                    }
                     let held = hold(tx, &owner, ResourceKind::Ingest, &row.id, grace, now).await?;
                     row.lease = Some(held.lease.clone());
                     if !db::ingests::insert_ingest(tx, &row).await? {

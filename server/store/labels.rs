@@ -33,12 +33,10 @@ impl From<Option<Changes>> for LabelPatch {
 /// # Errors
 /// `Invalid` naming the label, as [`apply_patch`] says; or naming `labels` when there are more than [`LABELS`].
 pub fn new_labels(given: Labels) -> Result<Labels> {
-    let given = given.into_iter().map(|(key, value)| (key, Some(value))).collect();
-    let labels = merge(Labels::new(), given)?;
-    match too_many(&labels) {
-        Some(reason) => Err(Error::invalid_field("labels", reason)),
-        None => Ok(labels),
+    if let Some(reason) = too_many(&given) {
+        return Err(Error::invalid_field("labels", reason));
     }
+    merge(Labels::new(), given.into_iter().map(|(key, value)| (key, Some(value))).collect())
 }
 
 /// Changes `labels` as a merge patch says; on an error they stay as they were.

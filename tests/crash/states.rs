@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use orlop::store::Repaired;
 use serde_json::json;
-use sqlx::{Connection, SqliteConnection};
 
 use crate::support::app::{On, TestApp, sha256, story};
 use crate::support::postgres;
 use crate::support::raw::noise;
+use crate::support::rows::execute;
 
 fn data(digest: &str) -> String {
     format!("/api/v1/content/{digest}/data")
@@ -32,28 +32,6 @@ fn overwrite(path: &Path, bytes: &[u8]) {
 /// A statement on the database of a stopped server.
 async fn sql(app: &TestApp, statement: &str) {
     assert_eq!(execute(app, statement).await, 1, "{statement}");
-}
-
-async fn execute(app: &TestApp, statement: &str) -> u64 {
-    match app.database() {
-        Some(database) => {
-            let mut connection =
-                sqlx::PgConnection::connect(&database.url()).await.expect("the database answers");
-            let done =
-                sqlx::raw_sql(sqlx::AssertSqlSafe(statement.to_owned())).execute(&mut connection).await;
-            done.expect(statement).rows_affected()
-        }
-        None => {
-            let path = app.data_dir().join("orlop.db");
-            let mut connection =
-                SqliteConnection::connect(path.to_str().expect("text")).await.expect("the database");
-            let done =
-                sqlx::raw_sql(sqlx::AssertSqlSafe(statement.to_owned())).execute(&mut connection).await;
-            let done = done.expect(statement).rows_affected();
-            connection.close().await.expect("it closes");
-            done
-        }
-    }
 }
 
 fn nothing() -> Repaired {

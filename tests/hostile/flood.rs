@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::app::TestApp;
+use crate::support::app::{TestApp, story};
+use crate::support::rows::execute;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heads_that_are_too_large_are_refused() {
@@ -76,6 +77,20 @@ async fn texts_that_are_too_long_are_refused_by_their_limits() {
         ),
         ("a ref of 2 KiB", app.open(json!({"ref": &long[..2_048]}))),
         ("100 levels of JSON", app.open(serde_json::from_str(&nested(60)).expect("JSON"))),
+        ("65 labels", app.open(json!({"ref": "u", "labels": labels(65)}))),
+        (
+            "17 filters",
+            app.get(format!("/api/v1/content?filter=size%3D%3D1{}", "&filter=size%3D%3D1".repeat(16))),
+        ),
+        ("17 labels", app.get(format!("/api/v1/content?label=a{}", "&label=a".repeat(16)))),
+        ("a ref of 2 KiB to list by", app.get(format!("/api/v1/ingests?ref={}", &long[..2_048]))),
+        ("an unknown state", app.get("/api/v1/pulls?state=done")),
+        ("an empty name", app.get("/api/v1/images?name=")),
+        ("an empty label", app.get("/api/v1/content?label=")),
+        ("a media type of two slashes", app.put(format!("{record}/data?media_type=a/b/c")).body("hello")),
+        ("a label without a value's sign", app.put(format!("{record}/data?label=a")).body("hello")),
+        ("an empty writer", app.open(json!({"ref": "u"})).header("Orlop-Writer", "")),
+        ("an empty key", app.post("/api/v1/leases").header("Idempotency-Key", "").json(json!({}))),
         ("no JSON", app.post("/api/v1/ingests").header("Content-Type", "application/json").body("{")),
         ("two of a parameter", app.get("/api/v1/content?namespace=a&namespace=b")),
     ] {
@@ -96,6 +111,28 @@ async fn texts_that_are_too_long_are_refused_by_their_limits() {
     assert_eq!(app.get(&record).await.json()["labels"], json!({}));
     app.stop().await;
 }
+
+story!(more_ingests_than_their_limit_are_refused, async |app| {
+    let first =
+        app.open(json!({"ref": "u0"})).await.expect(201).json()["id"].as_str().expect("an id").to_owned();
+    let columns = "namespace, total, expected_digest, media_type, labels, lease, shared, durable_offset, \
+                   hash_algorithm, hash_state, boot, started_at, updated_at, expires_at";
+    let many = orlop::limits::INGESTS - 1;
+    let filled = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {many}) \
+         INSERT INTO ingests (id, ref, {columns}) \
+         SELECT id || i, ref || '-' || i, {columns} FROM ingests, n WHERE id = '{first}'"
+    );
+    assert_eq!(execute(app, &filled).await, many as u64);
+    let refused = app.open(json!({"ref": "one-more"})).await;
+    assert_eq!(refused.to_string(), "429 rate-limited");
+    assert!(refused.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0));
+    // What is open goes on, other namespaces are free, and an end makes room.
+    app.open(json!({"ref": "u0"})).await.expect(200);
+    app.post("/api/v1/ingests?namespace=other").json(json!({"ref": "one-more"})).await.expect(201);
+    app.delete(format!("/api/v1/ingests/{first}")).await.expect(204);
+    app.open(json!({"ref": "one-more"})).await.expect(201);
+});
 
 fn labels(count: usize) -> serde_json::Value {
     (0..count).map(|n| (format!("k{n}"), json!("v"))).collect::<serde_json::Map<_, _>>().into()

@@ -91,3 +91,24 @@ async fn what_comes_after_a_body_is_the_next_request() {
     assert_eq!(answers(&app, request).await, [201, 200]);
     app.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_stays_unread_ends_the_connection_and_the_answer_says_so() {
+    let app = TestApp::start().await;
+    let ingest = app.filled_ingest("u", b"hello").await;
+    let (mismatch, size) =
+        (format!("PATCH {ingest}/data HTTP/1.1\r\nHost: localhost\r\nUpload-Offset: 3\r\n"), 5 << 20);
+    let mut raw = app.raw().await;
+    raw.send(format!("{mismatch}Content-Length: {size}\r\n\r\nsome of it")).await;
+    let refused = raw.answer().await.expect("an answer before the body's end");
+    assert_eq!((refused.status, refused.header("connection")), (409, "close"));
+    raw.until_closed().await;
+    // A short body is read to its end instead, and the next request is welcome.
+    let mut raw = app.raw().await;
+    for _ in 0..2 {
+        raw.send(format!("{mismatch}Content-Length: 5\r\n\r\nhello")).await;
+        let refused = raw.answer().await.expect("an answer");
+        assert_eq!((refused.status, refused.header("connection")), (409, ""));
+    }
+    app.stop().await;
+}

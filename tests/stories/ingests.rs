@@ -283,6 +283,27 @@ story!(a_ref_has_1_to_1024_bytes, async |app| {
     }
 });
 
+story!(a_commit_whose_answer_was_lost_is_repeated_by_its_key, async |app| {
+    let ingest = app.filled_ingest("u", b"hello").await;
+    let digest = sha256(b"hello");
+    let ask = |body| app.post(format!("{ingest}/commit")).header("Idempotency-Key", "k").json(body);
+    ask(json!({"expected_digest": digest})).await.expect(201);
+    // Without the key nobody could say what became of the ingest.
+    assert_eq!(app.commit(&ingest, json!({})).await.status, 404);
+    let again = ask(json!({"expected_digest": digest})).await.expect(200);
+    assert_eq!(again.json()["digest"], digest);
+    assert!(!again.header("orlop-lease").is_empty());
+    assert_eq!(ask(json!({})).await.to_string(), "422 idempotency-key-reused");
+    // What was deleted meanwhile is no answer any more.
+    app.delete(format!("/api/v1/content/{digest}")).await.expect(204);
+    assert_eq!(ask(json!({"expected_digest": digest})).await.status, 404);
+    // A refused commit is nothing that was made: the key is free for the right one.
+    let ingest = app.filled_ingest("v", b"hello").await;
+    let ask = |body| app.post(format!("{ingest}/commit")).header("Idempotency-Key", "k2").json(body);
+    assert_eq!(ask(json!({"total": 6})).await.status, 409);
+    ask(json!({"total": 5})).await.expect(201);
+});
+
 story!(a_ref_is_one_ingest_per_namespace, async |app| {
     let one = app.open(json!({"ref": "u"})).namespace("one").await.expect(201).header("location").to_owned();
     let two = app.open(json!({"ref": "u"})).namespace("two").await.expect(201).header("location").to_owned();

@@ -14,5 +14,6 @@ pub mod ingest;
 pub mod postgres;
 pub mod raw;
 pub mod request;
+pub mod rows;
 pub mod served;
 pub mod slow_link;

@@ -10,6 +10,7 @@ use super::{changed, lists, tagged};
 use crate::http::error::ApiResult;
 use crate::http::extract::{MergePatch, Path, given};
 use crate::http::params::{Params, if_match};
+use crate::limits;
 use crate::oci::Digest;
 use crate::store::lists::CONTENT;
 use crate::store::{Caller, ContentPatch, LabelPatch, Store, WhenHeld};
@@ -23,7 +24,7 @@ pub async fn list(
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let (query, wanted) = params.list(&CONTENT, Some(&caller.namespace))?;
-    let wanted = wanted.media_type(params.one("media_type")?);
+    let wanted = wanted.media_type(params.text("media_type", limits::MEDIA_TYPE_BYTES)?);
     let fetch = move |query| {
         let (store, namespace, wanted) = (store.clone(), caller.namespace.clone(), wanted.clone());
         async move { store.list_content(&namespace, &query, wanted).await }

@@ -16,7 +16,7 @@ use crate::http::error::ApiResult;
 use crate::http::extract::Path;
 use crate::http::params::{Params, header, size_header};
 use crate::oci::{Algorithm, Digest};
-use crate::store::{Caller, Committed, Put, PutBody, PutStream, Store};
+use crate::store::{Caller, Committed, Labels, Put, PutBody, PutStream, Store, labels};
 
 /// A body up to this many bytes is taken whole and written in one go; a longer one streams to the disk.
 const IN_MEMORY: u64 = 1 << 20;
@@ -43,6 +43,7 @@ pub async fn put(
     params: Params,
     request: Request,
 ) -> ApiResult<Response> {
+    let hints = Hints::of(&params)?;
     if let Some(existing) = store.put_existing(&caller, &digest).await? {
         // The body need not be read: these bytes are here.
         if header(request.headers(), IF_NONE_MATCH.as_str())? == Some("*") {
@@ -52,7 +53,7 @@ pub async fn put(
         return Ok(stored(&existing));
     }
     let algorithm = digest.algorithm();
-    receive(&store, &caller, &params, request, Some(digest), algorithm).await
+    receive(&store, &caller, hints, request, Some(digest), algorithm).await
 }
 
 /// `POST /api/v1/content`: store the body under the digest that it has.
@@ -63,19 +64,31 @@ pub async fn create(
     request: Request,
 ) -> ApiResult<Response> {
     let algorithm = params.parse("algorithm")?.unwrap_or(Algorithm::Sha256);
-    receive(&store, &caller, &params, request, None, algorithm).await
+    receive(&store, &caller, Hints::of(&params)?, request, None, algorithm).await
+}
+
+/// What the query says of a new record. It is checked also where the record is there already and nothing changes.
+struct Hints {
+    media_type: Option<String>,
+    labels: Labels,
+}
+
+impl Hints {
+    fn of(params: &Params) -> Result<Hints> {
+        let media_type = params.one("media_type")?.map(str::to_owned);
+        media_type.as_deref().map(labels::check_media_type).transpose()?;
+        Ok(Hints { media_type, labels: labels::new_labels(params.new_labels()?)? })
+    }
 }
 
 async fn receive(
     store: &Store,
     caller: &Caller,
-    params: &Params,
+    Hints { media_type, labels }: Hints,
     request: Request,
     expected: Option<Digest>,
     algorithm: Algorithm,
 ) -> ApiResult<Response> {
-    let media_type = params.one("media_type")?.map(str::to_owned);
-    let labels = params.new_labels()?;
     let length = size_header(request.headers(), CONTENT_LENGTH.as_str())?;
     let body = request.into_body();
     let committed = match length {

@@ -13,6 +13,7 @@ use crate::http::error::ApiResult;
 use crate::http::extract::{Json as JsonBody, MergePatch, Object, Path, given};
 use crate::http::params::{Idempotency, Params, if_match};
 use crate::id::ImageId;
+use crate::limits;
 use crate::oci::Digest;
 use crate::store::lists::IMAGES;
 use crate::store::{
@@ -30,8 +31,8 @@ pub async fn list(
     let (query, wanted) = params.list(&IMAGES, Some(&caller.namespace))?;
     let digest = params.parse::<Digest>("digest")?;
     let wanted = wanted
-        .name(params.one("name")?)
-        .name_prefix(params.one("name_prefix")?)
+        .name(params.text("name", limits::REFERENCE_BYTES)?)
+        .name_prefix(params.text("name_prefix", limits::REFERENCE_BYTES)?)
         .digest(digest.as_ref().map(Digest::as_str));
     let fetch = move |query| {
         let (store, namespace, wanted) = (store.clone(), caller.namespace.clone(), wanted.clone());

@@ -18,7 +18,7 @@ use crate::clock::parse_duration;
 use crate::error::{Error, Result};
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{Json as JsonBody, Path};
-use crate::http::params::{Params, header, size_header};
+use crate::http::params::{Idempotency, Params, header, size_header};
 use crate::id::IngestId;
 use crate::limits;
 use crate::oci::{Algorithm, Digest};
@@ -39,7 +39,7 @@ pub async fn list(
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let (query, wanted) = params.list(&INGESTS, Some(&caller.namespace))?;
-    let wanted = wanted.reference(params.one("ref")?);
+    let wanted = wanted.reference(params.text("ref", limits::REF_BYTES)?);
     let fetch = move |query| {
         let (store, namespace, wanted) = (store.clone(), caller.namespace.clone(), wanted.clone());
         async move { store.list_ingests(&namespace, &query, wanted).await }
@@ -89,7 +89,7 @@ pub async fn open(
                 media_type: open.media_type,
                 labels: open.labels,
                 writer_ttl: open.writer_ttl.as_deref().map(parse_writer_ttl).transpose()?,
-                token: header(&headers, ORLOP_WRITER)?.map(str::to_owned),
+                token: writer_token(&headers)?.map(str::to_owned),
             },
         )
         .await?;
@@ -171,7 +171,7 @@ pub async fn append(
     })?;
     let append = Append {
         offset,
-        token: header(headers, ORLOP_WRITER)?.map(str::to_owned),
+        token: writer_token(headers)?.map(str::to_owned),
         chunk_digest: header(headers, "content-digest")?.map(parse_content_digest).transpose()?.flatten(),
         length: size_header(headers, CONTENT_LENGTH.as_str())?,
         announced: size_header(headers, UPLOAD_LENGTH.as_str())?,
@@ -197,7 +197,7 @@ pub async fn truncate(
     headers: HeaderMap,
     JsonBody(truncate): JsonBody<Truncate>,
 ) -> ApiResult<Response> {
-    let token = header(&headers, ORLOP_WRITER)?;
+    let token = writer_token(&headers)?;
     let ingest = store.truncate_ingest(&caller.namespace, &id, truncate.offset, token).await?;
     let mut response = Json(&ingest).into_response();
     response.headers_mut().insert(ETAG, text(&format!("\"{}\"", ingest.tag())));
@@ -205,7 +205,7 @@ pub async fn truncate(
     Ok(response)
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Commit {
     expected_digest: Option<Digest>,
@@ -219,9 +219,10 @@ pub async fn commit(
     caller: Caller,
     Path(id): Path<IngestId>,
     headers: HeaderMap,
+    idempotency: Idempotency,
     commit: Result<Option<JsonBody<Commit>>, ApiError>,
 ) -> ApiResult<Response> {
-    let token = header(&headers, ORLOP_WRITER)?;
+    let token = writer_token(&headers)?;
     let commit = match commit {
         Ok(commit) => commit.map(|JsonBody(commit)| commit).unwrap_or_default(),
         Err(unreadable) => {
@@ -232,9 +233,19 @@ pub async fn commit(
             return Err(unreadable);
         }
     };
+    let keyed = idempotency.keyed(&caller.namespace, &commit);
     let commit =
         CommitIngest { expected: commit.expected_digest, total: commit.total, labels: commit.labels };
-    Ok(stored(&store.commit_ingest(&caller, &id, commit, token).await?))
+    let (maker, finder, owner, token) =
+        (store.clone(), store.clone(), caller.clone(), token.map(str::to_owned));
+    let make = async move { maker.commit_ingest(&caller, &id, commit, token.as_deref()).await };
+    // The ingest ended with the first answer: its repeat is about the content that it became.
+    let find = async move |digest: String| {
+        let existing = finder.put_existing(&owner, &digest.parse()?).await?;
+        existing.ok_or_else(|| Error::not_found("content", digest))
+    };
+    let committed = store.make_once(keyed, make, |made| made.content.digest.as_str(), find).await?;
+    Ok(stored(&committed))
 }
 
 /// `DELETE /api/v1/ingests/{id}/writer`: the holder gives the ingest back.
@@ -244,7 +255,7 @@ pub async fn release(
     Path(id): Path<IngestId>,
     headers: HeaderMap,
 ) -> ApiResult<StatusCode> {
-    let token = header(&headers, ORLOP_WRITER)?.ok_or_else(|| {
+    let token = writer_token(&headers)?.ok_or_else(|| {
         Error::invalid_field("Orlop-Writer", "the holder names itself with its Orlop-Writer token")
     })?;
     store.release_ingest(&caller.namespace, &id, token).await?;
@@ -259,6 +270,20 @@ pub async fn abort(
 ) -> ApiResult<StatusCode> {
     store.abort_ingest(&caller.namespace, &id).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The writer token of a call, in the shape that tokens have.
+fn writer_token(headers: &HeaderMap) -> Result<Option<&str>> {
+    let token = header(headers, ORLOP_WRITER)?;
+    let fits = |token: &str| {
+        (1..=255).contains(&token.len())
+            && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    };
+    if token.is_some_and(|token| !fits(token)) {
+        let reason = "a writer token has from 1 to 255 letters, digits, `-` and `_`";
+        return Err(Error::invalid_field("Orlop-Writer", reason));
+    }
+    Ok(token)
 }
 
 fn parse_writer_ttl(text: &str) -> Result<Duration> {

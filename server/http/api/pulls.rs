@@ -22,7 +22,7 @@ use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{Json as JsonBody, Path};
 use crate::http::params::{Params, header, idempotency_key};
 use crate::id::PullId;
-use crate::jobs::{Cancelled, Created, Events, Follow, Jobs, Pull, PullEvent, PullRequest};
+use crate::jobs::{Cancelled, Created, Events, Follow, JobState, Jobs, Pull, PullEvent, PullRequest};
 use crate::limits;
 use crate::store::lists::PULLS;
 use crate::store::{Caller, Labels};
@@ -39,7 +39,12 @@ pub async fn list(
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let (query, wanted) = params.list(&PULLS, Some(&caller.namespace))?;
-    let wanted = wanted.state(params.one("state")?);
+    let state = params.one("state")?;
+    if let Some(state) = state.filter(|state| JobState::ALL.iter().all(|known| known.as_str() != *state)) {
+        let known = JobState::ALL.map(JobState::as_str).join(", ");
+        return Err(Error::invalid_field("state", format!("`{state}` is no state of a pull: {known}")).into());
+    }
+    let wanted = wanted.state(state);
     let fetch = move |query| {
         let (jobs, namespace, wanted) = (jobs.clone(), caller.namespace.clone(), wanted.clone());
         async move { jobs.list(&namespace, &query, wanted).await }

@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{InFlight, Watch};
+use super::{DRAINED, InFlight, Watch};
 
 /// The stream of a connection, under watch.
 pub struct WatchedStream<S> {
@@ -89,13 +89,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
 }
 
 /// A request's body, whose bytes are counted and whose reader's waiting is under watch.
-pub struct ArrivingBody<B> {
+pub struct ArrivingBody<B: Body> {
     body: B,
     watch: Watch,
     received: Counter,
 }
 
-impl<B> ArrivingBody<B> {
+impl<B: Body> ArrivingBody<B> {
     pub fn new(body: B, watch: Watch, received: Counter) -> ArrivingBody<B> {
         ArrivingBody { body, watch, received }
     }
@@ -131,9 +131,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ArrivingBody<B> {
     }
 }
 
-impl<B> Drop for ArrivingBody<B> {
+impl<B: Body> Drop for ArrivingBody<B> {
     fn drop(&mut self) {
-        self.watch.state().read.rest(Instant::now());
+        let mut state = self.watch.state();
+        state.read.rest(Instant::now());
+        let left = self.body.size_hint().upper().unwrap_or(u64::MAX);
+        state.unread = !self.body.is_end_stream() && left > DRAINED;
     }
 }
 

@@ -144,10 +144,12 @@ fn form_cookie(headers: &HeaderMap) -> Option<String> {
     ours.then(|| secret.to_owned())
 }
 
-/// The fields of a form that knows only `names`.
+/// The fields of a form that has `names`, each once and filled in, and no others.
 async fn read_form(headers: &HeaderMap, body: axum::body::Body, names: &[&str]) -> Result<Params, ApiError> {
     const TYPE: &str = "application/x-www-form-urlencoded";
     const MOST: usize = limits::FORM_BYTES;
+    /// Far more than a secret of ours has.
+    const FIELD_CHARS: usize = 512;
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(TYPE) {
         return Err(ApiError::UnsupportedMediaType { expected: TYPE });
@@ -165,6 +167,13 @@ async fn read_form(headers: &HeaderMap, body: axum::body::Body, names: &[&str]) 
     }
     if let Some(missing) = names.iter().find(|wanted| !form.names().any(|name| name == **wanted)) {
         return Err(Error::invalid_field(*missing, format!("the form lacks `{missing}`")).into());
+    }
+    for name in names {
+        let length = form.one(name)?.unwrap_or_default().chars().count();
+        if !(1..=FIELD_CHARS).contains(&length) {
+            let reason = format!("`{name}` has from 1 to {FIELD_CHARS} characters");
+            return Err(Error::invalid_field(*name, reason).into());
+        }
     }
     Ok(form)
 }
