@@ -67,9 +67,9 @@ impl App {
     pub async fn serve(self, listener: TcpListener) -> Result<()> {
         let state = self.state.clone();
         let acceptor = state.config.tls.as_ref().map(tls::acceptor).transpose()?;
-        let router = http::router(&state);
+        let routes = http::guarded(&state);
         let metrics = state.metrics.http.clone();
-        Server::new(state.shutdown.clone(), acceptor, metrics).serve(listener, router).await;
+        Server::new(state.shutdown.clone(), acceptor, metrics).serve(listener, routes).await;
         self.close().await;
         Ok(())
     }

@@ -12,7 +12,7 @@ use http::request::Parts;
 use super::AppState;
 use super::error::ApiError;
 use super::params::Params;
-use super::routes::{Access, find_route};
+use super::routes::{Access, Route, find_route};
 use crate::error::Error;
 use crate::store::{Reach, Scope, Session, Token, check_namespace};
 
@@ -85,7 +85,7 @@ impl<S: Sync> axum::extract::FromRequestParts<S> for Identity {
 /// Lets a request through to its handler, or not.
 pub async fn check(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    match admit(&state, &parts).await {
+    match admit_matched(&state, &parts).await {
         Ok(identity) => {
             parts.extensions.insert(identity);
             next.run(Request::from_parts(parts, body)).await
@@ -101,7 +101,7 @@ fn is_page(parts: &Parts) -> bool {
     route.is_some_and(|route| route.access == Access::Page)
 }
 
-async fn admit(state: &AppState, parts: &Parts) -> Result<Identity, ApiError> {
+async fn admit_matched(state: &AppState, parts: &Parts) -> Result<Identity, ApiError> {
     let path = parts.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
     let route = path.and_then(|path| find_route(&parts.method, path));
     let Some(route) = route else {
@@ -110,6 +110,14 @@ async fn admit(state: &AppState, parts: &Parts) -> Result<Identity, ApiError> {
             None => ApiError::NoSuchPath,
         });
     };
+    admit(state, parts, route).await
+}
+
+/// Who calls, if they may have this route.
+///
+/// # Errors
+/// `Unauthenticated`, `Forbidden`; `Invalid` for a query parameter that the route does not know.
+pub async fn admit(state: &AppState, parts: &Parts, route: &Route) -> Result<Identity, ApiError> {
     let identity = match route.access {
         // A page that everybody may see does not ask the database who they are, unless they say so.
         Access::Open if !has_credential(&parts.headers) => {
@@ -122,6 +130,15 @@ async fn admit(state: &AppState, parts: &Parts) -> Result<Identity, ApiError> {
             identify(state, &parts.headers).await?
         }
     };
+    permit(&identity, parts, route)?;
+    Ok(identity)
+}
+
+/// Whether the identity may have this route, as it is asked for.
+///
+/// # Errors
+/// As of [`admit`].
+fn permit(identity: &Identity, parts: &Parts, route: &Route) -> Result<(), ApiError> {
     let needed = match route.access {
         Access::Open => None,
         Access::Page | Access::Read => Some(Scope::Read),
@@ -138,8 +155,13 @@ async fn admit(state: &AppState, parts: &Parts) -> Result<Identity, ApiError> {
             return Err(ApiError::Forbidden { reason });
         }
     }
-    check_form(&identity, parts)?;
-    let params = Params::of(parts.uri.query());
+    check_form(identity, parts)?;
+    check_params(&Params::of(parts.uri.query()), route)
+}
+
+/// # Errors
+/// `Invalid` for a query parameter that the route does not know.
+pub fn check_params(params: &Params, route: &Route) -> Result<(), ApiError> {
     if let Some(unknown) = params.names().find(|name| !route.params.contains(name)) {
         let known = match route.params {
             [] => "it takes none".to_owned(),
@@ -151,7 +173,12 @@ async fn admit(state: &AppState, parts: &Parts) -> Result<Identity, ApiError> {
         )
         .into());
     }
-    Ok(identity)
+    Ok(())
+}
+
+/// The identity of a request without a credential, where that may do everything: nobody has to be asked.
+pub fn trusted(state: &AppState, headers: &HeaderMap) -> Option<Identity> {
+    (!state.auth_required && !has_credential(headers)).then_some(Identity::Anonymous { trusted: true })
 }
 
 /// A cookie goes with every request that a browser makes, so a changing call by cookie must show the session's form

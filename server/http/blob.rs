@@ -51,15 +51,19 @@ pub fn respond(
     request: &HeaderMap,
     shown: Shown,
 ) -> Result<Response, ApiError> {
-    let tag = format!("\"{}\"", blob.digest);
-    let wanted = judge(request, &tag, blob.size);
-    let mut headers = headers_of(&blob, &tag, shown);
+    let mut headers = blob.head.get_or_init(|| head_of(&blob)).clone();
+    let tag = headers.get(ETAG).and_then(|tag| tag.to_str().ok()).unwrap_or_default();
+    let wanted = judge(request, tag, blob.size);
+    if shown == Shown::Inline && blob.media_type.as_deref().is_some_and(is_text) {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.remove(CONTENT_DISPOSITION);
+    }
     let (status, body) = match wanted {
         Wanted::NotModified => {
             return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
         }
         Wanted::PreconditionFailed => {
-            let reason = format!("the blob's ETag is {tag}");
+            let reason = format!("the blob's ETag is \"{}\"", blob.digest);
             return Err(Error::PreconditionFailed { reason }.into());
         }
         Wanted::Unsatisfiable => return Err(ApiError::RangeNotSatisfiable { size: blob.size }),
@@ -76,23 +80,19 @@ pub fn respond(
         }
     };
     headers.insert(CONTENT_LENGTH, HeaderValue::from(body.left));
-    let body = if method == Method::HEAD { Body::empty() } else { Body::new(body) };
-    Ok((status, headers, body).into_response())
+    let mut response = Response::new(if method == Method::HEAD { Body::empty() } else { Body::new(body) });
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    Ok(response)
 }
 
-fn headers_of(blob: &Blob, tag: &str, shown: Shown) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(12);
-    let is_text = blob.media_type.as_deref().is_some_and(is_text);
-    match shown {
-        Shown::Inline if is_text => {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        }
-        Shown::Inline | Shown::Attachment => {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-            headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
-        }
-    }
-    headers.insert(ETAG, value(tag));
+/// The headers of a blob as a file to keep: all but its length and, of a part, its range.
+fn head_of(blob: &Blob) -> HeaderMap {
+    // With room for those of the connection and of the guard: growing would hash each name again.
+    let mut headers = HeaderMap::with_capacity(24);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
+    headers.insert(ETAG, value(&format!("\"{}\"", blob.digest)));
     headers.insert(REPR_DIGEST.clone(), value(&repr_digest(&blob.digest)));
     headers.insert(DOCKER_CONTENT_DIGEST.clone(), value(blob.digest.as_str()));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
@@ -152,14 +152,18 @@ enum Part {
 /// A body that reads as it is sent.
 struct BlobBody {
     blob: Arc<Blob>,
-    parts: VecDeque<Part>,
+    /// What is being sent.
+    part: Option<Part>,
+    /// What comes after it: nothing, but for several ranges.
+    later: VecDeque<Part>,
     left: u64,
     waiting: Option<JoinHandle<io::Result<Vec<u8>>>>,
 }
 
 impl BlobBody {
     fn new(blob: &Arc<Blob>, ranges: &[ByteRange]) -> BlobBody {
-        let mut body = BlobBody { blob: blob.clone(), parts: VecDeque::new(), left: 0, waiting: None };
+        let mut body =
+            BlobBody { blob: blob.clone(), part: None, later: VecDeque::new(), left: 0, waiting: None };
         ranges.iter().for_each(|range| body.push(Part::Range(*range)));
         body
     }
@@ -169,16 +173,19 @@ impl BlobBody {
             Part::Text(text) => text.len() as u64,
             Part::Range(range) => range.length(),
         };
-        self.parts.push_back(part);
+        match self.part {
+            None => self.part = Some(part),
+            Some(_) => self.later.push_back(part),
+        }
     }
 
     /// Takes `read` bytes off the range in front.
     fn advance(&mut self, read: usize) {
         self.left -= read as u64;
-        if let Some(Part::Range(range)) = self.parts.front_mut() {
+        if let Some(Part::Range(range)) = &mut self.part {
             range.start += read as u64;
             if range.start >= range.end {
-                self.parts.pop_front();
+                self.part = self.later.pop_front();
             }
         }
     }
@@ -194,16 +201,16 @@ impl http_body::Body for BlobBody {
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = &mut *self;
         let range = loop {
-            match this.parts.front_mut() {
+            match &mut this.part {
                 None => return Poll::Ready(None),
                 Some(Part::Text(text)) => {
                     let text = std::mem::take(text);
-                    this.parts.pop_front();
+                    this.part = this.later.pop_front();
                     this.left -= text.len() as u64;
                     return Poll::Ready(Some(Ok(Frame::data(text))));
                 }
                 Some(Part::Range(range)) if range.start >= range.end => {
-                    this.parts.pop_front();
+                    this.part = this.later.pop_front();
                 }
                 Some(Part::Range(range)) => break *range,
             }

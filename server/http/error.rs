@@ -325,6 +325,8 @@ impl Problem {
         problem.request_id = Some(request_id.to_owned());
         problem.instance = Some(path.to_owned());
         *response.body_mut() = problem.body();
+        // The router has counted the body that was there before.
+        response.headers_mut().remove(header::CONTENT_LENGTH);
         Some(problem)
     }
 }

@@ -1,27 +1,30 @@
 //! What every request passes: limits of its head, whom it is for, where it comes from; and what every answer gets:
 //! a request id, security headers, one log line, its place in the metrics.
 
+use std::any::Any;
+use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode};
+use http::{Extensions, Method, StatusCode, Uri};
 use http_body::{Frame, SizeHint};
 use tracing::{Instrument, Span, debug, debug_span, error, field, info, info_span, warn};
 
 use super::error::{ApiError, Problem, method_not_allowed, no_such_path};
 use super::hosts::{self, Hosts};
+use super::serve::Answering;
 use super::ui::failure;
 use crate::error::Error;
 use crate::limits;
@@ -35,10 +38,28 @@ pub struct Guard {
     pub metrics: HttpMetrics,
 }
 
-/// The id of a request: an extension of the request, the header `X-Request-Id` of its answer, the member
+/// What a request is known by: an extension of it. The id is also the header `X-Request-Id` of its answer, the member
 /// `request_id` of its problem, and in each of its log lines.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestId(pub Arc<str>);
+#[derive(Debug)]
+pub struct Trail {
+    pub id: String,
+    /// The template of the route, for metrics and log; written where the route is found.
+    route: OnceLock<Cow<'static, str>>,
+}
+
+impl Trail {
+    /// Writes down which route a request takes.
+    pub fn note(extensions: &Extensions, route: Cow<'static, str>) {
+        if let Some(trail) = extensions.get::<Arc<Trail>>() {
+            let _ = trail.route.set(route);
+        }
+    }
+
+    fn route(&self) -> &Cow<'static, str> {
+        const NONE: &Cow<'static, str> = &Cow::Borrowed("none");
+        self.route.get().unwrap_or(NONE)
+    }
+}
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -59,49 +80,85 @@ const SECURITY_HEADERS: [(HeaderName, HeaderValue); 4] = [
     ),
 ];
 
-/// Puts the guard around a finished router, its fallbacks included. To be called last: routes added later would
-/// stand outside.
-pub fn guarded(router: Router, guard: Guard) -> Router {
+/// What is served, within its guard. A plain call, not a layer of the router: every layer there costs each request two
+/// boxes.
+#[derive(Clone)]
+pub struct Guarded<A> {
+    guard: Arc<Guard>,
+    inner: A,
+}
+
+impl<A: Answering<Body = Body>> Guarded<A> {
+    pub fn new(inner: A, guard: Guard) -> Guarded<A> {
+        Guarded { guard: Arc::new(guard), inner }
+    }
+}
+
+/// Makes a router ready for its guard: what it does not know is a problem too, and each request notes its route.
+pub fn finished(router: Router) -> Router {
     router
         .fallback(no_such_path)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn_with_state(Arc::new(guard), watch))
+        .layer(middleware::from_fn(note_route))
 }
 
-async fn watch(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
-    let id = request_id(request.headers());
-    // Reads are the hot path, and their lines name the request themselves: a span for each is for those who debug.
-    let span = match request.method().is_safe() {
-        true => debug_span!("request", request.id = %id, trace.id = field::Empty),
-        false => info_span!("request", request.id = %id, trace.id = field::Empty),
-    };
-    if let Some(trace) = trace_id(request.headers()) {
-        span.record("trace.id", trace);
+async fn note_route(request: Request, next: Next) -> Response {
+    if let Some(matched) = request.extensions().get::<MatchedPath>() {
+        Trail::note(request.extensions(), Cow::Owned(matched.as_str().to_owned()));
     }
-    let record = Record::begin(&guard, &request, id.clone(), span.clone());
-    let is_head = request.method() == Method::HEAD;
-    let asks_for_page = failure::asks_for_page(&request);
-    request.extensions_mut().insert(RequestId(id.clone()));
-    let answered = async {
-        let mut response = match guard.admit(&request) {
-            Ok(()) => run(request, next).await,
-            Err(refusal) => refusal.into_response(),
+    next.run(request).await
+}
+
+impl<A: Answering<Body = Body>> Answering for Guarded<A> {
+    type Body = Answer;
+
+    async fn answer(self, mut request: Request) -> http::Response<Answer> {
+        let Guarded { guard, inner } = self;
+        let trail = Arc::new(Trail { id: request_id(request.headers()), route: OnceLock::new() });
+        // Reads are the hot path, and their lines name the request themselves: a span for each is for those who debug.
+        let span = match request.method().is_safe() {
+            true => debug_span!("request", request.id = %trail.id, trace.id = field::Empty),
+            false => info_span!("request", request.id = %trail.id, trace.id = field::Empty),
         };
-        if let Some(problem) = Problem::complete(&mut response, &id, &record.path) {
-            log_cause(&problem, &id);
-            if asks_for_page {
+        if !span.is_disabled()
+            && let Some(trace) = trace_id(request.headers())
+        {
+            span.record("trace.id", trace);
+        }
+        let record = Record::begin(guard, &request, trail.clone(), span.clone());
+        let is_head = request.method() == Method::HEAD;
+        let asks_for_page = failure::asks_for_page(&request);
+        request.extensions_mut().insert(trail.clone());
+        let at_once = span.in_scope(|| match record.guard.admit(&request) {
+            Ok(()) => catch(|| inner.answer_at_once(&request)),
+            Err(refusal) => Some(refusal.into_response()),
+        });
+        let mut response = match at_once {
+            Some(response) => response,
+            // In a box, so that the answers above do not carry the room for it about.
+            None => Box::pin(run(request, inner).instrument(span.clone())).await,
+        };
+        if let Some(problem) = Problem::complete(&mut response, &trail.id, record.target.path()) {
+            let _entered = span.enter();
+            log_cause(&problem, &trail.id);
+            if asks_for_page && failure::is_for_people(trail.route.get().map(|route| &**route)) {
                 failure::show(&mut response, &problem);
             }
+            if is_head {
+                // HTTP/2 would send it.
+                let length = response.body().size_hint().exact().unwrap_or_default();
+                response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+                *response.body_mut() = Body::empty();
+            }
         }
-        response
-    };
-    let mut response = answered.instrument(span).await;
-    let headers = response.headers_mut();
-    headers.insert(X_REQUEST_ID, HeaderValue::from_str(&id).expect("the id is made of safe characters"));
-    for (name, value) in SECURITY_HEADERS {
-        headers.entry(name).or_insert(value);
+        let headers = response.headers_mut();
+        let id = HeaderValue::from_str(&trail.id).expect("the id is made of safe characters");
+        headers.insert(X_REQUEST_ID, id);
+        for (name, value) in SECURITY_HEADERS {
+            headers.entry(name).or_insert(value);
+        }
+        record.leave(response, is_head)
     }
-    record.leave(response, is_head)
 }
 
 impl Guard {
@@ -126,12 +183,17 @@ impl Guard {
 }
 
 /// Runs the handler; its panic is a failure of this request alone.
-async fn run(request: Request, next: Next) -> Response {
+async fn run(request: Request, inner: impl Answering<Body = Body>) -> Response {
     // A handler's half-done work is its own: what it shares with others is behind types that stay whole.
-    AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|panic| {
-        ApiError::Store(Error::internal(format!("a handler panicked: {}", panic_text(&*panic))))
-            .into_response()
-    })
+    AssertUnwindSafe(inner.answer(request)).catch_unwind().await.unwrap_or_else(failed_by)
+}
+
+fn catch(handler: impl FnOnce() -> Option<Response>) -> Option<Response> {
+    std::panic::catch_unwind(AssertUnwindSafe(handler)).unwrap_or_else(|panic| Some(failed_by(panic)))
+}
+
+fn failed_by(panic: Box<dyn Any + Send>) -> Response {
+    ApiError::Store(Error::internal(format!("a handler panicked: {}", panic_text(&*panic)))).into_response()
 }
 
 /// The one place where the cause of a failed request is logged.
@@ -147,18 +209,25 @@ fn log_cause(problem: &Problem, id: &str) {
 }
 
 /// The caller's `X-Request-Id` where it is short and harmless, else a new one.
-fn request_id(headers: &HeaderMap) -> Arc<str> {
+fn request_id(headers: &HeaderMap) -> String {
     let safe = |id: &&str| {
         let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@+-/=".contains(&byte);
         (1..=limits::REQUEST_ID_BYTES).contains(&id.len()) && id.bytes().all(harmless)
     };
     if let Some(id) = headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok()).filter(safe) {
-        return id.into();
+        return id.to_owned();
     }
     // Random once for each process, then counted: no other server, and no other run of this one, makes the same.
     static RUN: LazyLock<u64> = LazyLock::new(|| u64::from_be_bytes(crate::id::random_bytes()));
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    format!("req_{:016x}{:08x}", *RUN, NEXT.fetch_add(1, Ordering::Relaxed)).into()
+    let (run, next) = (RUN.to_be_bytes(), NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    let mut id = String::with_capacity(4 + 2 * (8 + 5));
+    id.push_str("req_");
+    // Not by `format!`, which costs each request more than its routing. Five bytes count to a trillion.
+    for byte in run.iter().chain(&next[3..]) {
+        id.extend([byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])));
+    }
+    id
 }
 
 /// The trace id of a valid `traceparent` (W3C Trace Context, section 3.2.2).
@@ -179,56 +248,53 @@ fn trace_id(headers: &HeaderMap) -> Option<&str> {
 /// What is known of a request until its answer is sent.
 struct Record {
     guard: Arc<Guard>,
-    id: Arc<str>,
+    trail: Arc<Trail>,
     began: Instant,
     method: Method,
-    /// The template of the route, for metrics and log.
-    route: Option<MatchedPath>,
-    path: String,
+    target: Uri,
     span: Span,
     /// Whether the answer has left, and so whether dropping this means it was sent or given up.
     left: bool,
 }
 
 impl Record {
-    fn begin(guard: &Arc<Guard>, request: &Request, id: Arc<str>, span: Span) -> Record {
+    fn begin(guard: Arc<Guard>, request: &Request, trail: Arc<Trail>, span: Span) -> Record {
         guard.metrics.in_flight.inc();
         Record {
-            guard: guard.clone(),
-            id,
+            guard,
+            trail,
             began: Instant::now(),
             method: request.method().clone(),
-            route: request.extensions().get().cloned(),
-            path: request.uri().path().to_owned(),
+            target: request.uri().clone(),
             span,
             left: false,
         }
     }
 
-    fn leave(mut self, response: Response, is_head: bool) -> Response {
+    fn leave(mut self, response: Response, is_head: bool) -> http::Response<Answer> {
         self.left = true;
         let length = response.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
         let expected = length.and_then(|text| text.parse().ok()).or(response.body().size_hint().exact());
         let status = response.status();
         response.map(|body| {
             let expected = if is_head { Some(0) } else { expected };
-            Body::new(Answer { body, record: self, status, sent: 0, expected, ended: false })
+            Answer { body, record: self, status, sent: 0, expected, ended: false }
         })
     }
 
     fn end(&self, status: StatusCode, sent: u64, outcome: Outcome) {
-        let route = self.route.as_ref().map_or("none", MatchedPath::as_str);
+        let route = self.trail.route();
         let elapsed = self.began.elapsed();
-        self.guard.metrics.answered(&self.method, route, status.as_u16(), elapsed.as_secs_f64());
+        self.guard.metrics.answered(&self.method, route.clone(), status.as_u16(), elapsed.as_secs_f64());
         self.guard.metrics.bytes_sent.inc_by(sent);
-        let (method, path, status, id) = (&self.method, &self.path, status.as_u16(), &*self.id);
+        let (method, path, status, id) = (&self.method, self.target.path(), status.as_u16(), &*self.trail.id);
         let duration_ms = elapsed.as_millis() as u64;
         let outcome = outcome.as_str();
         let _entered = self.span.enter();
         if self.method.is_safe() && status < 400 {
-            debug!(request.id = id, %method, route, status, duration_ms, size_bytes = sent, "Answered {method} `{path}`: {status}{outcome}");
+            debug!(request.id = id, %method, route = &**route, status, duration_ms, size_bytes = sent, "Answered {method} `{path}`: {status}{outcome}");
         } else {
-            info!(request.id = id, %method, route, status, duration_ms, size_bytes = sent, "Answered {method} `{path}`: {status}{outcome}");
+            info!(request.id = id, %method, route = &**route, status, duration_ms, size_bytes = sent, "Answered {method} `{path}`: {status}{outcome}");
         }
     }
 }
@@ -238,7 +304,7 @@ impl Drop for Record {
         self.guard.metrics.in_flight.dec();
         if !self.left {
             let _entered = self.span.enter();
-            debug!(method = %self.method, "The client left before it was answered: `{}`", self.path);
+            debug!(method = %self.method, "The client left before it was answered: `{}`", self.target.path());
         }
     }
 }
@@ -261,7 +327,7 @@ impl Outcome {
 }
 
 /// The body of an answer on its way, and its record, which ends with it.
-struct Answer {
+pub struct Answer {
     body: Body,
     record: Record,
     status: StatusCode,

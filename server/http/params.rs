@@ -165,14 +165,21 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Caller, ApiError> {
-        let params = Params::of(parts.uri.query());
-        let namespace = params.one("namespace")?.unwrap_or(DEFAULT_NAMESPACE).to_owned();
         let identity = Identity::of(parts);
-        identity.must_reach(&namespace, "namespace")?;
-        let reach = identity.reach();
+        let namespace = namespace_of(&Params::of(parts.uri.query()), &identity)?.to_owned();
         let lease = header(&parts.headers, ORLOP_LEASE)?.map(str::to_owned);
-        Ok(Caller { namespace, lease, reach })
+        Ok(Caller { namespace, lease, reach: identity.reach() })
     }
+}
+
+/// The namespace that a request is about.
+///
+/// # Errors
+/// `Invalid` for what is no namespace; `Forbidden` when the identity does not reach it.
+pub fn namespace_of<'p>(params: &'p Params, identity: &Identity) -> Result<&'p str, ApiError> {
+    let namespace = params.one("namespace")?.unwrap_or(DEFAULT_NAMESPACE);
+    identity.must_reach(namespace, "namespace")?;
+    Ok(namespace)
 }
 
 /// A header that may be there once, as text.

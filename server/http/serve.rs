@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderValue, StatusCode, Version};
 use http_body::Body as _;
@@ -46,6 +46,26 @@ pub enum Transport {
     Tls,
 }
 
+/// What answers requests: the routes within their guard.
+pub trait Answering: Clone + Send + Sync + 'static {
+    type Body: http_body::Body<Data = Bytes, Error = axum::Error> + Send + Unpin + 'static;
+
+    fn answer(self, request: Request<Body>) -> impl Future<Output = http::Response<Self::Body>> + Send;
+
+    /// The answer, where nothing has to be waited for: without a future, and without moving the request.
+    fn answer_at_once(&self, _request: &Request<Body>) -> Option<http::Response<Self::Body>> {
+        None
+    }
+}
+
+impl Answering for Router {
+    type Body = Body;
+
+    async fn answer(mut self, request: Request<Body>) -> http::Response<Body> {
+        self.call(request).await.unwrap_or_else(|never| match never {})
+    }
+}
+
 /// What serving needs beside the router.
 #[derive(Clone)]
 pub struct Server {
@@ -67,13 +87,13 @@ impl Server {
 
     /// Accepts connections until the soft token. What is in flight then goes on in tasks of `shutdown`, whose drain
     /// waits for them.
-    pub async fn serve(self, listener: TcpListener, router: Router) {
+    pub async fn serve(self, listener: TcpListener, router: impl Answering) {
         let soft = self.shutdown.soft().clone();
         soft.run_until_cancelled(self.accept(listener, router)).await;
         debug!("Accepting no more connections");
     }
 
-    async fn accept(&self, listener: TcpListener, router: Router) -> Infallible {
+    async fn accept(&self, listener: TcpListener, router: impl Answering) -> Infallible {
         /// A full descriptor table empties itself as connections end; until then asking again at once would only
         /// burn the processor.
         const PAUSE: Duration = Duration::from_millis(100);
@@ -104,7 +124,7 @@ impl Server {
         self,
         stream: TcpStream,
         address: SocketAddr,
-        router: Router,
+        router: impl Answering,
         _permit: OwnedSemaphorePermit,
     ) {
         let _counted = Counted::new(&self.metrics.connections);
@@ -127,7 +147,7 @@ impl Server {
         &self,
         stream: S,
         peer: Peer,
-        router: Router,
+        router: impl Answering,
     ) {
         let watch = Watch::new(self.timing);
         let stream = TokioIo::new(WatchedStream::new(stream, watch.clone()));
@@ -211,14 +231,14 @@ impl<F: Future<Output: Send + 'static> + Send + 'static> hyper::rt::Executor<F> 
 }
 
 /// The router as hyper calls it, each request with its peer and under watch.
-fn service(
-    router: Router,
+fn service<A: Answering>(
+    router: A,
     peer: Peer,
     watch: Watch,
     received: Counter,
 ) -> impl hyper::service::Service<
     Request<Incoming>,
-    Response = http::Response<LeavingBody<Body>>,
+    Response = http::Response<LeavingBody<A::Body>>,
     Error = Infallible,
     Future: Send,
 > {
@@ -229,9 +249,9 @@ fn service(
         let mut request =
             request.map(|body| Body::new(ArrivingBody::new(body, watch.clone(), received.clone())));
         request.extensions_mut().insert(peer);
-        let answered = router.clone().call(request);
+        let answered = router.clone().answer(request);
         async move {
-            let mut response = answered.await?.map(|body| LeavingBody::new(body, in_flight));
+            let mut response = answered.await.map(|body| LeavingBody::new(body, in_flight));
             if body_watch.is_some_and(|watch| watch.take_unread()) {
                 // hyper will close the connection, and does not say so: a client would send its next request into it
                 // (RFC 9112, section 9.6).

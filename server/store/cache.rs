@@ -1,7 +1,8 @@
 //! Open blobs that were read lately: a ranged read of a hot blob asks neither the database nor the file system.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use http::HeaderMap;
 use quick_cache::sync::Cache;
 
 use super::Store;
@@ -20,6 +21,8 @@ pub struct Blob {
     pub size: u64,
     pub media_type: Option<String>,
     pub file: BlobFile,
+    /// What stands above its bytes wherever they are sent, for the sender to write down once.
+    pub head: OnceLock<HeaderMap>,
 }
 
 pub(super) struct Blobs(Cache<(String, Digest), Arc<Blob>>);
@@ -46,10 +49,18 @@ impl Store {
     /// `NotFound` when the namespace has no such record; `Corrupt` when the bytes are gone or too few;
     /// `Unavailable` when the database does not answer.
     pub async fn open_blob(&self, namespace: &str, digest: &Digest) -> Result<Arc<Blob>> {
-        let key = (namespace.to_owned(), digest.clone());
-        if let Some(blob) = self.0.cache.0.get(&key) {
-            return Ok(blob);
+        match self.find_open_blob(namespace, digest) {
+            Some(blob) => Ok(blob),
+            None => Box::pin(self.open_unopened(namespace, digest)).await,
         }
+    }
+
+    /// The blob, if it is open from an earlier read.
+    pub fn find_open_blob(&self, namespace: &str, digest: &Digest) -> Option<Arc<Blob>> {
+        self.0.cache.0.get(&(namespace.to_owned(), digest.clone()))
+    }
+
+    async fn open_unopened(&self, namespace: &str, digest: &Digest) -> Result<Arc<Blob>> {
         // Within the gate, so that what a deletion has just forgotten is not remembered again.
         let _turn = self.0.gate.enter(digest).await;
         let (record, state) = {
@@ -70,9 +81,14 @@ impl Store {
         if file.size() != record.size.unsigned_abs() {
             return Err(damaged("its file has another size than its record"));
         }
-        let blob =
-            Arc::new(Blob { digest: digest.clone(), size: file.size(), media_type: record.media_type, file });
-        self.0.cache.0.insert(key, blob.clone());
+        let blob = Arc::new(Blob {
+            digest: digest.clone(),
+            size: file.size(),
+            media_type: record.media_type,
+            file,
+            head: OnceLock::new(),
+        });
+        self.0.cache.0.insert((namespace.to_owned(), digest.clone()), blob.clone());
         Ok(blob)
     }
 

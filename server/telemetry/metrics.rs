@@ -1,5 +1,6 @@
 //! Metrics: typed handles for those who count, one text in OpenMetrics form for those who scrape.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -67,20 +68,20 @@ struct PullLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Route {
     method: &'static str,
-    route: String,
+    route: Cow<'static, str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answered {
     method: &'static str,
-    route: String,
+    route: Cow<'static, str>,
     status: u16,
 }
 
 impl HttpMetrics {
     /// Counts one finished request. `route` is the template of the path, not the path.
-    pub fn answered(&self, method: &http::Method, route: &str, status: u16, seconds: f64) {
-        let (method, route) = (method_label(method), route.to_owned());
+    pub fn answered(&self, method: &http::Method, route: Cow<'static, str>, status: u16, seconds: f64) {
+        let method = method_label(method);
         self.duration.get_or_create(&Route { method, route: route.clone() }).observe(seconds);
         self.requests.get_or_create(&Answered { method, route, status }).inc();
     }
@@ -232,9 +233,9 @@ mod tests {
     #[test]
     fn what_is_counted_is_rendered_as_openmetrics() {
         let metrics = Metrics::new();
-        metrics.http.answered(&http::Method::GET, "/api/v1/content/{digest}", 200, 0.002);
+        metrics.http.answered(&http::Method::GET, "/api/v1/content/{digest}".into(), 200, 0.002);
         let invented = http::Method::from_bytes(b"BREW").expect("a token");
-        metrics.http.answered(&invented, "none", 405, 0.0);
+        metrics.http.answered(&invented, "none".into(), 405, 0.0);
         metrics.http.bytes_sent.inc_by(7);
         metrics.jobs.entered(PullState::running);
         let text = metrics.render();

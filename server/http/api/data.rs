@@ -1,5 +1,7 @@
 //! `/api/v1/content/{digest}/data` and `POST /api/v1/content`: whole blobs, in and out.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -16,10 +18,22 @@ use crate::http::error::ApiResult;
 use crate::http::extract::Path;
 use crate::http::params::{Params, header, size_header};
 use crate::oci::{Algorithm, Digest};
-use crate::store::{Caller, Committed, Labels, Put, PutBody, PutStream, Store, labels};
+use crate::store::{Blob, Caller, Committed, Labels, Put, PutBody, PutStream, Store, labels};
 
 /// A body up to this many bytes is taken whole and written in one go; a longer one streams to the disk.
 const IN_MEMORY: u64 = 1 << 20;
+
+/// Where the bytes of a blob are.
+pub const PATH: &str = "/api/v1/content/{digest}/data";
+
+/// The blob that a request reads, where its path is plain: the router knows of escapes, and what to say of mistakes.
+pub fn wanted(method: &Method, path: &str) -> Option<Digest> {
+    if *method != Method::GET && *method != Method::HEAD {
+        return None;
+    }
+    let text = path.strip_prefix("/api/v1/content/")?.strip_suffix("/data")?;
+    text.parse().ok()
+}
 
 /// `GET` and `HEAD /api/v1/content/{digest}/data`: the bytes, or the requested ranges of them.
 pub async fn read(
@@ -30,9 +44,14 @@ pub async fn read(
     method: Method,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let shown = if params.flag("inline")? { Shown::Inline } else { Shown::Attachment };
     let blob = store.open_blob(&caller.namespace, &digest).await?;
-    respond(blob, &method, &headers, shown)
+    show(blob, &params, &method, &headers)
+}
+
+/// An open blob, or of it what is wanted.
+pub fn show(blob: Arc<Blob>, params: &Params, method: &Method, headers: &HeaderMap) -> ApiResult<Response> {
+    let shown = if params.flag("inline")? { Shown::Inline } else { Shown::Attachment };
+    respond(blob, method, headers, shown)
 }
 
 /// `PUT /api/v1/content/{digest}/data`: store the body under this digest.

@@ -25,13 +25,13 @@ impl<S> WatchedStream<S> {
 
     fn wrote<T>(&self, outcome: &Poll<io::Result<T>>, bytes: impl Fn(&T) -> usize) {
         let mut state = self.watch.state();
-        let (now, timing) = (Instant::now(), state.timing);
+        let timing = state.timing;
         match outcome {
-            Poll::Pending => state.written.wait(now),
+            Poll::Pending => state.written.wait(Instant::now),
             Poll::Ready(Ok(written)) => {
-                state.written.rest(now);
-                state.written.moved(bytes(written), &timing, now);
-                state.taken.moved(bytes(written), &timing, now);
+                state.written.rest(Instant::now);
+                state.written.moved(bytes(written), &timing, Instant::now);
+                state.taken.moved(bytes(written), &timing, Instant::now);
             }
             Poll::Ready(Err(_)) => {}
         }
@@ -112,8 +112,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ArrivingBody<B> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         let mut state = self.watch.state();
         match &polled {
-            Poll::Pending => state.read.wait(Instant::now()),
-            Poll::Ready(_) => state.read.rest(Instant::now()),
+            Poll::Pending => state.read.wait(Instant::now),
+            Poll::Ready(_) => state.read.rest(Instant::now),
         }
         drop(state);
         if let Poll::Ready(Some(Ok(frame))) = &polled {
@@ -134,7 +134,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ArrivingBody<B> {
 impl<B: Body> Drop for ArrivingBody<B> {
     fn drop(&mut self) {
         let mut state = self.watch.state();
-        state.read.rest(Instant::now());
+        state.read.rest(Instant::now);
         let left = self.body.size_hint().upper().unwrap_or(u64::MAX);
         state.unread = !self.body.is_end_stream() && left > DRAINED;
     }
@@ -163,10 +163,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for LeavingBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        self.in_flight.0.state().taken.rest(Instant::now());
+        self.in_flight.0.state().taken.rest(Instant::now);
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if let Poll::Ready(Some(Ok(_))) = &polled {
-            self.in_flight.0.state().taken.wait(Instant::now());
+            self.in_flight.0.state().taken.wait(Instant::now);
         }
         polled
     }

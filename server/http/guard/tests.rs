@@ -1,12 +1,11 @@
 use axum::routing::get;
 use http_body_util::BodyExt;
-use tower::ServiceExt;
 
 use super::*;
 use crate::config::Config;
 use crate::telemetry::Metrics;
 
-fn app() -> (Router, Metrics) {
+fn app() -> (Guarded<Router>, Metrics) {
     let metrics = Metrics::new();
     let config = Config::load(&Default::default(), []).expect("defaults");
     let guard = Guard { hosts: Hosts::of(&config), metrics: metrics.http.clone() };
@@ -23,12 +22,12 @@ fn app() -> (Router, Metrics) {
         .route("/broken", get(broken))
         .route("/failing", get(failing))
         .route("/blob", get(own_policy));
-    (guarded(router, guard), metrics)
+    (Guarded::new(finished(router), guard), metrics)
 }
 
-async fn ask(app: &Router, request: http::request::Builder) -> (http::response::Parts, String) {
+async fn ask(app: &Guarded<Router>, request: http::request::Builder) -> (http::response::Parts, String) {
     let request = request.body(Body::from("12345")).expect("a request");
-    let (head, body) = app.clone().oneshot(request).await.expect("answered").into_parts();
+    let (head, body) = app.clone().answer(request).await.into_parts();
     let bytes = body.collect().await.expect("a body").to_bytes();
     (head, String::from_utf8(bytes.to_vec()).expect("text"))
 }

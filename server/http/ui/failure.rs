@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request};
+use axum::extract::Request;
 use axum::response::Response;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
@@ -24,17 +24,14 @@ struct Failure<'p> {
     hint: Line,
 }
 
-/// Whether whoever sent the request would rather read a page: it is for one, or for nothing that there is, and it
-/// names HTML before JSON.
+/// Whether whoever sent the request would rather read a page: it names HTML before JSON, and is for no program.
 pub fn asks_for_page(request: &Request) -> bool {
-    if request.uri().path().starts_with("/api/") {
-        return false;
-    }
-    let for_people = match request.extensions().get::<MatchedPath>() {
-        Some(route) => PAGES.contains(&route.as_str()),
-        None => true,
-    };
-    for_people && prefers_html(request.headers())
+    !request.uri().path().starts_with("/api/") && prefers_html(request.headers())
+}
+
+/// Whether the route answers with pages, or there is no such route.
+pub fn is_for_people(route: Option<&str>) -> bool {
+    route.is_none_or(|route| PAGES.contains(&route))
 }
 
 /// Writes the problem into its response once more, as a page. If that fails the JSON stays.
@@ -109,6 +106,7 @@ pub(super) mod tests {
         };
         assert!(asks_for_page(&request("/nothing/here")));
         assert!(!asks_for_page(&request("/api/v1/nothing")));
+        assert!(is_for_people(None) && is_for_people(Some("/docs")) && !is_for_people(Some("/version")));
     }
 
     #[tokio::test]
