@@ -42,7 +42,8 @@ impl App {
             true => AddressPolicy::Private,
             false => AddressPolicy::Public,
         };
-        let settings = jobs::Settings::new(config.pull_concurrency, config.layer_concurrency, addresses);
+        let mut settings = jobs::Settings::new(config.pull_concurrency, config.layer_concurrency, addresses);
+        settings.metrics = metrics.jobs.clone();
         let jobs = Jobs::new(store.clone(), clock.clone(), shutdown.clone(), settings);
         jobs.resume_unfinished().await?;
         let state = AppState::new(Parts {

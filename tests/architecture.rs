@@ -17,7 +17,7 @@ const IMPORTS: [(&str, &str); 14] = [
     ("events.rs", ""),
     ("shutdown.rs", ""),
     ("store/", "disk db events shutdown"),
-    ("jobs/", "store registry unpack events shutdown"),
+    ("jobs/", "store registry unpack events shutdown telemetry"),
     ("http/", "store jobs events shutdown config telemetry"),
     ("cli/", "app config store"),
     ("http/api/", "store jobs events shutdown config telemetry http"),

@@ -66,7 +66,6 @@ impl Exit {
             "already-exists"
             | "offset-mismatch"
             | "content-in-use"
-            | "has-children"
             | "not-empty"
             | "invalid-state"
             | "ingest-busy"

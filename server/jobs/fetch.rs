@@ -194,6 +194,7 @@ impl Fetch<'_> {
     async fn next_chunk(&self, source: &mut BlobStream) -> Result<Option<Bytes>, Ended> {
         let chunk = unless(self.halt, source.chunk()).await??;
         if let Some(bytes) = &chunk {
+            self.job.jobs.0.settings.metrics.fetched_bytes.inc_by(bytes.len() as u64);
             self.job.draw(|picture| picture.receive(self.digest(), bytes.len() as u64, self.job.now()));
         }
         Ok(chunk)

@@ -41,6 +41,7 @@ use crate::shutdown::Shutdown;
 use crate::store::list::ListQuery;
 use crate::store::lists::{Page, Wanted};
 use crate::store::{Caller, NewPull, PullKey, PullRow, Recorded, Store, labels};
+use crate::telemetry::JobMetrics;
 use flights::Flights;
 use record::{Detail, Record};
 use request::Request;
@@ -59,6 +60,7 @@ pub struct Settings {
     pub lease: Duration,
     pub retry: RetryPolicy,
     pub patience: Patience,
+    pub metrics: JobMetrics,
 }
 
 impl Settings {
@@ -71,6 +73,7 @@ impl Settings {
             lease: Duration::from_secs(3600),
             retry: RetryPolicy::default(),
             patience: Patience::default(),
+            metrics: JobMetrics::default(),
         }
     }
 }
@@ -119,6 +122,14 @@ pub enum Follow {
 pub type Events = Pin<Box<dyn Stream<Item = PullEvent> + Send>>;
 
 impl Jobs {
+    /// How many pulls wait for their turn, and how many run.
+    pub fn count_unfinished(&self) -> (usize, usize) {
+        let live = self.live();
+        let queued =
+            live.values().filter(|live| live.read(|record| record.state) == JobState::Queued).count();
+        (queued, live.len() - queued)
+    }
+
     /// Nothing runs yet: call [`Jobs::resume_unfinished`] once the store is repaired.
     pub fn new(store: Store, clock: Clock, shutdown: Shutdown, settings: Settings) -> Jobs {
         Jobs(Arc::new(Inner {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -31,37 +31,31 @@ pub struct HttpMetrics {
     pub event_clients: Gauge,
 }
 
+/// What is stored, as it was measured at the last scrape.
 #[derive(Debug, Clone, Default)]
 pub struct StoreMetrics {
-    pub ingests_open: Gauge,
-    pub blobs_committed: Counter,
-    pub bytes_committed: Counter,
-    pub database_errors: Counter,
-    pub corrupt_blobs: Counter,
+    pub blobs: Gauge,
+    pub stored_bytes: Gauge,
+    pub images: Gauge,
+    pub ingests: Gauge,
+    pub ingest_bytes: Gauge,
+    pub leases: Gauge,
+    pub free_bytes: Gauge,
+    /// 1 when the database answered, else 0; then the others are as they were.
+    pub database_up: Gauge,
 }
 
 #[derive(Debug, Clone, Default)]
 pub struct JobMetrics {
-    pulls: Family<PullLabels, Gauge>,
+    pub pulls_queued: Gauge,
+    pub pulls_running: Gauge,
     pulls_finished: Family<PullLabels, Counter>,
-    pub bytes_fetched: Counter,
-}
-
-/// The states of a pull that are counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types, reason = "the names are the label's values")]
-pub enum PullState {
-    queued,
-    running,
-    cancelling,
-    succeeded,
-    failed,
-    cancelled,
+    pub fetched_bytes: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PullLabels {
-    state: PullState,
+    state: &'static str,
 }
 
 /// Labels by route template, never by path: a digest in a label would make a series of each blob.
@@ -88,18 +82,8 @@ impl HttpMetrics {
 }
 
 impl JobMetrics {
-    /// A pull entered a state that is not its last.
-    pub fn entered(&self, state: PullState) {
-        self.pulls.get_or_create(&PullLabels { state }).inc();
-    }
-
-    /// A pull left a state that it had entered.
-    pub fn left(&self, state: PullState) {
-        self.pulls.get_or_create(&PullLabels { state }).dec();
-    }
-
     /// A pull ended in `state`.
-    pub fn finished(&self, state: PullState) {
+    pub fn finished(&self, state: &'static str) {
         self.pulls_finished.get_or_create(&PullLabels { state }).inc();
     }
 }
@@ -193,20 +177,22 @@ impl StoreMetrics {
     fn register(registry: &mut Registry) -> StoreMetrics {
         let metrics = StoreMetrics::default();
         let m = &metrics;
-        registry.register("ingests_open", "Ingests not yet committed or aborted", m.ingests_open.clone());
-        registry.register(
-            "blobs_committed",
-            "Blobs committed that were not there",
-            m.blobs_committed.clone(),
-        );
-        registry.register_with_unit(
-            "committed",
-            "Bytes of the blobs committed",
-            Unit::Bytes,
-            m.bytes_committed.clone(),
-        );
-        registry.register("database_errors", "Failures of the database", m.database_errors.clone());
-        registry.register("corrupt_blobs", "Blobs found damaged", m.corrupt_blobs.clone());
+        for (name, help, gauge) in [
+            ("blobs", "Blobs stored", &m.blobs),
+            ("images", "Images, in all namespaces", &m.images),
+            ("ingests", "Ingests not yet committed or aborted", &m.ingests),
+            ("leases", "Leases that hold something now", &m.leases),
+            ("database_up", "Whether the database answered the last scrape", &m.database_up),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
+        for (name, help, gauge) in [
+            ("blob", "Bytes of the blobs stored", &m.stored_bytes),
+            ("ingest", "Bytes of ingests not yet committed", &m.ingest_bytes),
+            ("disk_free", "Bytes free on the data directory's file system", &m.free_bytes),
+        ] {
+            registry.register_with_unit(name, help, Unit::Bytes, gauge.clone());
+        }
         metrics
     }
 }
@@ -214,14 +200,12 @@ impl StoreMetrics {
 impl JobMetrics {
     fn register(registry: &mut Registry) -> JobMetrics {
         let metrics = JobMetrics::default();
-        registry.register("pulls", "Pulls by state", metrics.pulls.clone());
-        registry.register("pulls_finished", "Pulls ended, by how", metrics.pulls_finished.clone());
-        registry.register_with_unit(
-            "fetched",
-            "Bytes fetched from registries",
-            Unit::Bytes,
-            metrics.bytes_fetched.clone(),
-        );
+        let m = &metrics;
+        registry.register("pulls_queued", "Pulls waiting for their turn", m.pulls_queued.clone());
+        registry.register("pulls_running", "Pulls under way", m.pulls_running.clone());
+        registry.register("pulls_finished", "Pulls ended, by how", m.pulls_finished.clone());
+        let fetched = m.fetched_bytes.clone();
+        registry.register_with_unit("fetched", "Bytes fetched from registries", Unit::Bytes, fetched);
         metrics
     }
 }
@@ -237,15 +221,15 @@ mod tests {
         let invented = http::Method::from_bytes(b"BREW").expect("a token");
         metrics.http.answered(&invented, "none".into(), 405, 0.0);
         metrics.http.bytes_sent.inc_by(7);
-        metrics.jobs.entered(PullState::running);
+        metrics.jobs.pulls_running.set(1);
         let text = metrics.render();
         for line in [
             "orlop_http_requests_total{method=\"GET\",route=\"/api/v1/content/{digest}\",status=\"200\"} 1",
             "orlop_http_requests_total{method=\"other\",route=\"none\",status=\"405\"} 1",
             "orlop_http_request_duration_seconds_count{method=\"GET\",route=\"/api/v1/content/{digest}\"} 1",
             "orlop_http_sent_bytes_total 7",
-            "orlop_pulls{state=\"running\"} 1",
-            "orlop_store_ingests_open 0",
+            "orlop_pulls_running 1",
+            "orlop_store_ingests 0",
         ] {
             assert!(text.lines().any(|seen| seen == line), "no `{line}` in\n{text}");
         }

@@ -45,7 +45,16 @@ story!(the_version_is_that_of_the_package, async |app| {
 });
 
 story!(metrics_come_under_the_name_that_the_scraper_knows, async |app| {
+    app.put_blob(b"hello").await;
     let plain = app.get("/metrics").await.expect(200);
+    for line in [
+        "orlop_store_blobs 1",
+        "orlop_store_blob_bytes 5",
+        "orlop_store_leases 1",
+        "orlop_store_database_up 1",
+    ] {
+        assert!(String::from_utf8_lossy(&plain.body).lines().any(|told| told == line), "{line}");
+    }
     assert!(plain.header("content-type").starts_with("text/plain"));
     let accepts = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.3";
     let open = app.get("/metrics").header("Accept", accepts).await.expect(200);

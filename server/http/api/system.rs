@@ -108,7 +108,30 @@ pub async fn metrics(State(state): State<AppState>, headers: HeaderMap) -> Respo
         false => "text/plain; charset=utf-8",
     };
     let headers = [(CONTENT_TYPE, HeaderValue::from_static(content_type)), (CACHE_CONTROL, NO_STORE)];
+    measure(&state).await;
     (headers, state.metrics.render()).into_response()
+}
+
+/// Sets what is not counted as it happens. A database that is away is no reason to answer nothing.
+async fn measure(state: &AppState) {
+    let (queued, running) = state.jobs.count_unfinished();
+    state.metrics.jobs.pulls_queued.set(queued as i64);
+    state.metrics.jobs.pulls_running.set(running as i64);
+    let store = &state.metrics.store;
+    let usage = state.store.measure_usage().await;
+    store.database_up.set(i64::from(usage.is_ok()));
+    let Ok(usage) = usage else { return };
+    for (gauge, value) in [
+        (&store.blobs, usage.blobs),
+        (&store.stored_bytes, usage.on_disk_bytes),
+        (&store.images, usage.images),
+        (&store.ingests, usage.ingests),
+        (&store.ingest_bytes, usage.ingest_bytes),
+        (&store.leases, usage.leases),
+        (&store.free_bytes, usage.free_bytes),
+    ] {
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+    }
 }
 
 /// `GET /openapi.yaml`
