@@ -124,7 +124,8 @@ pub async fn serve(config: Config) -> Result<()> {
     let app = App::open(config, Clock::system()).await?;
     app.state.shutdown.on_signals()?;
     if !app.repaired.is_nothing() {
-        info!(repaired = ?app.repaired, "Repaired what the last end left");
+        let repaired = serde_json::to_string(&app.repaired).unwrap_or_default();
+        info!(repaired, "Repaired what the last end left");
     }
     let config = &app.state.config;
     eprintln!(

@@ -261,12 +261,7 @@ fn of_problem(
             why.push_str(&format!(": {}", named(items)));
         }
     }
-    let hint = text("hint").map(str::to_owned).or_else(|| match exit {
-        Exit::Denied if code == "unauthenticated" => {
-            Some("put a token in ORLOP_TOKEN, or its file in --token-file (orlop token create)".to_owned())
-        }
-        _ => None,
-    });
+    let hint = Failure::hint_of_problem(code, text("hint"));
     let request_id = text("request_id").map(str::to_owned).or(request_id);
     Failure { exit, doing, why, hint, request_id, problem: problem.map(Box::new), silent: false }
 }

@@ -138,6 +138,24 @@ impl Failure {
         Failure::new(Exit::Usage, doing, why)
     }
 
+    /// What to try, in the words of the command line. The server's own hint is for callers of its API: it stands where
+    /// there is nothing better to say.
+    pub fn hint_of_problem(code: &str, of_server: Option<&str>) -> Option<String> {
+        let ours = match code {
+            "invalid-argument" | "validation-failed" | "already-exists" | "range-not-satisfiable" => {
+                return None;
+            }
+            "unauthenticated" => {
+                "put a token in ORLOP_TOKEN, or its file in --token-file (orlop token create)"
+            }
+            "forbidden" => "a token that may do this, in ORLOP_TOKEN or --token-file (orlop token create)",
+            "not-found" => "check the spelling, and --namespace",
+            "upstream-no-platform" => "one of those, with --platform",
+            _ => return of_server.map(str::to_owned),
+        };
+        Some(ours.to_owned())
+    }
+
     pub fn hint(mut self, hint: impl Into<String>) -> Failure {
         self.hint = Some(hint.into());
         self

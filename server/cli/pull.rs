@@ -223,7 +223,7 @@ fn settled(job: &Value) -> Result<(), Failure> {
         }
     };
     let mut failure = Failure::new(Exit::of_problem(&error.code, 0), doing, error.detail);
-    failure.hint = error.hint;
+    failure.hint = Failure::hint_of_problem(&error.code, error.hint.as_deref());
     failure.problem = Some(Box::new(json!({
         "type": format!("/problems/{}", error.code), "title": failure.doing, "detail": failure.why, "code": error.code,
         "pull_id": pull.id,

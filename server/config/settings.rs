@@ -105,8 +105,12 @@ pub fn example() -> String {
             Kind::List => "[]".to_owned(),
             Kind::Text | Kind::Secret => format!("{:?}", setting.default),
         };
+        let choices = match setting.value_name.contains('|') {
+            true => format!(" ({})", setting.value_name.replace('|', ", ")),
+            false => String::new(),
+        };
         // Writing to a String cannot fail.
-        let _ = write!(text, "\n# {}\n# {} = {value}\n", setting.help, setting.key);
+        let _ = write!(text, "\n# {}{choices}\n# {} = {value}\n", setting.help, setting.key);
     }
     text
 }

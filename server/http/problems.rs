@@ -42,16 +42,16 @@ pub fn find(code: &str) -> Option<&'static ProblemDoc> {
 problems! {
     INVALID_ARGUMENT "invalid-argument" BAD_REQUEST "Invalid request",
         "A parameter, header, path or field of the request cannot be understood. Nothing was tried.",
-        "`field` names what is at fault, and `position` where in it, counted in characters from 0.";
+        "Mend what `detail` says; where `field` is given it names what is at fault, and `position` the character in it, from 0.";
     UNAUTHENTICATED "unauthenticated" UNAUTHORIZED "Not authenticated",
         "This server wants a token, and the request has none that is valid.",
         "Send `Authorization: Bearer orl_…`; `orlop token create` makes a token.";
     FORBIDDEN "forbidden" FORBIDDEN "Not allowed",
         "The token does not allow this, or a page of another site sent the request.",
-        "Use a token with the scope and namespace that `detail` names.";
+        "`detail` says what is missing: a scope, a namespace, a form secret, or a page of this server.";
     NOT_FOUND "not-found" NOT_FOUND "Not found",
         "What the request names does not exist, or not in this namespace.",
-        "Check the spelling, and the `namespace` parameter.";
+        "Check the spelling, and the `namespace` parameter. Images are found by name with `/api/v1/images?name=…`.";
     METHOD_NOT_ALLOWED "method-not-allowed" METHOD_NOT_ALLOWED "Method not allowed",
         "The path exists and does not know this method.",
         "The `Allow` header lists the methods it knows.";
@@ -63,7 +63,7 @@ problems! {
         "Choose another one, or change the existing one with PATCH.";
     DIGEST_MISMATCH "digest-mismatch" CONFLICT "Digest mismatch",
         "The bytes do not have the digest that was announced. They were not stored under it.",
-        "Compare `expected` and `actual`; the ingest keeps its bytes until it is aborted, truncated or expires.";
+        "Compare `expected` and `actual`. An ingest keeps its bytes until it is aborted, truncated or expires.";
     SIZE_MISMATCH "size-mismatch" CONFLICT "Size mismatch",
         "There are more or fewer bytes than were announced.",
         "Compare `expected_size` and `actual_size`; send what is missing, or begin again.";
@@ -84,7 +84,7 @@ problems! {
         "Read the current state, then follow from now on.";
     PRECONDITION_FAILED "precondition-failed" PRECONDITION_FAILED "Precondition failed",
         "`If-Match`, `If-None-Match` or a relative did not hold: somebody else changed it meanwhile.",
-        "Read it again, and repeat the change with the new `ETag`.";
+        "Read it again for its `ETag` of now, and decide anew.";
     WRITER_LOST "writer-lost" PRECONDITION_FAILED "Writer lost",
         "The writer token is not, or no longer, the writer of this ingest.",
         "Open the ingest again; it resumes with the bytes it has.";

@@ -24,7 +24,8 @@ wait_for() { # url
     return 1
 }
 
-cargo build --locked --bin orlop --manifest-path "$root/Cargo.toml"
+# All targets, as the tests before were built: the binary alone would be another build of half the dependencies.
+cargo build --locked --all-targets --manifest-path "$root/Cargo.toml"
 orlop=${CARGO_TARGET_DIR:-$root/target}/debug/orlop
 
 registry_port=$(free_port)

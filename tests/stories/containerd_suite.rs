@@ -57,7 +57,7 @@ story!(cs_1_writers_side_by_side_with_every_announcement, async |app| {
         if n >= 2 {
             open["expected_digest"] = json!(sha256(bytes));
         }
-        opened.push(app.open(open).await.expect(201).header("location").to_owned());
+        opened.push(app.open(open).await.expect(201).place().to_owned());
     }
     for (n, (ingest, bytes)) in opened.iter().zip(&bytes).enumerate() {
         app.append(ingest, 0, bytes).await.expect(204);
@@ -74,7 +74,7 @@ story!(cs_1_writers_side_by_side_with_every_announcement, async |app| {
 
 story!(cs_2_status_follows_every_write, async |app| {
     let bytes = noise(2, 256);
-    let ingest = app.open(json!({"ref": "u", "total": 256})).await.expect(201).header("location").to_owned();
+    let ingest = app.open(json!({"ref": "u", "total": 256})).await.expect(201).place().to_owned();
     let started = app.clock.now().to_string();
     let mut offset = 0;
     for next in [0, 64, 192, 256] {
@@ -105,7 +105,7 @@ story!(cs_3_committing_what_exists_says_so_with_and_without_its_digest, async |a
 story!(cs_4_a_reopened_ingest_has_the_same_status, async |app| {
     let bytes = noise(4, 256);
     let open = json!({"ref": "u", "total": 256});
-    let ingest = app.open(open.clone()).await.expect(201).header("location").to_owned();
+    let ingest = app.open(open.clone()).await.expect(201).place().to_owned();
     app.clock.advance(Duration::from_secs(1));
     app.append(&ingest, 0, &bytes[..128]).await.expect(204);
     let before = status(app, &ingest).await;
@@ -145,7 +145,7 @@ story!(cs_11_labels_are_replaced_set_and_removed, async |app| {
     let ingest = app.filled_ingest("u", b"labelled").await;
     let labels = json!({"k1": "v1", "k2": "v2", "containerd.io/gc.root": "yes"});
     let content = app.commit(&ingest, json!({"labels": labels})).await.expect(201);
-    let path = content.header("location");
+    let path = content.place();
     assert_eq!(content.json()["labels"], labels);
     app.clock.advance(Duration::from_secs(1));
     let patch = json!({"labels": {"k1": "new", "k2": null, "k3": "v3"}});
@@ -167,7 +167,7 @@ story!(cs_12_every_failed_commit_frees_the_ref_and_keeps_the_bytes, async |app| 
         assert_eq!(opened.json()["offset"], offset);
         assert_eq!(app.open(json!({"ref": "u"})).await.to_string(), "423 ingest-busy");
         let token = opened.json()["writer"]["token"].as_str().expect("a token").to_owned();
-        (opened.header("location").to_owned(), token)
+        (opened.place().to_owned(), token)
     };
     for commit in [json!({"expected_digest": digest}), json!({})] {
         let (ingest, token) = open(0).await;
@@ -199,7 +199,7 @@ async fn borrowed(app: &TestApp, bytes: &[u8]) -> (String, Value) {
     app.put(format!("/api/v1/content/{digest}/data")).namespace("lender").body(bytes).await.expect(201);
     let open = json!({"ref": "u", "expected_digest": digest, "total": bytes.len()});
     let opened = app.open(open).namespace("borrower").await.expect(201);
-    (opened.header("location").to_owned(), opened.json())
+    (opened.place().to_owned(), opened.json())
 }
 
 fn read(app: &TestApp, bytes: &[u8], namespace: &str) -> crate::support::request::Request {

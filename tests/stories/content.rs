@@ -301,3 +301,15 @@ story!(stored_content_is_there_after_a_restart, async |app| {
     assert_eq!((after.json(), after.header("etag")), (before.json(), before.header("etag")));
     assert_eq!(app.get(data(HELLO)).await.to_string(), "200 \"hello\"");
 });
+
+story!(a_location_leads_to_what_was_made_in_whichever_namespace, async |app| {
+    for namespace in ["default", "other"] {
+        let content = app.post("/api/v1/content").namespace(namespace).body("hello").await.expect(201);
+        let put = app.put(format!("/api/v1/content/{}/data", sha256(b"hallo"))).namespace(namespace);
+        let ingest = app.open(json!({"ref": "u"})).namespace(namespace).await.expect(201);
+        let known = app.open(json!({"ref": "v", "expected_digest": sha256(b"hello")})).namespace(namespace);
+        for made in [content, put.body("hallo").await.expect(201), ingest, known.await.expect(200)] {
+            app.get(made.header("location")).await.expect(200);
+        }
+    }
+});

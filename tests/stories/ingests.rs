@@ -34,7 +34,7 @@ story!(an_ingest_opens_empty_and_says_all_about_itself, async |app| {
             "started_at": now.to_string(), "updated_at": now.to_string(), "expires_at": tomorrow.to_string(),
         })
     );
-    let path = opened.header("location");
+    let path = opened.place();
     assert_eq!(app.get(path).await.json(), ingest);
     assert_eq!(app.get("/api/v1/ingests?ref=upload-1").await.json()["items"], json!([ingest]));
     assert_eq!(app.get("/api/v1/ingests?ref=other").await.json()["items"], json!([]));
@@ -101,7 +101,7 @@ story!(opening_again_resumes_at_the_offset_with_new_announcements, async |app| {
 
 story!(an_announcement_judges_what_the_commit_does_not_name, async |app| {
     let announced = json!({"ref": "u", "total": 6, "expected_digest": sha256(b"other")});
-    let ingest = app.open(announced).await.expect(201).header("location").to_owned();
+    let ingest = app.open(announced).await.expect(201).place().to_owned();
     // Bytes past an announced total are taken: 413 is for the server's own limit.
     app.append(&ingest, 0, b"hello, world").await.expect(204);
     app.truncate(&ingest).await.expect(200);
@@ -189,7 +189,7 @@ story!(an_ingest_goes_on_after_a_restart, async |app| {
         ("sha512", format!("sha512:{}", hex(&<sha2::Sha512 as sha2::Digest>::digest(b"hello")))),
     ] {
         let open = json!({"ref": algorithm, "expected_digest": digest, "total": 5});
-        let ingest = app.open(open.clone()).await.expect(201).header("location").to_owned();
+        let ingest = app.open(open.clone()).await.expect(201).place().to_owned();
         app.append(&ingest, 0, b"hel").await.expect(204);
         let before = app.get(&ingest).await.json();
         assert!(before["digest"].as_str().is_some_and(|digest| digest.starts_with(algorithm)), "{before}");
@@ -305,8 +305,8 @@ story!(a_commit_whose_answer_was_lost_is_repeated_by_its_key, async |app| {
 });
 
 story!(a_ref_is_one_ingest_per_namespace, async |app| {
-    let one = app.open(json!({"ref": "u"})).namespace("one").await.expect(201).header("location").to_owned();
-    let two = app.open(json!({"ref": "u"})).namespace("two").await.expect(201).header("location").to_owned();
+    let one = app.open(json!({"ref": "u"})).namespace("one").await.expect(201).place().to_owned();
+    let two = app.open(json!({"ref": "u"})).namespace("two").await.expect(201).place().to_owned();
     assert_ne!(one, two);
     assert_eq!(app.get(&one).namespace("two").await.status, 404);
     assert_eq!(app.append(&one, 0, b"x").namespace("two").await.status, 404);

@@ -24,7 +24,7 @@ story!(a_digest_of_another_namespace_is_committed_without_a_byte, async |app| {
     );
     assert_eq!(opened.header("upload-offset"), "5");
     assert_eq!(read(app, HELLO, "two").await.status, 404, "not before the commit");
-    app.commit(opened.header("location"), json!({})).namespace("two").await.expect(201);
+    app.commit(opened.place(), json!({})).namespace("two").await.expect(201);
     assert_eq!(read(app, HELLO, "two").await.to_string(), "200 \"hello\"");
     app.delete(format!("/api/v1/content/{HELLO}")).namespace("one").await.expect(204);
     assert_eq!(read(app, HELLO, "two").await.to_string(), "200 \"hello\"", "it stays while one records it");
@@ -33,7 +33,7 @@ story!(a_digest_of_another_namespace_is_committed_without_a_byte, async |app| {
 story!(appending_to_lent_bytes_continues_a_private_copy, async |app| {
     put_in(app, "one").await;
     let opened = app.open(json!({"ref": "u", "expected_digest": HELLO})).namespace("two").await.expect(201);
-    let ingest = opened.header("location");
+    let ingest = opened.place();
     app.append(ingest, 5, b", world").namespace("two").await.expect(204);
     assert_eq!(app.get(ingest).namespace("two").await.json()["shared"], json!(false));
     let whole = sha256(b"hello, world");
@@ -47,8 +47,8 @@ story!(a_lent_ingest_survives_a_restart, async |app| {
     put_in(app, "one").await;
     let opened = app.open(json!({"ref": "u", "expected_digest": HELLO})).namespace("two").await.expect(201);
     app.restart().await;
-    assert_eq!(app.get(opened.header("location")).namespace("two").await.json()["offset"], 5);
-    app.commit(opened.header("location"), json!({})).namespace("two").await.expect(201);
+    assert_eq!(app.get(opened.place()).namespace("two").await.json()["offset"], 5);
+    app.commit(opened.place(), json!({})).namespace("two").await.expect(201);
     assert_eq!(read(app, HELLO, "two").await.to_string(), "200 \"hello\"");
 });
 
@@ -56,7 +56,7 @@ story!(what_nobody_records_any_more_is_not_lent, async |app| {
     put_in(app, "one").await;
     let opened = app.open(json!({"ref": "u", "expected_digest": HELLO})).namespace("two").await.expect(201);
     app.delete(format!("/api/v1/content/{HELLO}?force=true")).namespace("one").await.expect(204);
-    let late = app.commit(opened.header("location"), json!({})).namespace("two").await;
+    let late = app.commit(opened.place(), json!({})).namespace("two").await;
     assert!(matches!(late.status, 409), "{late}");
     assert_eq!(read(app, HELLO, "two").await.status, 404, "never a record without bytes");
     let anew = app.open(json!({"ref": "v", "expected_digest": HELLO})).namespace("two").await.expect(201);
@@ -70,7 +70,7 @@ story!(a_wrong_total_is_not_shared, async |app| {
         .namespace("two")
         .await
         .expect(201);
-    let committed = app.commit(opened.header("location"), json!({})).namespace("two").await;
+    let committed = app.commit(opened.place(), json!({})).namespace("two").await;
     assert_eq!(committed.to_string(), "409 size-mismatch");
 });
 
@@ -79,8 +79,8 @@ story!(isolated_namespaces_send_every_byte, [("sharing", "isolated")], async |ap
     let opened = app.open(json!({"ref": "u", "expected_digest": HELLO})).namespace("two").await.expect(201);
     let ingest = opened.json();
     assert_eq!((&ingest["shared"], &ingest["offset"]), (&json!(false), &json!(0)));
-    let early = app.commit(opened.header("location"), json!({})).namespace("two").await;
+    let early = app.commit(opened.place(), json!({})).namespace("two").await;
     assert_eq!(early.to_string(), "409 digest-mismatch");
-    app.append(opened.header("location"), 0, b"hello").namespace("two").await.expect(204);
-    app.commit(opened.header("location"), json!({})).namespace("two").await.expect(201);
+    app.append(opened.place(), 0, b"hello").namespace("two").await.expect(204);
+    app.commit(opened.place(), json!({})).namespace("two").await.expect(201);
 });

@@ -25,7 +25,7 @@ async fn half_an_append(app: &TestApp, ingest: &str, token: Option<&str>) -> Slo
 async fn held(app: &TestApp, ttl: &str) -> (String, String) {
     let opened = app.open(json!({"ref": "u", "writer_ttl": ttl})).await.expect(201);
     let token = opened.json()["writer"]["token"].as_str().expect("a token").to_owned();
-    (opened.header("location").to_owned(), token)
+    (opened.place().to_owned(), token)
 }
 
 story!(state_is_live_in_the_middle_of_a_request, async |app| {
@@ -152,7 +152,7 @@ story!(every_commit_gives_the_ingest_back_whatever_its_outcome, async |app| {
         let opened = app.open(json!({"ref": "u", "writer_ttl": "1m"})).await;
         assert!(matches!(opened.status, 200 | 201), "{opened}");
         let token = opened.json()["writer"]["token"].as_str().expect("a token").to_owned();
-        let ingest = opened.header("location").to_owned();
+        let ingest = opened.place().to_owned();
         let offset = opened.json()["offset"].as_u64().expect("a number");
         app.append(&ingest, offset, b"hello").header("Orlop-Writer", &token).await.expect(204);
         let answer = app.commit(&ingest, refused.clone()).header("Orlop-Writer", &token).await;

@@ -148,6 +148,11 @@ impl Answer {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap_or("(not text)"))
     }
 
+    /// The path of what was made, without the namespace that its `Location` may name.
+    pub fn place(&self) -> &str {
+        self.header("location").split('?').next().unwrap_or_default()
+    }
+
     pub fn problem(&self) -> Option<Value> {
         let is_problem = self.header(CONTENT_TYPE.as_str()).starts_with("application/problem+json");
         is_problem.then(|| self.json())

@@ -13,7 +13,7 @@ use crate::http::params::{Params, if_match};
 use crate::limits;
 use crate::oci::Digest;
 use crate::store::lists::CONTENT;
-use crate::store::{Caller, ContentPatch, LabelPatch, Store, WhenHeld};
+use crate::store::{Caller, Content, ContentPatch, LabelPatch, Store, WhenHeld};
 
 /// `GET /api/v1/content`
 pub async fn list(
@@ -89,6 +89,6 @@ pub async fn children(
     Ok(Json(store.list_children(&caller.namespace, &digest).await?).into_response())
 }
 
-pub(super) fn location(digest: &str) -> String {
-    format!("/api/v1/content/{digest}")
+pub(super) fn location(content: &Content) -> String {
+    super::location(&format!("/api/v1/content/{}", content.digest), &content.namespace)
 }

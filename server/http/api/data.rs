@@ -146,6 +146,6 @@ pub(super) fn stored(committed: &Committed) -> Response {
         Put::Existed => StatusCode::OK,
     };
     let content = &committed.content;
-    let response = made(status, &location(&content.digest), &content.tag(), content);
+    let response = made(status, &location(content), &content.tag(), content);
     with_lease(response, &committed.held)
 }

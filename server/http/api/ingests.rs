@@ -106,10 +106,8 @@ pub async fn open(
                 content,
             };
             let headers = [
-                (LOCATION, text(&super::content::location(&content.digest))),
+                (LOCATION, text(&super::content::location(content))),
                 (ETAG, text(&format!("\"{}\"", content.tag()))),
-                (UPLOAD_OFFSET.clone(), content.size.into()),
-                (UPLOAD_LIMIT.clone(), text(&format!("max-size={limit}"))),
             ];
             let response = (StatusCode::OK, headers, Json(body)).into_response();
             return Ok(with_lease(response, &committed.held));
@@ -119,7 +117,8 @@ pub async fn open(
     };
     let mut response = (status, Json(&ingest)).into_response();
     let headers = response.headers_mut();
-    headers.insert(LOCATION, text(&format!("/api/v1/ingests/{}", ingest.id)));
+    let location = super::location(&format!("/api/v1/ingests/{}", ingest.id), &ingest.namespace);
+    headers.insert(LOCATION, text(&location));
     headers.insert(ETAG, text(&format!("\"{}\"", ingest.tag())));
     describe(headers, &ingest, limit);
     Ok(with_lease(response, &held))

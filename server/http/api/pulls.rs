@@ -92,8 +92,8 @@ pub async fn create(
 
 /// A job, and where it is.
 fn located(status: StatusCode, pull: &Pull) -> Response {
-    let location = [(LOCATION, text(&format!("/api/v1/pulls/{}", pull.id)))];
-    (status, location, Json(pull)).into_response()
+    let location = super::location(&format!("/api/v1/pulls/{}", pull.id), &pull.namespace);
+    (status, [(LOCATION, text(&location))], Json(pull)).into_response()
 }
 
 /// `GET /api/v1/pulls/{id}`, at once or when it is finished.
