@@ -111,7 +111,10 @@ impl Live {
     pub fn tell(&self, now: Time) {
         let mut state = self.lock();
         let State { record, sent, log } = &mut *state;
-        tell_phase(record, sent, log);
+        // The final state is told by the end alone: whoever stops at it has missed nothing.
+        if !record.state.is_final() {
+            tell_phase(record, sent, log);
+        }
         for blob in record.blobs() {
             if sent.blobs.get(&blob.digest) != Some(&blob) {
                 sent.blobs.insert(blob.digest.clone(), blob.clone());
