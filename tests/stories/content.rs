@@ -313,3 +313,25 @@ story!(a_location_leads_to_what_was_made_in_whichever_namespace, async |app| {
         }
     }
 });
+
+// The first read opens the blob, the second finds it open: a mistake is the same mistake in both.
+story!(a_read_is_judged_alike_whether_the_blob_is_open_or_not, async |app| {
+    let data = format!("/api/v1/content/{}/data", app.put_blob(b"hello").await);
+    for _ in 0..2 {
+        let two = app.get(&data).header("Orlop-Lease", "a").header("Orlop-Lease", "b").await;
+        assert_eq!(two.to_string(), "400 invalid-argument");
+        for wrong in ["surprise=1", "namespace=", "namespace=a&namespace=b", "inline=maybe"] {
+            assert_eq!(
+                app.get(format!("{data}?{wrong}")).await.to_string(),
+                "400 invalid-argument",
+                "{wrong}"
+            );
+        }
+        assert_eq!(app.get(format!("{data}?namespace=other")).await.to_string(), "404 not-found");
+        assert_eq!(app.get(&data).header("Authorization", "Bearer orl_nobody").await.status, 401);
+        assert_eq!(app.get(&data).header("Range", "bytes=9-").await.to_string(), "416 range-not-satisfiable");
+        assert_eq!(app.post(&data).await.status, 405);
+        let read = app.get(&data).header("Range", "bytes=1-3").await.expect(206);
+        assert_eq!((&read.body[..], read.header("content-range")), (&b"ell"[..], "bytes 1-3/5"));
+    }
+});
