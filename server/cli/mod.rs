@@ -49,7 +49,6 @@ struct Cli {
 }
 
 // Parsed once in a process: its size does not matter.
-#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the server
@@ -74,7 +73,6 @@ enum Command {
 }
 
 /// The commands that ask a server.
-#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Subcommand)]
 enum Ask {
     /// Pull images from registries, and follow the pulls
