@@ -156,7 +156,7 @@ fn permit(identity: &Identity, parts: &Parts, route: &Route) -> Result<(), ApiEr
         }
     }
     check_form(identity, parts)?;
-    check_params(&Params::of(parts.uri.query()), route)
+    check_params(&Params::of(parts.uri.query())?, route)
 }
 
 /// # Errors

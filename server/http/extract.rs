@@ -1,6 +1,5 @@
 //! What a handler takes out of a request, checked, with a problem that names the field at fault.
 
-mod query;
 mod scan;
 
 use std::fmt;
@@ -46,13 +45,6 @@ pub enum Change<T> {
     Remove,
     Set(T),
 }
-
-/// Query parameters; those that may be repeated are of the type `Vec`, with `#[serde(default)]`.
-///
-/// # Errors
-/// 400, naming the parameter: unknown (with `deny_unknown_fields`), repeated, wrongly escaped, or not of its type.
-#[derive(Debug)]
-pub struct Query<T>(pub T);
 
 /// Path parameters.
 ///
@@ -204,14 +196,6 @@ pub fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(deserializer: 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Change<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Change<T>, D::Error> {
         Ok(Option::deserialize(deserializer)?.map_or(Change::Remove, Change::Set))
-    }
-}
-
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Query<T>, ApiError> {
-        Ok(Query(query::parse(parts.uri.query().unwrap_or(""))?))
     }
 }
 

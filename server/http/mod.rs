@@ -84,7 +84,7 @@ impl Answering for Routes {
         if request.headers().contains_key(ORLOP_LEASE) {
             return None;
         }
-        let params = Params::of(request.uri().query());
+        let params = Params::of(request.uri().query()).ok()?;
         access::check_params(&params, route).ok()?;
         let namespace = namespace_of(&params, &identity).ok()?;
         let blob = self.state.store.find_open_blob(namespace, &digest)?;

@@ -25,9 +25,20 @@ pub const ORLOP_LEASE: &str = "orlop-lease";
 pub struct Params(Vec<(String, String)>);
 
 impl Params {
-    pub fn of(query: Option<&str>) -> Params {
-        let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-        Params(pairs.into_owned().collect())
+    /// Takes a query string apart. Strictly, unlike a browser: what is wrongly escaped would otherwise be looked for, or
+    /// kept, as something that nobody wrote.
+    ///
+    /// # Errors
+    /// `Invalid` for an escape that is none, text that is not UTF-8, and NUL, which Postgres does not store.
+    pub fn of(query: Option<&str>) -> Result<Params> {
+        let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        let decoded = pairs.map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = decode(name)?;
+            let value = decode(value).map_err(|error| error.in_field(&name))?;
+            Ok((name, value))
+        });
+        decoded.collect::<Result<_>>().map(Params)
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
@@ -69,14 +80,25 @@ impl Params {
         self.one(name)?.map(str::parse).transpose().map_err(|error: Error| error.in_field(name))
     }
 
-    /// `true` or `false`; a name alone is `true`.
+    /// As [`Params::flag`], of a parameter that says `true` also by its name alone.
     ///
     /// # Errors
-    /// `Invalid` for anything else.
+    /// As of [`Params::flag`].
+    pub fn bare_flag(&self, name: &str) -> Result<bool> {
+        match self.one(name)? {
+            Some("") => Ok(true),
+            _ => self.flag(name),
+        }
+    }
+
+    /// `true` or `false`; `false` where it is not there.
+    ///
+    /// # Errors
+    /// `Invalid` for anything else, a name alone included: `""` is no boolean of the contract.
     pub fn flag(&self, name: &str) -> Result<bool> {
         match self.one(name)? {
             None | Some("false") => Ok(false),
-            Some("" | "true") => Ok(true),
+            Some("true") => Ok(true),
             Some(other) => {
                 Err(Error::invalid_field(name, format!("`{other}` is neither `true` nor `false`")))
             }
@@ -151,11 +173,33 @@ impl Params {
     }
 }
 
+/// Undoes the escapes of a form: `+` and `%41`.
+fn decode(text: &str) -> Result<String> {
+    let wrong = || Error::invalid(format!("`{text}` is not escaped as a query parameter must be"));
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
+                let (high, low) = (digit().ok_or_else(wrong)?, digit().ok_or_else(wrong)?);
+                (high * 16 + low) as u8
+            }
+            byte => byte,
+        });
+    }
+    if bytes.contains(&0) {
+        return Err(Error::invalid("text must not contain the character NUL"));
+    }
+    String::from_utf8(bytes).map_err(|_| wrong())
+}
+
 impl<S: Sync> FromRequestParts<S> for Params {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Params, ApiError> {
-        Ok(Params::of(parts.uri.query()))
+        Ok(Params::of(parts.uri.query())?)
     }
 }
 
@@ -166,7 +210,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Caller, ApiError> {
         let identity = Identity::of(parts);
-        let namespace = namespace_of(&Params::of(parts.uri.query()), &identity)?.to_owned();
+        let namespace = namespace_of(&Params::of(parts.uri.query())?, &identity)?.to_owned();
         let lease = header(&parts.headers, ORLOP_LEASE)?.map(str::to_owned);
         Ok(Caller { namespace, lease, reach: identity.reach() })
     }
@@ -282,3 +326,6 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>> {
         key => Ok(key),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,7 +77,7 @@ where
             Ok(response)
         }
         Form::Lines => {
-            let asked = Params::of(uri.query());
+            let asked = Params::of(uri.query())?;
             let left = if asked.one("limit")?.is_some() { query.limit } else { usize::MAX };
             lines(query, left, fetch).await
         }

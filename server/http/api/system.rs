@@ -49,7 +49,7 @@ struct Check {
 
 /// `GET /readyz`: the parts that the server needs; all of them when asked, else those that fail.
 pub async fn readyz(State(state): State<AppState>, params: Params) -> ApiResult<Response> {
-    let is_verbose = params.flag("verbose")?;
+    let is_verbose = params.bare_flag("verbose")?;
     let (database, disk) = tokio::join!(
         check(&state, "db", state.store.check_database()),
         check(&state, "disk", state.store.check_disk()),

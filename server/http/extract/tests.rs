@@ -20,25 +20,6 @@ struct Open {
 
 #[derive(Debug, PartialEq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Listing {
-    limit: Option<u32>,
-    #[serde(default)]
-    filter: Vec<String>,
-    #[serde(default)]
-    force: bool,
-    order: Option<Order>,
-    name: Option<String>,
-}
-
-#[derive(Debug, PartialEq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Order {
-    Up,
-    Down,
-}
-
-#[derive(Debug, PartialEq, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Edit {
     #[serde(default)]
     media_type: Change<String>,
@@ -52,14 +33,12 @@ fn app() -> Router {
     };
     let maybe = |open: Option<Json<Open>>| async move { open.is_some().to_string().into_response() };
     let edit = |MergePatch(edit): MergePatch<Edit>| async move { format!("{edit:?}").into_response() };
-    let list = |Query(list): Query<Listing>| async move { format!("{list:?}").into_response() };
     let number = |Path(number): Path<u32>| async move { number.to_string().into_response() };
     let name = |Path(name): Path<String>| async move { name.into_response() };
     Router::new()
         .route("/open", post(open))
         .route("/maybe", post(maybe))
         .route("/edit", post(edit))
-        .route("/list", get(list))
         .route("/number/{n}", get(number))
         .route("/name/{name}", get(name))
 }
@@ -142,46 +121,6 @@ async fn a_merge_patch_tells_removal_from_absence() {
     assert_eq!(edit(r#"{"media_type":null}"#).await, "Edit { media_type: Remove, labels: Keep }");
     let set = edit(r#"{"media_type":"a/b","labels":{"x":null}}"#).await;
     assert_eq!(set, r#"Edit { media_type: Set("a/b"), labels: Set({"x": None}) }"#);
-}
-
-#[test]
-fn query_parameters_are_typed_repeated_and_unescaped() {
-    let listing: Listing =
-        query::parse("limit=5&filter=a%3D%3Db&filter=c+d&force&order=down&name=%C3%A9&").expect("parameters");
-    assert_eq!(
-        listing,
-        Listing {
-            limit: Some(5),
-            filter: vec!["a==b".to_owned(), "c d".to_owned()],
-            force: true,
-            order: Some(Order::Down),
-            name: Some("é".to_owned()),
-        }
-    );
-    assert!(!query::parse::<Listing>("force=false").expect("parameters").force);
-    assert!(query::parse::<Listing>("").expect("nothing given").filter.is_empty());
-}
-
-#[tokio::test]
-async fn a_wrong_query_parameter_is_named() {
-    for (query, field) in [
-        ("limit=x", "limit"),
-        ("limit=", "limit"),
-        ("limit=1&limit=2", "limit"),
-        ("limit=99999999999", "limit"),
-        ("limit=-1", "limit"),
-        ("lmit=1", "lmit"),
-        ("force=maybe", "force"),
-        ("order=sideways", "order"),
-        ("name=%ff", "name"),
-        ("name=%c0%af", "name"),
-        ("name=%zz", "name"),
-        ("name=%4", "name"),
-        ("name=a%00b", "name"),
-    ] {
-        let (status, problem) = ask("GET", &format!("/list?{query}"), "", Body::empty()).await;
-        assert_eq!((status, &problem["field"]), (400, &json!(field)), "{query}: {problem}");
-    }
 }
 
 #[tokio::test]

@@ -161,7 +161,7 @@ async fn read_form(headers: &HeaderMap, body: axum::body::Body, names: &[&str]) 
         }
         Err(_) => return Err(Error::invalid("the form broke off").into()),
     };
-    let form = Params::of(Some(&String::from_utf8_lossy(&bytes)));
+    let form = Params::of(Some(&String::from_utf8_lossy(&bytes)))?;
     if let Some(unknown) = form.names().find(|name| !names.contains(name)) {
         return Err(Error::invalid_field(unknown, format!("the form has no field `{unknown}`")).into());
     }
