@@ -70,7 +70,10 @@ impl App {
         let acceptor = state.config.tls.as_ref().map(tls::acceptor).transpose()?;
         let routes = http::guarded(&state);
         let metrics = state.metrics.http.clone();
-        Server::new(state.shutdown.clone(), acceptor, metrics).serve(listener, routes).await;
+        let server = Server::new(state.shutdown.clone(), acceptor, metrics);
+        let serving = state.shutdown.spawn("accept", server.serve(listener, Arc::new(routes)));
+        // It goes on while connections do, which is for the grace time to end.
+        state.shutdown.soft().run_until_cancelled(serving).await;
         self.close().await;
         Ok(())
     }

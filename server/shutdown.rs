@@ -48,18 +48,17 @@ impl Shutdown {
         future: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<Option<T>> {
         let hard = self.hard.clone();
-        self.tasks.spawn(async move {
-            // What a panicking task leaves half done is its own: shared state is behind types that stay whole.
-            let guarded = AssertUnwindSafe(future).catch_unwind();
-            match hard.run_until_cancelled(guarded).await {
-                Some(Ok(value)) => Some(value),
-                Some(Err(panic)) => {
-                    error!(task = name, "Task panicked: {}", panic_text(&*panic));
-                    None
-                }
-                None => None,
-            }
-        })
+        self.tasks.spawn(async move { hard.run_until_cancelled(caught(name, future)).await.flatten() })
+    }
+
+    /// As [`Shutdown::spawn`], for a task that something else ends when the hard token is cancelled: it is spared the
+    /// look at the token each time that it wakes.
+    pub fn spawn_self_ending<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<Option<T>> {
+        self.tasks.spawn(caught(name, future))
     }
 
     /// Runs blocking work on a thread made for it. Such work cannot be interrupted, also not by the hard token:
@@ -144,6 +143,13 @@ impl Shutdown {
         warn!(tasks = cut, "Ended tasks that were still at work after the grace time");
         Drained::Cut { tasks: cut }
     }
+}
+
+/// `None`, and a line in the log, where the task panics.
+async fn caught<T>(name: &'static str, task: impl Future<Output = T>) -> Option<T> {
+    // What a panicking task leaves half done is its own: shared state is behind types that stay whole.
+    let ended = AssertUnwindSafe(task).catch_unwind().await;
+    ended.inspect_err(|panic| error!(task = name, "Task panicked: {}", panic_text(&**panic))).ok()
 }
 
 /// What a panic said, where it said it in text.

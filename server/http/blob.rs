@@ -21,6 +21,7 @@ use http_body::{Frame, SizeHint};
 use tokio::task::JoinHandle;
 
 use super::error::ApiError;
+use super::guard::secure;
 use super::range::{ByteRange, Wanted, judge};
 use crate::error::Error;
 use crate::oci::{Algorithm, Digest};
@@ -58,7 +59,7 @@ pub fn respond(
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.remove(CONTENT_DISPOSITION);
     }
-    let (status, body) = match wanted {
+    let (status, length, body) = match wanted {
         Wanted::NotModified => {
             return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
         }
@@ -67,20 +68,27 @@ pub fn respond(
             return Err(Error::PreconditionFailed { reason }.into());
         }
         Wanted::Unsatisfiable => return Err(ApiError::RangeNotSatisfiable { size: blob.size }),
-        Wanted::Whole => (StatusCode::OK, BlobBody::new(&blob, &[ByteRange { start: 0, end: blob.size }])),
+        Wanted::Whole if method == Method::HEAD => (StatusCode::OK, blob.size, Body::empty()),
+        Wanted::Whole => {
+            let whole = ByteRange { start: 0, end: blob.size };
+            (StatusCode::OK, blob.size, body_of(&blob, whole))
+        }
         Wanted::Ranges(ranges) => {
-            let body = match ranges.as_slice() {
+            let (length, body) = match ranges.as_slice() {
                 [one] => {
                     headers.insert(CONTENT_RANGE, value(&content_range(*one, blob.size)));
-                    BlobBody::new(&blob, &ranges)
+                    (one.length(), body_of(&blob, *one))
                 }
-                many => multipart(&blob, many, &mut headers),
+                many => {
+                    let body = multipart(&blob, many, &mut headers);
+                    (body.left, Body::new(body))
+                }
             };
-            (StatusCode::PARTIAL_CONTENT, body)
+            (StatusCode::PARTIAL_CONTENT, length, body)
         }
     };
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.left));
-    let mut response = Response::new(if method == Method::HEAD { Body::empty() } else { Body::new(body) });
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     Ok(response)
@@ -100,7 +108,16 @@ fn head_of(blob: &Blob) -> HeaderMap {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, max-age=31536000, immutable"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
+    secure(&mut headers);
     headers
+}
+
+/// One range of a blob: from memory where it is there, else read as it is sent.
+fn body_of(blob: &Arc<Blob>, range: ByteRange) -> Body {
+    match blob.at_hand() {
+        Some(bytes) => Body::from(bytes.slice(range.start as usize..range.end as usize)),
+        None => Body::new(BlobBody::new(blob, &[range])),
+    }
 }
 
 /// Media types that a browser may show as plain text.

@@ -2,13 +2,20 @@
 //!
 //! hyper's own header timeout starts only when it has read which protocol is spoken, and counts a kept-alive
 //! connection's rest as a slow header; so the stream, the requests and their bodies report here what they do, and
-//! the connection's task asks now and then whether the peer is overdue.
+//! the roster of all connections looks now and then whose peer is overdue.
 
+mod roster;
 mod watched;
 
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::task::Context;
+use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
+use rustix::time::{ClockId, clock_gettime};
+
+pub use roster::{Member, Roster};
 pub use watched::{ArrivingBody, LeavingBody, WatchedStream};
 
 use crate::limits;
@@ -51,17 +58,52 @@ pub enum Overdue {
 /// What hyper reads by itself of an unread body, more or less: what arrived with the head.
 const DRAINED: u64 = 16 << 10;
 
+/// What a connection is told to do. It is never told less again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[repr(u8)]
+pub enum Order {
+    #[default]
+    GoOn,
+    /// Take no further request, and go when what is in flight is done.
+    Finish,
+    Close,
+}
+
+/// A point in time, to the few milliseconds of the kernel's own tick: all that is measured here are seconds, and asking
+/// for more costs a small answer one part in a hundred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Moment(Duration);
+
+impl Moment {
+    fn now() -> Moment {
+        let now = clock_gettime(ClockId::MonotonicCoarse);
+        Moment(Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or_default()))
+    }
+
+    fn since(self, earlier: Moment) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
 /// The watch over one connection; clones watch the same one.
 #[derive(Debug, Clone)]
-pub struct Watch(Arc<Mutex<State>>);
+pub struct Watch(Arc<Watched>);
+
+#[derive(Debug)]
+struct Watched {
+    state: Mutex<State>,
+    /// An [`Order`], and who is to be woken for it.
+    order: AtomicU8,
+    waker: AtomicWaker,
+}
 
 #[derive(Debug)]
 struct State {
     timing: Timing,
     in_flight: usize,
-    idle_since: Instant,
+    idle_since: Moment,
     /// When the first byte of a request came that has not begun yet.
-    head_since: Option<Instant>,
+    head_since: Option<Moment>,
     spoken: Spoken,
     /// The last body was left with so much unread that HTTP/1 closes the connection over it.
     unread: bool,
@@ -88,7 +130,7 @@ impl Watch {
         let state = State {
             timing,
             in_flight: 0,
-            idle_since: Instant::now(),
+            idle_since: Moment::now(),
             head_since: None,
             spoken: Spoken::Undecided(0),
             unread: false,
@@ -96,12 +138,33 @@ impl Watch {
             written: Pace::default(),
             taken: Pace::default(),
         };
-        Watch(Arc::new(Mutex::new(state)))
+        let order = AtomicU8::new(Order::GoOn as u8);
+        Watch(Arc::new(Watched { state: Mutex::new(state), order, waker: AtomicWaker::new() }))
     }
 
     /// Whether the peer is overdue, as of now.
     pub fn overdue(&self) -> Option<Overdue> {
-        self.state().overdue(Instant::now())
+        self.state().overdue(Moment::now())
+    }
+
+    /// Gives the connection an order; whether it is more than it was told before.
+    pub fn give(&self, order: Order) -> bool {
+        let is_new = self.0.order.fetch_max(order as u8, Ordering::AcqRel) < order as u8;
+        if is_new {
+            self.0.waker.wake();
+        }
+        is_new
+    }
+
+    /// What the connection was told; its task is woken when it is told more.
+    pub fn order(&self, context: &Context<'_>) -> Order {
+        // First registered, then read: what is told in between wakes.
+        self.0.waker.register(context.waker());
+        match self.0.order.load(Ordering::Acquire) {
+            0 => Order::GoOn,
+            1 => Order::Finish,
+            _ => Order::Close,
+        }
     }
 
     /// Counts a request in until the guard is dropped.
@@ -121,12 +184,12 @@ impl Watch {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change is a plain assignment: a panic elsewhere cannot leave it half made.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    fn overdue(&self, now: Instant) -> Option<Overdue> {
+    fn overdue(&self, now: Moment) -> Option<Overdue> {
         let timing = &self.timing;
         if [&self.read, &self.written, &self.taken].iter().any(|pace| pace.too_slow(timing, now)) {
             return Some(Overdue::Slow);
@@ -134,17 +197,17 @@ impl State {
         if self.in_flight > 0 {
             return None;
         }
-        let idle = now - self.idle_since;
+        let idle = now.since(self.idle_since);
         match (self.spoken, self.head_since) {
             (Spoken::Undecided(_), _) => (idle >= timing.header).then_some(Overdue::Slow),
-            (Spoken::Http1, Some(since)) => (now - since >= timing.header).then_some(Overdue::Slow),
+            (Spoken::Http1, Some(since)) => (now.since(since) >= timing.header).then_some(Overdue::Slow),
             // Whoever was told to go and has not gone is slow.
             (Spoken::Http1 | Spoken::Http2, _) if idle >= timing.idle + timing.header => Some(Overdue::Slow),
             (Spoken::Http1 | Spoken::Http2, _) => (idle >= timing.idle).then_some(Overdue::Idle),
         }
     }
 
-    fn received(&mut self, bytes: &[u8], now: Instant) {
+    fn received(&mut self, bytes: &[u8], now: Moment) {
         self.read.rest(|| now);
         self.read.moved(bytes.len(), &self.timing, || now);
         if let Spoken::Undecided(seen) = self.spoken {
@@ -165,27 +228,26 @@ impl State {
 /// How fast bytes move while somebody waits for them. The clock is only asked where somebody does: a small answer moves
 /// a dozen times.
 ///
-/// Time in which nobody waits does not count: a server that is
-/// busy with the disk must not find its client slow.
+/// Time in which nobody waits does not count: a server that is busy with the disk must not find its client slow.
 #[derive(Debug, Default)]
 struct Pace {
     bytes: u64,
     waited: Duration,
-    waiting_since: Option<Instant>,
+    waiting_since: Option<Moment>,
 }
 
 impl Pace {
-    fn wait(&mut self, now: impl FnOnce() -> Instant) {
+    fn wait(&mut self, now: impl FnOnce() -> Moment) {
         self.waiting_since.get_or_insert_with(now);
     }
 
-    fn rest(&mut self, now: impl FnOnce() -> Instant) {
+    fn rest(&mut self, now: impl FnOnce() -> Moment) {
         if let Some(since) = self.waiting_since.take() {
-            self.waited += now() - since;
+            self.waited += now().since(since);
         }
     }
 
-    fn moved(&mut self, bytes: usize, timing: &Timing, now: impl FnOnce() -> Instant) {
+    fn moved(&mut self, bytes: usize, timing: &Timing, now: impl FnOnce() -> Moment) {
         self.bytes += bytes as u64;
         if self.bytes >= timing.pace_bytes {
             let waiting_since = self.waiting_since.map(|_| now());
@@ -193,8 +255,8 @@ impl Pace {
         }
     }
 
-    fn too_slow(&self, timing: &Timing, now: Instant) -> bool {
-        let waiting = self.waiting_since.map_or(Duration::ZERO, |since| now - since);
+    fn too_slow(&self, timing: &Timing, now: Moment) -> bool {
+        let waiting = self.waiting_since.map_or(Duration::ZERO, |since| now.since(since));
         self.waited + waiting >= timing.pace_window
     }
 }
@@ -207,7 +269,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.in_flight -= 1;
-        let now = Instant::now();
+        let now = Moment::now();
         state.idle_since = now;
         state.taken.rest(|| now);
         // A client that was slow in one request starts the next one fresh.

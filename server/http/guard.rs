@@ -18,13 +18,13 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Extensions, Method, StatusCode, Uri};
+use http::{Method, StatusCode, Uri};
 use http_body::{Frame, SizeHint};
 use tracing::{Instrument, Span, debug, debug_span, error, field, info, info_span, warn};
 
 use super::error::{ApiError, Problem, method_not_allowed, no_such_path};
 use super::hosts::{self, Hosts};
-use super::serve::Answering;
+use super::serve::{Answering, Peer};
 use super::ui::failure;
 use crate::error::Error;
 use crate::limits;
@@ -48,11 +48,9 @@ pub struct Trail {
 }
 
 impl Trail {
-    /// Writes down which route a request takes.
-    pub fn note(extensions: &Extensions, route: Cow<'static, str>) {
-        if let Some(trail) = extensions.get::<Arc<Trail>>() {
-            let _ = trail.route.set(route);
-        }
+    /// Writes down which route the request takes.
+    pub fn note(&self, route: Cow<'static, str>) {
+        let _ = self.route.set(route);
     }
 
     fn route(&self) -> &Cow<'static, str> {
@@ -62,6 +60,7 @@ impl Trail {
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// What no answer goes without; a handler may set a stricter one of its own.
 ///
@@ -70,7 +69,7 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SECURITY_HEADERS: [(HeaderName, HeaderValue); 4] = [
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (header::REFERRER_POLICY, HeaderValue::from_static("same-origin")),
-    (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
+    (CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("same-origin")),
     (
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(
@@ -80,16 +79,37 @@ const SECURITY_HEADERS: [(HeaderName, HeaderValue); 4] = [
     ),
 ];
 
-/// What is served, within its guard. A plain call, not a layer of the router: every layer there costs each request two
-/// boxes.
-#[derive(Clone)]
-pub struct Guarded<A> {
-    guard: Arc<Guard>,
-    inner: A,
+/// What stands within the guard.
+pub trait Inner: Send + Sync + 'static {
+    fn answer(&self, request: Request) -> impl Future<Output = Response> + Send;
+
+    /// The answer, where nothing has to be waited for: without a future, and without moving the request.
+    fn answer_at_once(&self, _request: &Request, _trail: &Trail) -> Option<Response> {
+        None
+    }
 }
 
-impl<A: Answering<Body = Body>> Guarded<A> {
-    pub fn new(inner: A, guard: Guard) -> Guarded<A> {
+/// Gives an answer each of them that it has not.
+pub fn secure(headers: &mut HeaderMap) {
+    for (name, value) in SECURITY_HEADERS {
+        headers.entry(name).or_insert(value);
+    }
+}
+
+/// Whether [`secure`] was here: nobody else writes this one.
+fn is_secured(headers: &HeaderMap) -> bool {
+    headers.contains_key(&CROSS_ORIGIN_RESOURCE_POLICY)
+}
+
+/// What is served, within its guard. A plain call, not a layer of the router: every layer there costs each request two
+/// boxes.
+pub struct Guarded<I> {
+    guard: Arc<Guard>,
+    inner: I,
+}
+
+impl<I: Inner> Guarded<I> {
+    pub fn new(inner: I, guard: Guard) -> Guarded<I> {
         Guarded { guard: Arc::new(guard), inner }
     }
 }
@@ -103,17 +123,17 @@ pub fn finished(router: Router) -> Router {
 }
 
 async fn note_route(request: Request, next: Next) -> Response {
-    if let Some(matched) = request.extensions().get::<MatchedPath>() {
-        Trail::note(request.extensions(), Cow::Owned(matched.as_str().to_owned()));
+    let extensions = request.extensions();
+    if let (Some(trail), Some(matched)) = (extensions.get::<Arc<Trail>>(), extensions.get::<MatchedPath>()) {
+        trail.note(Cow::Owned(matched.as_str().to_owned()));
     }
     next.run(request).await
 }
 
-impl<A: Answering<Body = Body>> Answering for Guarded<A> {
+impl<I: Inner> Answering for Guarded<I> {
     type Body = Answer;
 
-    async fn answer(self, mut request: Request) -> http::Response<Answer> {
-        let Guarded { guard, inner } = self;
+    async fn answer(self: Arc<Self>, mut request: Request, peer: Peer) -> http::Response<Answer> {
         let trail = Arc::new(Trail { id: request_id(request.headers()), route: OnceLock::new() });
         // Reads are the hot path, and their lines name the request themselves: a span for each is for those who debug.
         let span = match request.method().is_safe() {
@@ -125,18 +145,25 @@ impl<A: Answering<Body = Body>> Answering for Guarded<A> {
         {
             span.record("trace.id", trace);
         }
-        let record = Record::begin(guard, &request, trail.clone(), span.clone());
+        let mut record = Record::begin(self.guard.clone(), &request, trail.clone(), span.clone());
         let is_head = request.method() == Method::HEAD;
         let asks_for_page = failure::asks_for_page(&request);
-        request.extensions_mut().insert(trail.clone());
         let at_once = span.in_scope(|| match record.guard.admit(&request) {
-            Ok(()) => catch(|| inner.answer_at_once(&request)),
+            Ok(()) => catch(|| self.inner.answer_at_once(&request, &trail)),
             Err(refusal) => Some(refusal.into_response()),
         });
         let mut response = match at_once {
-            Some(response) => response,
+            Some(response) => {
+                record.target = std::mem::take(request.uri_mut());
+                response
+            }
             // In a box, so that the answers above do not carry the room for it about.
-            None => Box::pin(run(request, inner).instrument(span.clone())).await,
+            None => {
+                record.target = request.uri().clone();
+                request.extensions_mut().insert(peer);
+                request.extensions_mut().insert(trail.clone());
+                Box::pin(run(request, &self.inner).instrument(span.clone())).await
+            }
         };
         if let Some(problem) = Problem::complete(&mut response, &trail.id, record.target.path()) {
             let _entered = span.enter();
@@ -154,8 +181,8 @@ impl<A: Answering<Body = Body>> Answering for Guarded<A> {
         let headers = response.headers_mut();
         let id = HeaderValue::from_str(&trail.id).expect("the id is made of safe characters");
         headers.insert(X_REQUEST_ID, id);
-        for (name, value) in SECURITY_HEADERS {
-            headers.entry(name).or_insert(value);
+        if !is_secured(headers) {
+            secure(headers);
         }
         record.leave(response, is_head)
     }
@@ -174,6 +201,9 @@ impl Guard {
         if uri_bytes + lines.sum::<usize>() > limits::HEADER_BYTES {
             return Err(ApiError::HeadersTooLarge);
         }
+        if request.method().is_safe() && self.hosts.is_usual(uri, request.headers()) {
+            return Ok(());
+        }
         let host = self.hosts.admit(uri, request.headers())?;
         if !request.method().is_safe() {
             hosts::refuse_foreign_origin(&host, request.headers())?;
@@ -183,7 +213,7 @@ impl Guard {
 }
 
 /// Runs the handler; its panic is a failure of this request alone.
-async fn run(request: Request, inner: impl Answering<Body = Body>) -> Response {
+async fn run(request: Request, inner: &impl Inner) -> Response {
     // A handler's half-done work is its own: what it shares with others is behind types that stay whole.
     AssertUnwindSafe(inner.answer(request)).catch_unwind().await.unwrap_or_else(failed_by)
 }
@@ -221,13 +251,12 @@ fn request_id(headers: &HeaderMap) -> String {
     static RUN: LazyLock<u64> = LazyLock::new(|| u64::from_be_bytes(crate::id::random_bytes()));
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let (run, next) = (RUN.to_be_bytes(), NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
-    let mut id = String::with_capacity(4 + 2 * (8 + 5));
-    id.push_str("req_");
     // Not by `format!`, which costs each request more than its routing. Five bytes count to a trillion.
-    for byte in run.iter().chain(&next[3..]) {
-        id.extend([byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])));
+    let mut id = *b"req_00000000000000000000000000";
+    for (place, byte) in id[4..].chunks_exact_mut(2).zip(run.iter().chain(&next[3..])) {
+        place.copy_from_slice(&[byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)]));
     }
-    id
+    str::from_utf8(&id).expect("hexadecimal digits").to_owned()
 }
 
 /// The trace id of a valid `traceparent` (W3C Trace Context, section 3.2.2).
@@ -251,6 +280,7 @@ struct Record {
     trail: Arc<Trail>,
     began: Instant,
     method: Method,
+    /// Given once the request can spare it.
     target: Uri,
     span: Span,
     /// Whether the answer has left, and so whether dropping this means it was sent or given up.
@@ -265,7 +295,7 @@ impl Record {
             trail,
             began: Instant::now(),
             method: request.method().clone(),
-            target: request.uri().clone(),
+            target: Uri::default(),
             span,
             left: false,
         }

@@ -19,6 +19,8 @@ use crate::error::Error;
 #[derive(Debug, Clone)]
 pub struct Hosts {
     listen: IpAddr,
+    /// `Host` headers as most clients of this machine send them.
+    usual: Arc<[String]>,
     names: Arc<[String]>,
     others: Others,
 }
@@ -39,7 +41,18 @@ impl Hosts {
             true => Others::Admitted,
             false => Others::Refused,
         };
-        Hosts { listen: config.listen.ip(), names: config.allowed_hosts.clone().into(), others }
+        let usual = [config.listen.to_string(), format!("localhost:{}", config.listen.port())];
+        let names = config.allowed_hosts.clone().into();
+        Hosts { listen: config.listen.ip(), usual: usual.into(), names, others }
+    }
+
+    /// Whether the request names this server in one of the usual ways: those need not be taken apart to be known.
+    pub fn is_usual(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+        let mut values = headers.get_all(header::HOST).iter();
+        match (uri.authority(), values.next(), values.next()) {
+            (None, Some(host), None) => self.usual.iter().any(|usual| usual.as_bytes() == host.as_bytes()),
+            (_, _, _) => false,
+        }
     }
 
     /// The host, with its port, that the request is for.

@@ -20,23 +20,21 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{FromRef, Request};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use http::HeaderName;
 use http::header::{AUTHORIZATION, COOKIE};
+use http::{HeaderName, Method};
 use tokio::sync::Semaphore;
 use tower::{Layer, Service};
 use tower_http::sensitive_headers::{SetSensitiveRequestHeaders, SetSensitiveRequestHeadersLayer};
 
 use self::api::data;
 use self::error::ApiError;
-use self::guard::{Guard, Guarded, Trail, finished};
+use self::guard::{Guard, Guarded, Inner, Trail, finished};
 use self::hosts::Hosts;
 use self::params::{ORLOP_LEASE, Params, namespace_of};
-use self::routes::find_route;
-use self::serve::Answering;
+use self::routes::{Route, find_route};
 
 use crate::clock::{Clock, Time};
 use crate::config::Config;
@@ -53,42 +51,41 @@ pub fn guarded(state: &AppState) -> Guarded<Routes> {
 }
 
 /// All routes.
-#[derive(Clone)]
 pub struct Routes {
     state: AppState,
     router: SetSensitiveRequestHeaders<Router>,
+    /// The route that is also answered without the router.
+    read: &'static Route,
 }
 
 impl Routes {
     fn new(state: &AppState) -> Routes {
         let check = from_fn_with_state(state.clone(), access::check);
         let router = routes::router().route_layer(check).with_state(state.clone());
-        Routes { state: state.clone(), router: mark_secrets(finished(router)) }
+        let read = find_route(&Method::GET, data::PATH).expect("blobs can be read");
+        Routes { state: state.clone(), router: mark_secrets(finished(router)), read }
     }
 }
 
-impl Answering for Routes {
-    type Body = Body;
-
-    async fn answer(mut self, request: Request) -> Response {
-        self.router.call(request).await.unwrap_or_else(|never| match never {})
+impl Inner for Routes {
+    async fn answer(&self, request: Request) -> Response {
+        self.router.clone().call(request).await.unwrap_or_else(|never| match never {})
     }
 
     /// A read of a blob that is open already, for a caller who is trusted: most requests are such. The way through the
     /// router costs a small read as much as all else that is ours, and ends at the same check and the same answer.
-    fn answer_at_once(&self, request: &Request) -> Option<Response> {
+    fn answer_at_once(&self, request: &Request, trail: &Trail) -> Option<Response> {
         let digest = data::wanted(request.method(), request.uri().path())?;
-        let route = find_route(request.method(), data::PATH)?;
         let identity = access::trusted(&self.state, request.headers())?;
         // A read needs no lease; whether one is named rightly is the router's to judge, as for every call.
         if request.headers().contains_key(ORLOP_LEASE) {
             return None;
         }
         let params = Params::of(request.uri().query()).ok()?;
-        access::check_params(&params, route).ok()?;
+        access::check_params(&params, &self.read).ok()?;
         let namespace = namespace_of(&params, &identity).ok()?;
         let blob = self.state.store.find_open_blob(namespace, &digest)?;
-        Trail::note(request.extensions(), Cow::Borrowed(data::PATH));
+        trail.note(Cow::Borrowed(data::PATH));
         let answer = data::show(blob, &params, request.method(), request.headers());
         Some(answer.unwrap_or_else(ApiError::into_response))
     }

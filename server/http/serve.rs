@@ -4,13 +4,13 @@
 //! asked to leave.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderValue, StatusCode, Version};
@@ -25,10 +25,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
-use tower::Service;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
-use super::connection::{ArrivingBody, LeavingBody, Overdue, Timing, Watch, WatchedStream};
+use super::connection::{ArrivingBody, LeavingBody, Member, Order, Roster, Timing, Watch, WatchedStream};
 use crate::limits;
 use crate::shutdown::Shutdown;
 use crate::telemetry::HttpMetrics;
@@ -47,23 +46,14 @@ pub enum Transport {
 }
 
 /// What answers requests: the routes within their guard.
-pub trait Answering: Clone + Send + Sync + 'static {
+pub trait Answering: Send + Sync + 'static {
     type Body: http_body::Body<Data = Bytes, Error = axum::Error> + Send + Unpin + 'static;
 
-    fn answer(self, request: Request<Body>) -> impl Future<Output = http::Response<Self::Body>> + Send;
-
-    /// The answer, where nothing has to be waited for: without a future, and without moving the request.
-    fn answer_at_once(&self, _request: &Request<Body>) -> Option<http::Response<Self::Body>> {
-        None
-    }
-}
-
-impl Answering for Router {
-    type Body = Body;
-
-    async fn answer(mut self, request: Request<Body>) -> http::Response<Body> {
-        self.call(request).await.unwrap_or_else(|never| match never {})
-    }
+    fn answer(
+        self: Arc<Self>,
+        request: Request<Body>,
+        peer: Peer,
+    ) -> impl Future<Output = http::Response<Self::Body>> + Send;
 }
 
 /// What serving needs beside the router.
@@ -85,15 +75,23 @@ impl Server {
         Server { shutdown, tls, timing: Timing::default(), max_connections, metrics }
     }
 
-    /// Accepts connections until the soft token. What is in flight then goes on in tasks of `shutdown`, whose drain
-    /// waits for them.
-    pub async fn serve(self, listener: TcpListener, router: impl Answering) {
+    /// Accepts connections until the soft token, and ends when the last of them has: what is in flight then goes on.
+    pub async fn serve(self, listener: TcpListener, router: Arc<impl Answering>) {
         let soft = self.shutdown.soft().clone();
-        soft.run_until_cancelled(self.accept(listener, router)).await;
-        debug!("Accepting no more connections");
+        let roster = Roster::new(self.timing);
+        let accepting = async {
+            soft.run_until_cancelled(self.accept(listener, router, &roster)).await;
+            debug!("Accepting no more connections");
+        };
+        tokio::join!(accepting, roster.look_after(&soft));
     }
 
-    async fn accept(&self, listener: TcpListener, router: impl Answering) -> Infallible {
+    async fn accept(
+        &self,
+        listener: TcpListener,
+        router: Arc<impl Answering>,
+        roster: &Roster,
+    ) -> Infallible {
         /// A full descriptor table empties itself as connections end; until then asking again at once would only
         /// burn the processor.
         const PAUSE: Duration = Duration::from_millis(100);
@@ -104,8 +102,10 @@ impl Server {
             match listener.accept().await {
                 Ok((stream, address)) => {
                     failing = false;
-                    let connection = self.clone().connection(stream, address, router.clone(), permit);
-                    self.shutdown.spawn("connection", connection);
+                    let member = roster.enter(address);
+                    let connection = self.clone().connection(stream, address, router.clone(), member, permit);
+                    // The roster ends it.
+                    self.shutdown.spawn_self_ending("connection", connection);
                 }
                 Err(error) if is_of_one_connection(&error) => debug!(%error, "A connection was gone at once"),
                 Err(error) => {
@@ -124,7 +124,8 @@ impl Server {
         self,
         stream: TcpStream,
         address: SocketAddr,
-        router: impl Answering,
+        router: Arc<impl Answering>,
+        member: Member,
         _permit: OwnedSemaphorePermit,
     ) {
         let _counted = Counted::new(&self.metrics.connections);
@@ -133,23 +134,29 @@ impl Server {
             return debug!(%error, "A connection was gone at once");
         }
         let Some(tls) = &self.tls else {
-            return self.speak(stream, Peer { address, transport: Transport::Plain }, router).await;
+            let peer = Peer { address, transport: Transport::Plain };
+            return self.speak(stream, peer, router, &member.watch).await;
         };
-        match tokio::time::timeout(self.timing.handshake, tls.accept(stream)).await {
-            Ok(Ok(stream)) => self.speak(stream, Peer { address, transport: Transport::Tls }, router).await,
-            Ok(Err(error)) => debug!(peer = %address, %error, "TLS handshake failed"),
-            Err(_) => debug!(peer = %address, "TLS handshake took too long"),
+        let handshake = tokio::time::timeout(self.timing.handshake, tls.accept(stream));
+        match self.shutdown.soft().run_until_cancelled(handshake).await {
+            Some(Ok(Ok(stream))) => {
+                let peer = Peer { address, transport: Transport::Tls };
+                self.speak(stream, peer, router, &member.watch).await;
+            }
+            Some(Ok(Err(error))) => debug!(peer = %address, %error, "TLS handshake failed"),
+            Some(Err(_)) => debug!(peer = %address, "TLS handshake took too long"),
+            None => {}
         }
     }
 
-    /// Speaks HTTP until the peer goes, is overdue, or the server stops.
+    /// Speaks HTTP until the peer goes, or is told to.
     async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         &self,
         stream: S,
         peer: Peer,
-        router: impl Answering,
+        router: Arc<impl Answering>,
+        watch: &Watch,
     ) {
-        let watch = Watch::new(self.timing);
         let stream = TokioIo::new(WatchedStream::new(stream, watch.clone()));
         let builder = http_builder(&self.shutdown);
         let connection = builder.serve_connection(
@@ -157,33 +164,20 @@ impl Server {
             service(router, peer, watch.clone(), self.metrics.bytes_received.clone()),
         );
         let mut connection = std::pin::pin!(connection);
-        let soft = self.shutdown.soft();
-        let mut ending = false;
-        let mut ticks = tokio::time::interval(self.timing.tick);
-        loop {
-            tokio::select! {
-                ended = connection.as_mut() => {
-                    if let Err(error) = ended {
-                        debug!(peer = %peer.address, error = %*error, "Connection ended badly");
-                    }
-                    return;
-                }
-                () = soft.cancelled(), if !ending => {
-                    ending = true;
+        let mut finishing = false;
+        let ended = poll_fn(|context| {
+            match watch.order(context) {
+                Order::Close => return Poll::Ready(Ok(())),
+                Order::Finish if !finishing => {
+                    finishing = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                _ = ticks.tick() => match watch.overdue() {
-                    None => {}
-                    Some(Overdue::Idle) if ending => {}
-                    Some(Overdue::Idle) => {
-                        ending = true;
-                        connection.as_mut().graceful_shutdown();
-                    }
-                    Some(Overdue::Slow) => {
-                        return info!(peer = %peer.address, "Closed a connection whose peer is too slow");
-                    }
-                }
+                Order::Finish | Order::GoOn => {}
             }
+            connection.as_mut().poll(context)
+        });
+        if let Err(error) = ended.await {
+            debug!(peer = %peer.address, error = %*error, "Connection ended badly");
         }
     }
 }
@@ -232,7 +226,7 @@ impl<F: Future<Output: Send + 'static> + Send + 'static> hyper::rt::Executor<F> 
 
 /// The router as hyper calls it, each request with its peer and under watch.
 fn service<A: Answering>(
-    router: A,
+    router: Arc<A>,
     peer: Peer,
     watch: Watch,
     received: Counter,
@@ -246,10 +240,11 @@ fn service<A: Answering>(
         let in_flight = watch.request();
         let (http1, has_body) = (request.version() < Version::HTTP_2, !request.body().is_end_stream());
         let body_watch = (http1 && has_body).then(|| watch.clone());
-        let mut request =
-            request.map(|body| Body::new(ArrivingBody::new(body, watch.clone(), received.clone())));
-        request.extensions_mut().insert(peer);
-        let answered = router.clone().answer(request);
+        let request = request.map(|body| match has_body {
+            true => Body::new(ArrivingBody::new(body, watch.clone(), received.clone())),
+            false => Body::empty(),
+        });
+        let answered = router.clone().answer(request, peer);
         async move {
             let mut response = answered.await.map(|body| LeavingBody::new(body, in_flight));
             if body_watch.is_some_and(|watch| watch.take_unread()) {

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use http::HeaderMap;
+use quick_cache::Equivalent;
 use quick_cache::sync::Cache;
 
 use super::Store;
@@ -14,6 +16,10 @@ use crate::oci::Digest;
 /// Open files that are kept: well below the descriptors a process may have.
 const OPEN_BLOBS: usize = 512;
 
+/// Blobs up to this many bytes keep them while they are open: manifests and configs, which are asked for more often than
+/// all else.
+const KEPT_BYTES: u64 = 8 << 10;
+
 /// A blob that is open for reading; it stays readable whatever happens to its name.
 #[derive(Debug)]
 pub struct Blob {
@@ -23,6 +29,32 @@ pub struct Blob {
     pub file: BlobFile,
     /// What stands above its bytes wherever they are sent, for the sender to write down once.
     pub head: OnceLock<HeaderMap>,
+    kept: OnceLock<Bytes>,
+}
+
+impl Blob {
+    /// All bytes of a small blob, if they are in memory or can be read without waiting.
+    pub fn at_hand(&self) -> Option<&Bytes> {
+        if self.size > KEPT_BYTES {
+            return None;
+        }
+        if let Some(bytes) = self.kept.get() {
+            return Some(bytes);
+        }
+        let size = usize::try_from(self.size).ok()?;
+        let bytes = self.file.read_cached(0, size).ok()??;
+        (bytes.len() == size).then(|| self.kept.get_or_init(|| bytes.into()))
+    }
+}
+
+/// What a blob is remembered by, borrowed; hashed as the pair that owns it.
+#[derive(Hash)]
+struct Key<'k>(&'k str, &'k Digest);
+
+impl Equivalent<(String, Digest)> for Key<'_> {
+    fn equivalent(&self, (namespace, digest): &(String, Digest)) -> bool {
+        self.0 == namespace && self.1 == digest
+    }
 }
 
 pub(super) struct Blobs(Cache<(String, Digest), Arc<Blob>>);
@@ -33,7 +65,7 @@ impl Blobs {
     }
 
     pub fn forget(&self, namespace: &str, digest: &Digest) {
-        self.0.remove(&(namespace.to_owned(), digest.clone()));
+        self.0.remove(&Key(namespace, digest));
     }
 
     /// Forgets a digest in every namespace: its bytes changed, or are no longer trusted.
@@ -57,7 +89,7 @@ impl Store {
 
     /// The blob, if it is open from an earlier read.
     pub fn find_open_blob(&self, namespace: &str, digest: &Digest) -> Option<Arc<Blob>> {
-        self.0.cache.0.get(&(namespace.to_owned(), digest.clone()))
+        self.0.cache.0.get(&Key(namespace, digest))
     }
 
     async fn open_unopened(&self, namespace: &str, digest: &Digest) -> Result<Arc<Blob>> {
@@ -87,6 +119,7 @@ impl Store {
             media_type: record.media_type,
             file,
             head: OnceLock::new(),
+            kept: OnceLock::new(),
         });
         self.0.cache.0.insert((namespace.to_owned(), digest.clone()), blob.clone());
         Ok(blob)

@@ -3,14 +3,13 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{DRAINED, InFlight, Watch};
+use super::{DRAINED, InFlight, Moment, Watch};
 
 /// The stream of a connection, under watch.
 pub struct WatchedStream<S> {
@@ -27,11 +26,11 @@ impl<S> WatchedStream<S> {
         let mut state = self.watch.state();
         let timing = state.timing;
         match outcome {
-            Poll::Pending => state.written.wait(Instant::now),
+            Poll::Pending => state.written.wait(Moment::now),
             Poll::Ready(Ok(written)) => {
-                state.written.rest(Instant::now);
-                state.written.moved(bytes(written), &timing, Instant::now);
-                state.taken.moved(bytes(written), &timing, Instant::now);
+                state.written.rest(Moment::now);
+                state.written.moved(bytes(written), &timing, Moment::now);
+                state.taken.moved(bytes(written), &timing, Moment::now);
             }
             Poll::Ready(Err(_)) => {}
         }
@@ -48,7 +47,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<S> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         let new = &buf.filled()[before..];
         if !new.is_empty() {
-            self.watch.state().received(new, Instant::now());
+            self.watch.state().received(new, Moment::now());
         }
         polled
     }
@@ -112,8 +111,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ArrivingBody<B> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         let mut state = self.watch.state();
         match &polled {
-            Poll::Pending => state.read.wait(Instant::now),
-            Poll::Ready(_) => state.read.rest(Instant::now),
+            Poll::Pending => state.read.wait(Moment::now),
+            Poll::Ready(_) => state.read.rest(Moment::now),
         }
         drop(state);
         if let Poll::Ready(Some(Ok(frame))) = &polled {
@@ -134,7 +133,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ArrivingBody<B> {
 impl<B: Body> Drop for ArrivingBody<B> {
     fn drop(&mut self) {
         let mut state = self.watch.state();
-        state.read.rest(Instant::now);
+        state.read.rest(Moment::now);
         let left = self.body.size_hint().upper().unwrap_or(u64::MAX);
         state.unread = !self.body.is_end_stream() && left > DRAINED;
     }
@@ -163,10 +162,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for LeavingBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        self.in_flight.0.state().taken.rest(Instant::now);
+        self.in_flight.0.state().taken.rest(Moment::now);
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if let Poll::Ready(Some(Ok(_))) = &polled {
-            self.in_flight.0.state().taken.wait(Instant::now);
+            self.in_flight.0.state().taken.wait(Moment::now);
         }
         polled
     }

@@ -1,11 +1,21 @@
+use std::net::{Ipv4Addr, SocketAddr};
+
 use axum::routing::get;
 use http_body_util::BodyExt;
+use tower::ServiceExt;
 
 use super::*;
 use crate::config::Config;
+use crate::http::serve::Transport;
 use crate::telemetry::Metrics;
 
-fn app() -> (Guarded<Router>, Metrics) {
+impl Inner for Router {
+    async fn answer(&self, request: Request) -> Response {
+        self.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+    }
+}
+
+fn app() -> (Arc<Guarded<Router>>, Metrics) {
     let metrics = Metrics::new();
     let config = Config::load(&Default::default(), []).expect("defaults");
     let guard = Guard { hosts: Hosts::of(&config), metrics: metrics.http.clone() };
@@ -22,12 +32,14 @@ fn app() -> (Guarded<Router>, Metrics) {
         .route("/broken", get(broken))
         .route("/failing", get(failing))
         .route("/blob", get(own_policy));
-    (Guarded::new(finished(router), guard), metrics)
+    (Arc::new(Guarded::new(finished(router), guard)), metrics)
 }
 
-async fn ask(app: &Guarded<Router>, request: http::request::Builder) -> (http::response::Parts, String) {
+async fn ask(app: &Arc<Guarded<Router>>, request: http::request::Builder) -> (http::response::Parts, String) {
     let request = request.body(Body::from("12345")).expect("a request");
-    let (head, body) = app.clone().answer(request).await.into_parts();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    let peer = Peer { address, transport: Transport::Plain };
+    let (head, body) = app.clone().answer(request, peer).await.into_parts();
     let bytes = body.collect().await.expect("a body").to_bytes();
     (head, String::from_utf8(bytes.to_vec()).expect("text"))
 }

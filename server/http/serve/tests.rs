@@ -1,11 +1,13 @@
 use std::time::Instant;
 
+use axum::Router;
 use axum::extract::Extension;
 use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::rustls::pki_types::ServerName;
+use tower::ServiceExt;
 
 use super::*;
 
@@ -17,6 +19,21 @@ const SHORT: Timing = Timing {
     pace_bytes: 1_024,
     tick: Duration::from_millis(20),
 };
+
+/// What the watch's clock may be behind.
+const KERNEL_TICK: Duration = Duration::from_millis(10);
+
+/// Routes without a guard.
+struct Bare(Router);
+
+impl Answering for Bare {
+    type Body = Body;
+
+    async fn answer(self: Arc<Self>, mut request: Request<Body>, peer: Peer) -> http::Response<Body> {
+        request.extensions_mut().insert(peer);
+        self.0.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+    }
+}
 
 fn router() -> Router {
     let endless = || async {
@@ -51,7 +68,7 @@ async fn start(timing: Timing, change: impl FnOnce(&mut Server)) -> Running {
     let mut server =
         Server { timing, ..Server::new(shutdown.clone(), None, crate::telemetry::Metrics::new().http) };
     change(&mut server);
-    shutdown.spawn("accept", server.serve(listener, router()));
+    shutdown.spawn("accept", server.serve(listener, Arc::new(Bare(router()))));
     Running { address, shutdown }
 }
 
@@ -93,7 +110,7 @@ async fn a_client_that_never_ends_its_headers_or_says_nothing_is_closed() {
     for beginning in ["", "G", "GET / HTTP/1.1\r\nHost: x\r\n", "PRI * HTTP/2.0\r\n"] {
         let began = Instant::now();
         assert_eq!(server.tell(beginning.as_bytes()).await, "", "{beginning:?}");
-        assert!(began.elapsed() >= SHORT.header, "{beginning:?}");
+        assert!(began.elapsed() + KERNEL_TICK >= SHORT.header, "{beginning:?}");
     }
 }
 
