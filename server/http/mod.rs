@@ -82,7 +82,7 @@ impl Inner for Routes {
             return None;
         }
         let params = Params::of(request.uri().query()).ok()?;
-        access::check_params(&params, &self.read).ok()?;
+        access::check_params(&params, self.read).ok()?;
         let namespace = namespace_of(&params, &identity).ok()?;
         let blob = self.state.store.find_open_blob(namespace, &digest)?;
         trail.note(Cow::Borrowed(data::PATH));

@@ -32,9 +32,9 @@ fn what_is_wrongly_escaped_is_refused_by_name() {
 
 #[test]
 fn a_flag_is_true_or_false() {
-    assert_eq!(params("force=true").flag("force").expect("readable"), true);
-    assert_eq!(params("force=false").flag("force").expect("readable"), false);
-    assert_eq!(params("").flag("force").expect("readable"), false);
+    assert!(params("force=true").flag("force").expect("readable"));
+    assert!(!params("force=false").flag("force").expect("readable"));
+    assert!(!params("").flag("force").expect("readable"));
     assert!(params("verbose").bare_flag("verbose").expect("readable"));
     assert!(!params("verbose=false").bare_flag("verbose").expect("readable"));
     params("verbose=1").bare_flag("verbose").expect_err("no boolean");
