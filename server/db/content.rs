@@ -60,6 +60,17 @@ pub async fn store_blob(tx: &mut Tx, digest: &str, size: i64, now: i64) -> Resul
     execute!(tx, SQL, digest, size, now).map(drop)
 }
 
+/// Whether there is a row for the bytes, or comes one from a transaction that is not over: its end is waited for, which
+/// a plain read does not do.
+pub async fn await_record(tx: &mut Tx, digest: &str) -> Result<bool> {
+    const CLAIM: &str = "INSERT INTO blobs (digest, size, state, created_at) VALUES ($1, 0, 'deleting', 0)
+        ON CONFLICT (digest) DO NOTHING";
+    if execute!(tx, CLAIM, digest)? == 0 {
+        return Ok(true);
+    }
+    drop_blob(tx, digest).await.map(|()| false)
+}
+
 /// Whether the record is new; a record that stands is left alone.
 pub async fn insert_record(tx: &mut Tx, row: &ContentRow) -> Result<bool> {
     const SQL: &str =

@@ -79,10 +79,10 @@ pub async fn insert_ingest(tx: &mut Tx, row: &IngestRow) -> Result<bool> {
     Ok(inserted == 1)
 }
 
-/// What a new opening announced, and the time it now has.
+/// What a new opening announced, what is lent for it, and the time it now has.
 pub async fn announce(tx: &mut Tx, row: &IngestRow) -> Result<bool> {
     const SQL: &str = "UPDATE ingests SET total = $2, expected_digest = $3, media_type = $4, labels = $5,
-        lease = $6, expires_at = $7, hash_algorithm = $8 WHERE id = $1";
+        lease = $6, expires_at = $7, hash_algorithm = $8, shared = $9, durable_offset = $10 WHERE id = $1";
     let updated = execute!(
         tx,
         SQL,
@@ -93,7 +93,9 @@ pub async fn announce(tx: &mut Tx, row: &IngestRow) -> Result<bool> {
         &row.labels,
         &row.lease,
         row.expires_at,
-        &row.hash_algorithm
+        &row.hash_algorithm,
+        row.shared,
+        row.durable_offset
     )?;
     Ok(updated == 1)
 }

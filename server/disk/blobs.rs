@@ -61,6 +61,32 @@ impl BlobFile {
     }
 }
 
+impl BlobFile {
+    /// The bytes, if they are a JSON object: only such can be a manifest.
+    ///
+    /// # Errors
+    /// `Internal` when they cannot be read.
+    pub fn read_document(&self) -> Result<Option<Vec<u8>>> {
+        read_document(&self.file, self.size)
+    }
+
+    /// Reads it from the beginning; one at a time, for they share the place where they are.
+    pub(super) fn reader(&self) -> impl io::Read {
+        &self.file
+    }
+}
+
+pub(super) fn read_document(file: &File, length: u64) -> Result<Option<Vec<u8>>> {
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    let head = bytes.len().min(64);
+    file.read_exact_at(&mut bytes[..head], 0).doing("look into a blob")?;
+    if bytes[..head].iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        return Ok(None);
+    }
+    file.read_exact_at(&mut bytes, 0).doing("read a blob again")?;
+    Ok(Some(bytes))
+}
+
 impl Disk {
     /// Opens a blob; `None` when there is no such file.
     ///

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::{Disk, is_absent, sync_dir};
+use super::blobs::read_document;
+use super::{BlobFile, Disk, is_absent, sync_dir};
 use crate::error::{Doing, Error, Result};
 use crate::oci::{Digest, Hasher};
 
@@ -23,7 +24,7 @@ pub struct IngestFile {
     path: PathBuf,
     length: u64,
     handed_over: u64,
-    /// Made by this opening: its name is not durable yet.
+    /// Was empty, so perhaps never synced: its name may not be durable yet.
     fresh: bool,
 }
 
@@ -80,9 +81,7 @@ impl IngestFile {
     pub fn sync(&mut self) -> Result<()> {
         self.file.sync_data().doing("sync an ingest")?;
         if self.fresh {
-            let dir = self.path.parent().unwrap_or(&self.path);
-            sync_dir(dir)?;
-            sync_dir(dir.parent().unwrap_or(dir))?;
+            sync_ingest_dir(self.path.parent().unwrap_or(&self.path))?;
             self.fresh = false;
         }
         Ok(())
@@ -100,6 +99,7 @@ impl IngestFile {
         self.file.seek(SeekFrom::Start(length)).doing("truncate an ingest")?;
         self.length = length;
         self.handed_over = self.handed_over.min(length);
+        self.fresh |= length == 0;
         Ok(())
     }
 
@@ -126,7 +126,7 @@ impl IngestFile {
     ///
     /// # Errors
     /// `OutOfSpace`, `Unavailable` or `Internal`.
-    pub fn copy_from(&mut self, blob: &super::BlobFile, hasher: &mut Hasher) -> Result<()> {
+    pub fn copy_from(&mut self, blob: &BlobFile, hasher: &mut Hasher) -> Result<()> {
         let mut at = 0;
         while at < blob.size() {
             let limit = READ_BUFFER.min(usize::try_from(blob.size() - at).unwrap_or(usize::MAX));
@@ -138,27 +138,20 @@ impl IngestFile {
         Ok(())
     }
 
-    /// The bytes, if they are a JSON object: only such can be a manifest.
+    /// As [`BlobFile::read_document`].
     ///
     /// # Errors
     /// `Internal` when they cannot be read.
     pub fn read_document(&self) -> Result<Option<Vec<u8>>> {
-        let mut bytes = vec![0; usize::try_from(self.length).unwrap_or(0)];
-        let head = bytes.len().min(64);
-        self.file.read_exact_at(&mut bytes[..head], 0).doing("look into an ingest")?;
-        if bytes[..head].iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
-            return Ok(None);
-        }
-        self.file.read_exact_at(&mut bytes, 0).doing("read an ingest again")?;
-        Ok(Some(bytes))
+        read_document(&self.file, self.length)
     }
 
-    /// Ends writing: the bytes are durable and wait for their name.
+    /// Ends writing: the bytes are durable and wait for their name. The file stays one that can be written, for the
+    /// commit may yet be refused.
     ///
     /// # Errors
     /// As [`IngestFile::sync`].
     pub fn stage(&mut self) -> Result<Staged> {
-        self.file.set_permissions(fs::Permissions::from_mode(0o444)).doing("make a blob read-only")?;
         self.file.sync_all().doing("sync an ingest")?;
         Ok(Staged { path: self.path.clone(), size: self.length })
     }
@@ -170,15 +163,7 @@ impl Disk {
     /// # Errors
     /// `OutOfSpace`, `Unavailable` or `Internal`.
     pub fn open_ingest(&self, id: &str) -> Result<IngestFile> {
-        let dir = self.ingest_dir(id);
-        match fs::create_dir(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(error).doing("make the directory of an ingest");
-            }
-            _ => {}
-        }
-        let path = dir.join("data");
-        let fresh = !path.exists();
+        let path = self.make_ingest_dir(id)?.join("data");
         let mut file = File::options()
             .read(true)
             .write(true)
@@ -187,7 +172,7 @@ impl Disk {
             .open(&path)
             .doing("open the file of an ingest")?;
         let length = file.seek(SeekFrom::End(0)).doing("size the file of an ingest")?;
-        Ok(IngestFile { file, path, length, handed_over: length, fresh })
+        Ok(IngestFile { file, path, length, handed_over: length, fresh: length == 0 })
     }
 
     /// Stages a small blob in one go: written, synced, waiting for its name.
@@ -199,7 +184,6 @@ impl Disk {
         let write = || -> io::Result<u64> {
             let mut file = File::create_new(&path)?;
             write_all(&mut file, chunks)?;
-            file.set_permissions(fs::Permissions::from_mode(0o444))?;
             file.sync_all()?;
             Ok(chunks.iter().map(|chunk| chunk.len() as u64).sum())
         };
@@ -212,13 +196,15 @@ impl Disk {
         }
     }
 
-    /// Gives staged bytes their name. Any file that has it already is replaced: same digest, same bytes, and a
-    /// damaged copy is healed. The name is durable once [`super::Flush::sync_names`] has returned.
+    /// Gives staged bytes their name, under which nobody writes. Any file that has it already is replaced: same digest,
+    /// same bytes, and a damaged copy is healed. The name is durable once [`super::Flush::sync_names`] has returned.
     ///
     /// # Errors
-    /// `Unavailable` or `Internal`; the staged file is still there then.
+    /// `Unavailable` or `Internal`; the staged bytes are still there then, under one name or the other.
     pub fn name_staged(&self, staged: &Staged, digest: &Digest) -> Result<()> {
-        fs::rename(&staged.path, self.blob_path(digest)).doing(format!("move {digest} into place"))
+        let path = self.blob_path(digest);
+        fs::rename(&staged.path, &path).doing(format!("move {digest} into place"))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).doing("make a blob read-only")
     }
 
     /// Removes what an ingest left on disk. That there is nothing is not an error.
@@ -260,16 +246,52 @@ impl Disk {
             Err(error) if is_absent(&error) => return Ok(false),
             Err(error) => return Err(error).doing("look for the bytes of an ingest"),
         }
-        drop(self.open_ingest(id)?);
+        let dir = self.make_ingest_dir(id)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
             .doing("give an ingest its bytes back")?;
-        fs::rename(&path, self.ingest_dir(id).join("data")).doing("give an ingest its bytes back")?;
+        fs::rename(&path, dir.join("data")).doing("give an ingest its bytes back")?;
+        sync_ingest_dir(&dir)?;
         Ok(true)
+    }
+
+    /// Gives an ingest a copy of a blob's bytes: all of them, or, if that fails, none.
+    ///
+    /// # Errors
+    /// `OutOfSpace`, `Unavailable` or `Internal`.
+    pub fn give_copy(&self, blob: &BlobFile, id: &str) -> Result<()> {
+        let dir = self.make_ingest_dir(id)?;
+        let growing = dir.join("copy");
+        let copy = || -> io::Result<()> {
+            let mut file = File::create(&growing)?;
+            io::copy(&mut blob.reader(), &mut file)?;
+            file.sync_all()?;
+            fs::rename(&growing, dir.join("data"))
+        };
+        copy().doing("give an ingest a copy of its bytes").inspect_err(|_| {
+            let _ = fs::remove_file(&growing);
+        })?;
+        sync_ingest_dir(&dir)
+    }
+
+    fn make_ingest_dir(&self, id: &str) -> Result<PathBuf> {
+        let dir = self.ingest_dir(id);
+        match fs::create_dir(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(error).doing("make the directory of an ingest")
+            }
+            _ => Ok(dir),
+        }
     }
 
     fn ingest_dir(&self, id: &str) -> PathBuf {
         self.root.join("ingests").join(id)
     }
+}
+
+/// Makes the names of an ingest durable: that of its file, and its own.
+fn sync_ingest_dir(dir: &Path) -> Result<()> {
+    sync_dir(dir)?;
+    sync_dir(dir.parent().unwrap_or(dir))
 }
 
 /// Removes a file, or a directory of files.

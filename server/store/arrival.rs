@@ -52,18 +52,19 @@ impl Store {
         self.to_the_end("commit", async move { store.accept_now(&caller, arrival).await }).await
     }
 
-    async fn accept_now(&self, caller: &Caller, arrival: Arrival) -> Result<Committed> {
+    pub(super) async fn accept_now(&self, caller: &Caller, arrival: Arrival) -> Result<Committed> {
         let Arrival { digest, size, staged, media_type, labels, document, ingest } = arrival;
         self.check_lease(caller).await?;
         let _turn = self.0.gate.enter(&digest).await;
-        match staged {
+        let size = match staged {
             Some(staged) => {
                 let name = digest.clone();
                 self.on_disk(move |disk| disk.name_staged(&staged, &name)).await?;
                 self.0.flush.sync_names(digest.algorithm()).await?;
+                size
             }
             None => self.check_lent(caller, &digest).await?,
-        }
+        };
         let found = document.as_deref().map(|bytes| edges_of(&digest, bytes)).unwrap_or_default();
         let media_type = media_type.or(found.media_type);
         let now = self.now();
@@ -126,14 +127,24 @@ impl Store {
         Ok(committed)
     }
 
+    /// Whether the bytes are recorded, also when a transaction that records them has been heard of no more and may
+    /// still come to its end. Within their gate, so that no other begins.
+    ///
+    /// # Errors
+    /// `Unavailable` when the database cannot say.
+    pub(super) async fn is_recorded_for_certain(&self, digest: &Digest) -> Result<bool> {
+        let name = digest.clone();
+        let asking = self
+            .0
+            .db
+            .write(move |tx| Box::pin(async move { db::content::await_record(tx, name.as_str()).await }));
+        asking.await
+    }
+
     /// Removes bytes that have a name and no record, within their gate. If the database cannot say, they stay: they
     /// may be recorded after all, and the next start finds them if they are not.
     async fn drop_unrecorded(&self, digest: &Digest) {
-        let recorded = match self.0.db.read().await {
-            Ok(mut conn) => db::content::find_blob(&mut conn, digest.as_str()).await,
-            Err(error) => Err(error),
-        };
-        if let Ok(None) = recorded {
+        if let Ok(false) = self.is_recorded_for_certain(digest).await {
             let name = digest.clone();
             let _ = self.on_disk(move |disk| disk.remove_blob(&name)).await;
         }
@@ -147,14 +158,18 @@ impl Store {
         found.map(drop).ok_or_else(|| Error::not_found("lease", lease))
     }
 
-    /// Lent bytes can be taken only while a namespace that the caller may read still records them.
-    async fn check_lent(&self, caller: &Caller, digest: &Digest) -> Result<()> {
-        let mut conn = self.0.db.read().await?;
-        let elsewhere = db::content::find_elsewhere(&mut conn, &caller.namespace, digest.as_str()).await?;
-        let here = db::content::find_state(&mut conn, &caller.namespace, digest.as_str()).await?;
-        let lent = elsewhere.iter().any(|(namespace, _)| caller.reach.includes(namespace));
-        if lent || matches!(here, Some((_, state)) if state == "stored") {
-            return Ok(());
+    /// Lent bytes can be taken only while a namespace that lends them to the caller still records them, or the caller's
+    /// own has come to do so. How many they are.
+    async fn check_lent(&self, caller: &Caller, digest: &Digest) -> Result<u64> {
+        if let Some(size) = self.find_lent(caller, digest, None).await? {
+            return Ok(size);
+        }
+        let here = {
+            let mut conn = self.0.db.read().await?;
+            db::content::find_state(&mut conn, &caller.namespace, digest.as_str()).await?
+        };
+        if let Some((size, _)) = here.filter(|(_, state)| state == "stored") {
+            return Ok(size.unsigned_abs());
         }
         Err(Error::Conflict(crate::error::Conflict::State {
             reason: format!("{digest} is no longer shared: open the ingest again and send the bytes"),

@@ -77,18 +77,24 @@ impl Store {
     ///
     /// # Errors
     /// `Conflict` (digest mismatch), `TooLarge`, `NotFound` for the lease, `OutOfSpace`, `Unavailable`; nothing is
-    /// stored then.
-    pub async fn put_bytes(&self, caller: &Caller, body: PutBody) -> Result<Committed> {
+    /// stored then. `Invalid` for a label or media type.
+    pub async fn put_bytes(&self, caller: &Caller, mut body: PutBody) -> Result<Committed> {
+        let limit = self.0.settings.max_blob_bytes;
+        if size_of(&body.chunks) > limit {
+            return Err(Error::TooLarge { what: "the blob", limit });
+        }
+        body.labels = labels::new_labels(body.labels)?;
+        body.media_type.as_deref().map(labels::check_media_type).transpose()?;
+        self.check_lease(caller).await?;
+        let (store, caller) = (self.clone(), caller.clone());
+        // To the end: what was staged for a client that hung up is somebody's to remove.
+        self.to_the_end("put", async move { store.put_now(&caller, body).await }).await
+    }
+
+    async fn put_now(&self, caller: &Caller, body: PutBody) -> Result<Committed> {
         let id = new_id("put", self.now());
         let staged_as = id.clone();
         let PutBody { chunks, expected, algorithm, media_type, labels } = body;
-        let limit = self.0.settings.max_blob_bytes;
-        if size_of(&chunks) > limit {
-            return Err(Error::TooLarge { what: "the blob", limit });
-        }
-        let labels = labels::new_labels(labels)?;
-        self.check_lease(caller).await?;
-        media_type.as_deref().map(labels::check_media_type).transpose()?;
         let (digest, staged, document) = self
             .on_disk(move |disk| {
                 let mut hasher = crate::oci::Hasher::new(algorithm);
@@ -108,7 +114,7 @@ impl Store {
             document,
             ingest: None,
         };
-        let accepted = self.accept(caller, arrival).await;
+        let accepted = self.accept_now(caller, arrival).await;
         if accepted.is_err() {
             // Refused before it had its name; the next start would find it as well.
             let _ = self.on_disk(move |disk| disk.remove_ingest(&staged_as)).await;

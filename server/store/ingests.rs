@@ -114,7 +114,11 @@ impl Store {
         };
         match found {
             Some(row) if self.has_expired(&row, now) => {
-                self.end_ingest(&caller.namespace, &row.id).await?;
+                match self.end_ingest(&caller.namespace, &row.id).await {
+                    // Somebody else has ended it a moment ago.
+                    Ok(()) | Err(Error::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
                 self.begin_ingest(caller, open, now).await
             }
             Some(row) => self.resume_ingest(caller, open, row, now).await,
@@ -123,8 +127,7 @@ impl Store {
     }
 
     async fn begin_ingest(&self, caller: &Caller, open: OpenIngest, now: Time) -> Result<Opened> {
-        let lent = self.find_lent(caller, &open).await?;
-        let algorithm = open.expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
+        let bytes = self.begin_with(caller, open.expected.as_ref(), open.total).await?;
         let row = IngestRow {
             id: new_id("ing", now),
             namespace: caller.namespace.clone(),
@@ -134,9 +137,9 @@ impl Store {
             media_type: open.media_type,
             labels: labels::to_json(&open.labels.unwrap_or_default()),
             lease: caller.lease.clone(),
-            shared: i64::from(lent.is_some()),
-            durable_offset: lent.map_or(0, signed),
-            hash_algorithm: algorithm.as_str().to_owned(),
+            shared: i64::from(bytes.is_lent()),
+            durable_offset: signed(bytes.offset()),
+            hash_algorithm: bytes.algorithm().as_str().to_owned(),
             hash_state: None,
             boot: self.0.boot.clone(),
             started_at: now.0,
@@ -189,8 +192,18 @@ impl Store {
         }
         row.media_type = open.media_type.or(row.media_type);
         row.expires_at = now.plus(self.0.settings.ingest_expiry).0;
+        let mut lent_anew = None;
         if let Some(expected) = &open.expected {
-            self.hash_as(&live, &row, expected.algorithm()).await?;
+            let bytes = live.progress(self.load(&row)).await?.bytes.clone();
+            if bytes.is_lent() && bytes.digest() != *expected {
+                // What was lent is not what is expected now.
+                let bytes = self.begin_with(caller, Some(expected), open.total).await?;
+                row.shared = i64::from(bytes.is_lent());
+                row.durable_offset = signed(bytes.offset());
+                lent_anew = Some(bytes);
+            } else {
+                self.hash_as(&live, &row, expected.algorithm()).await?;
+            }
             row.expected_digest = Some(expected.to_string());
             row.hash_algorithm = expected.algorithm().as_str().to_owned();
         }
@@ -211,6 +224,10 @@ impl Store {
                 })
             })
             .await?;
+        if let (Some(bytes), Some(mut progress)) = (lent_anew, live.loaded()) {
+            progress.bytes = bytes;
+            progress.updated_at = self.after(progress.updated_at);
+        }
         let writer = open.writer_ttl.map(|ttl| grant(&live, ttl, now));
         drop(turn);
         let ingest = Box::new(self.view(&row, Some(&live), writer).await?);
@@ -241,6 +258,7 @@ impl Store {
         let row = self.find_row(namespace, id).await?;
         let live = self.0.ingests.get(id);
         let turn = live.take_turn(id, token, self.now()).await?;
+        let row = self.reread(&row).await?;
         drop(live.progress(self.load(&row)).await?);
         let (store, owner) = (self.clone(), namespace.to_owned());
         // To the end: a file that was cut under an offset that was not would be no ingest any more.
@@ -255,7 +273,11 @@ impl Store {
 
     async fn restart(&self, turn: &Turn, row: IngestRow, namespace: &str) -> Result<()> {
         let id = row.id.clone();
-        self.on_disk(move |disk| disk.open_ingest(&id)?.truncate(0)).await?;
+        self.on_disk(move |disk| match disk.ingest_has_data(&id) {
+            true => disk.open_ingest(&id)?.truncate(0),
+            false => Ok(()),
+        })
+        .await?;
         let algorithm = algorithm_of(&row)?;
         if let Some(mut progress) = turn.live.loaded() {
             progress.bytes = Bytes::none(algorithm);
@@ -285,13 +307,21 @@ impl Store {
             let id = row.id.clone();
             let committed = store.commit_now(&caller, row, &turn, commit).await;
             turn.live.release();
+            let aborted = turn.live.has_ended();
             if committed.is_ok() {
-                turn.live.end();
+                turn.live.confirm_end();
                 store.0.ingests.remove(&id);
-                // What is left is an empty directory, or nothing; the next start would find it as well.
-                let _ = store.on_disk(move |disk| disk.remove_ingest(&id)).await;
             }
-            committed
+            if committed.is_ok() || aborted {
+                // What is left is an empty directory, or nothing; the next start would find it as well.
+                let name = id.clone();
+                let _ = store.on_disk(move |disk| disk.remove_ingest(&name)).await;
+            }
+            match aborted {
+                // The abort took the bytes away under this commit, which may have failed by it.
+                true => committed.map_err(|_| Error::not_found("ingest", id)),
+                false => committed,
+            }
         })
         .await
     }
@@ -324,10 +354,20 @@ impl Store {
             (progress.bytes.digest(), progress.bytes.is_lent())
         };
         check_digest(expected.as_ref(), &digest)?;
-        let (staged, document) = if lent { (None, None) } else { self.stage(&row.id, &digest, size).await? };
         let mut caller = caller.clone();
         let named = caller.lease.take();
         caller.lease = named.or(self.unexpired(&row, self.now()).await?);
+        self.check_lease(&caller).await?;
+        let (staged, document) = match lent {
+            true => (None, self.read_lent(&digest, size).await?),
+            false => {
+                self.fetch_back(&row.id, &digest, size).await?;
+                match self.stage(&row.id, size).await {
+                    Ok((staged, document)) => (Some(staged), document),
+                    Err(error) => return Err(self.distrust(turn, &row, error).await),
+                }
+            }
+        };
         let (id, name) = (row.id.clone(), digest.clone());
         let arrival = Arrival {
             digest,
@@ -374,34 +414,39 @@ impl Store {
         self.to_the_end("abort", async move {
             // It stays in sight, as ended, until nothing is left of it: a request that comes meanwhile must not find a
             // living part that knows of no end.
-            store.0.ingests.get(&id).end();
-            let ended = store.forget_ingest(&namespace, &id).await;
+            let live = store.0.ingests.get(&id);
+            live.end();
+            let was_there = match store.forget_row(&namespace, &id).await {
+                Ok(was_there) => was_there,
+                Err(error) => {
+                    // Whether it has ended nobody can say: its bytes stay.
+                    live.revive();
+                    return Err(error);
+                }
+            };
+            live.confirm_end();
+            let name = id.clone();
+            let removed = store.on_disk(move |disk| disk.remove_ingest(&name)).await;
             store.0.ingests.remove(&id);
-            ended
+            if !was_there {
+                return Err(Error::not_found("ingest", id));
+            }
+            store.publish(&namespace, Topic::IngestChanged, &id);
+            removed
         })
         .await
     }
 
-    /// Takes away the row of an ingest, then its bytes.
-    async fn forget_ingest(&self, namespace: &str, id: &str) -> Result<()> {
+    /// Takes away the row of an ingest; whether it was there.
+    async fn forget_row(&self, namespace: &str, id: &str) -> Result<bool> {
         let (owner, name) = (namespace.to_owned(), id.to_owned());
-        let ended = self
-            .0
-            .db
-            .write(move |tx| {
-                Box::pin(async move {
-                    db::leases::forget_resource(tx, &owner, "ingest", &name).await?;
-                    db::ingests::delete_ingest(tx, &name).await
-                })
+        let forgetting = self.0.db.write(move |tx| {
+            Box::pin(async move {
+                db::leases::forget_resource(tx, &owner, "ingest", &name).await?;
+                db::ingests::delete_ingest(tx, &name).await
             })
-            .await?;
-        if !ended {
-            return Err(Error::not_found("ingest", id));
-        }
-        let name = id.to_owned();
-        self.on_disk(move |disk| disk.remove_ingest(&name)).await?;
-        self.publish(namespace, Topic::IngestChanged, id);
-        Ok(())
+        });
+        forgetting.await
     }
 }
 

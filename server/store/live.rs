@@ -89,6 +89,13 @@ impl Bytes {
     pub fn is_lent(&self) -> bool {
         matches!(self, Bytes::Lent { .. })
     }
+
+    pub fn algorithm(&self) -> Algorithm {
+        match self {
+            Bytes::Own { hasher, .. } => hasher.algorithm(),
+            Bytes::Lent { digest, .. } => digest.algorithm(),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -96,7 +103,18 @@ struct Slot {
     turn: Option<Current>,
     holder: Option<Holder>,
     turns: u64,
-    gone: bool,
+    end: End,
+}
+
+/// Whether an ingest is at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum End {
+    #[default]
+    No,
+    /// Somebody ends it: who writes must stop, and nobody begins, but its bytes are still to be kept.
+    Begun,
+    /// Its row is gone, and its bytes belong to nobody.
+    Certain,
 }
 
 struct Current {
@@ -197,8 +215,10 @@ impl Live {
     /// The turn, or nothing while the one before it is about to end.
     fn try_turn(self: &Arc<Live>, id: &str, token: Option<&str>, now: Time) -> Result<Option<Turn>> {
         let mut slot = self.slot();
-        if slot.gone {
-            return Err(Error::not_found("ingest", id));
+        match slot.end {
+            End::No => {}
+            End::Begun => return Ok(None),
+            End::Certain => return Err(Error::not_found("ingest", id)),
         }
         let in_flight = slot.turn.is_some();
         let holder = slot.holder.clone().filter(|holder| holder.expires_at > now || in_flight);
@@ -270,15 +290,32 @@ impl Live {
         writing || self.held_until(now).is_some()
     }
 
-    /// Whether the ingest has ended.
+    /// Whether the ingest has ended, or is being ended.
     pub fn is_gone(&self) -> bool {
-        self.slot().gone
+        self.slot().end != End::No
     }
 
-    /// Ends the ingest under whoever writes it: their next step is `NotFound`.
+    /// Whether nothing of the ingest is to be kept any more.
+    pub fn has_ended(&self) -> bool {
+        self.slot().end == End::Certain
+    }
+
+    /// Says that the ingest's row is gone.
+    pub fn confirm_end(&self) {
+        self.slot().end = End::Certain;
+        self.freed.notify_waiters();
+    }
+
+    /// Takes an end back that could not be written down.
+    pub fn revive(&self) {
+        self.slot().end = End::No;
+        self.freed.notify_waiters();
+    }
+
+    /// Begins the end of the ingest under whoever writes it: their next step is `NotFound`.
     pub fn end(&self) {
         let mut slot = self.slot();
-        slot.gone = true;
+        slot.end = End::Begun;
         slot.holder = None;
         if let Some(current) = &slot.turn {
             current.cancel.cancel();
@@ -292,4 +329,31 @@ impl Live {
 fn same(left: &str, right: &str) -> bool {
     use subtle::ConstantTimeEq;
     left.as_bytes().ct_eq(right.as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use super::*;
+
+    const NOW: Time = Time(1_000_000);
+
+    #[tokio::test]
+    async fn while_an_end_is_being_written_down_nobody_begins_and_nobody_is_told_that_it_is_gone() {
+        let live = Arc::new(Live::default());
+        let writer = live.take_turn("i", None, NOW).await.expect("nobody else writes");
+        live.end();
+        assert!(writer.cancel.is_cancelled() && writer.is_gone());
+        assert!(!live.has_ended(), "its bytes are still to be kept");
+        drop(writer);
+        let mut newcomer = std::pin::pin!(live.take_turn("i", None, NOW));
+        assert!(futures_util::poll!(newcomer.as_mut()).is_pending());
+        live.revive();
+        assert!(matches!(futures_util::poll!(newcomer.as_mut()), Poll::Ready(Ok(_))));
+        live.end();
+        live.confirm_end();
+        assert!(live.has_ended());
+        assert!(matches!(live.take_turn("i", None, NOW).await, Err(Error::NotFound { .. })));
+    }
 }

@@ -3,7 +3,7 @@
 use super::ingests::{Ingest, Writer, algorithm_of, signed};
 use super::labels;
 use super::live::{Bytes, Live, Progress, Turn};
-use super::{Caller, OpenIngest, Sharing, Store};
+use super::{Caller, Sharing, Store};
 use crate::clock::Time;
 use crate::db;
 use crate::db::ingests::IngestRow;
@@ -153,14 +153,15 @@ impl Store {
         if hasher.algorithm() == algorithm {
             return Ok(());
         }
-        let id = row.id.clone();
-        let hasher = self
-            .on_disk(move |disk| {
-                let mut hasher = Hasher::new(algorithm);
+        let mut hasher = Hasher::new(algorithm);
+        if offset > 0 {
+            let id = row.id.clone();
+            let hashing = self.on_disk(move |disk| {
                 disk.open_ingest(&id)?.hash_from(0, &mut hasher)?;
                 Ok(hasher)
-            })
-            .await?;
+            });
+            hasher = hashing.await?;
+        }
         if let Some(mut progress) = live.loaded() {
             progress.bytes = Bytes::Own { offset, hasher };
         }
@@ -174,25 +175,18 @@ impl Store {
     /// `Unavailable` when the database cannot say whose the bytes are.
     pub(super) async fn fetch_back(&self, id: &str, digest: &Digest, size: u64) -> Result<()> {
         let _turn = self.0.gate.enter(digest).await;
-        let recorded = {
-            let mut conn = self.0.db.read().await?;
-            db::content::find_blob(&mut conn, digest.as_str()).await?.is_some()
-        };
+        let name = id.to_owned();
+        if size == 0 || self.on_disk(move |disk| Ok(disk.ingest_has_data(&name))).await? {
+            return Ok(());
+        }
+        let recorded = self.is_recorded_for_certain(digest).await?;
         let (id, digest) = (id.to_owned(), digest.clone());
         self.on_disk(move |disk| {
-            if disk.ingest_has_data(&id) || size == 0 {
-                return Ok(());
-            }
             if !recorded {
                 return disk.give_back(&digest, size, &id).map(drop);
             }
             match disk.open_blob(&digest)? {
-                Some(blob) => {
-                    let mut hasher = Hasher::new(digest.algorithm());
-                    let mut file = disk.open_ingest(&id)?;
-                    file.copy_from(&blob, &mut hasher)?;
-                    file.sync()
-                }
+                Some(blob) => disk.give_copy(&blob, &id),
                 None => Ok(()),
             }
         })
@@ -200,13 +194,7 @@ impl Store {
     }
 
     /// The synced file of an ingest, ready for its name; and its bytes, if they may be a manifest.
-    pub(super) async fn stage(
-        &self,
-        id: &str,
-        digest: &Digest,
-        size: u64,
-    ) -> Result<(Option<Staged>, Option<Vec<u8>>)> {
-        self.fetch_back(id, digest, size).await?;
+    pub(super) async fn stage(&self, id: &str, size: u64) -> Result<(Staged, Option<Vec<u8>>)> {
         let id = id.to_owned();
         self.on_disk(move |disk| {
             let mut file = disk.open_ingest(&id)?;
@@ -214,19 +202,46 @@ impl Store {
                 return Err(Error::internal("the file of an ingest is not as long as its offset"));
             }
             let document = if size <= limits::MANIFEST_BYTES { file.read_document()? } else { None };
-            Ok((Some(file.stage()?), document))
+            Ok((file.stage()?, document))
         })
         .await
     }
 
+    /// The bytes that an ingest borrows, if they may be a manifest.
+    pub(super) async fn read_lent(&self, digest: &Digest, size: u64) -> Result<Option<Vec<u8>>> {
+        if size > limits::MANIFEST_BYTES {
+            return Ok(None);
+        }
+        let blob = self.open_lent(digest).await?;
+        self.on_disk(move |_| blob.read_document()).await
+    }
+
+    /// Where an ingest begins that expects `digest`: with the bytes of another namespace, or with none.
+    pub(super) async fn begin_with(
+        &self,
+        caller: &Caller,
+        digest: Option<&Digest>,
+        total: Option<u64>,
+    ) -> Result<Bytes> {
+        let Some(digest) = digest else { return Ok(Bytes::none(Algorithm::Sha256)) };
+        Ok(match self.find_lent(caller, digest, total).await? {
+            Some(size) => Bytes::Lent { digest: digest.clone(), size },
+            None => Bytes::none(digest.algorithm()),
+        })
+    }
+
     /// The size of the digest's bytes, if another namespace lends them to this caller.
-    pub(super) async fn find_lent(&self, caller: &Caller, open: &OpenIngest) -> Result<Option<u64>> {
-        let Some(digest) = &open.expected else { return Ok(None) };
+    pub(super) async fn find_lent(
+        &self,
+        caller: &Caller,
+        digest: &Digest,
+        total: Option<u64>,
+    ) -> Result<Option<u64>> {
         let mut conn = self.0.db.read().await?;
         let elsewhere = db::content::find_elsewhere(&mut conn, &caller.namespace, digest.as_str()).await?;
         for (namespace, size) in elsewhere {
             let size = size.unsigned_abs();
-            let fits = open.total.is_none_or(|total| total == size);
+            let fits = total.is_none_or(|total| total == size);
             if fits && caller.reach.includes(&namespace) && self.lends(&mut conn, &namespace).await? {
                 return Ok(Some(size));
             }

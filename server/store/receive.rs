@@ -20,6 +20,9 @@ use crate::oci::{Algorithm, Digest, Hasher};
 
 /// Bytes that are handed over at once: large enough that the hand-over costs nothing beside them.
 const BATCH: usize = 1 << 20;
+/// The most pieces of a batch: a body of tiny ones must not take more memory for them than for its bytes. As many as one
+/// write takes (`IOV_MAX`).
+const BATCH_FRAMES: usize = 1_024;
 /// Batches between the network and the disk: what a slow disk makes a fast client wait for.
 const QUEUE: usize = 4;
 /// How often the running hash of a long request is written down, in bytes.
@@ -119,7 +122,7 @@ where
         }
         size += bytes.len();
         batch.push(bytes);
-        if size >= BATCH {
+        if size >= BATCH || batch.len() >= BATCH_FRAMES {
             size = 0;
             if to.send(std::mem::take(&mut batch)).await.is_err() {
                 return Ending::Cut;
@@ -171,10 +174,12 @@ impl Store {
         let mut writing = Box::pin(self.to_the_end("append", async move {
             let (live, id) = (turn.live.clone(), row.id.clone());
             let written = store.write_batches(turn, row, owner, batches, append.chunk_digest, ended).await;
-            if live.is_gone() {
+            if live.has_ended() {
                 // The abort took the directory away under this write, which may have failed by it, or made it again.
                 let name = id.clone();
                 store.on_disk(move |disk| disk.remove_ingest(&name)).await?;
+            }
+            if live.is_gone() {
                 return Err(Error::not_found("ingest", id));
             }
             written
@@ -231,7 +236,9 @@ impl Store {
                 since_checkpoint = 0;
                 let synced;
                 (sink, synced) = sink.sync().await;
-                self.judge_sync(&turn, &row, synced).await?;
+                if let Err(error) = synced {
+                    return Err(self.distrust(&turn, &row, error).await);
+                }
                 self.checkpoint(&turn, row.clone(), &namespace).await?;
             }
         }
@@ -305,31 +312,35 @@ impl Store {
         }
         let (sink, synced) = sink.sync().await;
         drop(sink);
-        self.judge_sync(turn, &row, synced).await?;
+        if let Err(error) = synced {
+            return Err(self.distrust(turn, &row, error).await);
+        }
         let written_down = self.checkpoint(turn, row, namespace).await;
         turn.live.renew(self.now());
         written_down
     }
 
     /// A failed sync takes the ingest back to what was certain before: of the bytes since, the kernel may have
-    /// dropped any, and a second sync would not say so.
-    async fn judge_sync(&self, turn: &Turn, row: &IngestRow, synced: Result<()>) -> Result<()> {
-        let Err(error) = synced else { return Ok(()) };
+    /// dropped any, and a second sync would not say so. Gives the error on.
+    pub(super) async fn distrust(&self, turn: &Turn, row: &IngestRow, error: Error) -> Error {
         // Written down first: a restart would find the longer file and take it for whole.
         let id = row.id.clone();
         let told =
             self.0.db.write(move |tx| Box::pin(async move { db::ingests::distrust(tx, &id).await })).await;
-        if let Err(error) = told {
-            tracing::error!(ingest.id = row.id, %error, "A failed sync could not be recorded");
+        if let Err(untold) = told {
+            tracing::error!(ingest.id = row.id, error = %untold, "A failed sync could not be recorded");
         }
         // A long request has written down more than its row knew at the beginning.
         let certain = self.reread(row).await.unwrap_or_else(|_| row.clone());
-        let bytes = certain_bytes(&certain)?;
+        let bytes = match certain_bytes(&certain) {
+            Ok(bytes) => bytes,
+            Err(unreadable) => return unreadable,
+        };
         if let Some(mut progress) = turn.live.loaded() {
             progress.bytes = bytes;
             progress.updated_at = self.after(progress.updated_at);
         }
-        Err(error)
+        error
     }
 
     async fn take_back(&self, mut sink: Sink, offset: u64, hasher: Hasher) -> Result<Sink> {
@@ -382,8 +393,9 @@ impl Store {
                 store.accept_sink(&owner, sink, put).await
             }
             .await;
-            let removed = store.on_disk(move |disk| disk.remove_ingest(&name)).await;
-            outcome.and_then(|committed| removed.map(|()| committed))
+            // What is left is an empty directory, or bytes that were refused; the next start would find them as well.
+            let _ = store.on_disk(move |disk| disk.remove_ingest(&name)).await;
+            outcome
         }));
         let ending = tokio::select! {
             biased;

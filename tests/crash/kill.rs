@@ -1,6 +1,7 @@
 //! kill -9 under load: what was acknowledged is there, what was not is absent or whole, and every start succeeds.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -190,14 +191,16 @@ pub fn start_load(served: &Arc<Served>, told: &Arc<Mutex<Told>>, seed: u64) -> V
     (0..CLIENTS).map(client).collect()
 }
 
-async fn kill_under_load(settings: &[(&str, &str)]) {
+type Start = fn(&Path, &[(&str, &str)]) -> Served;
+
+async fn kill_under_load(start: Start, settings: &[(&str, &str)]) {
     let (seed, cycles) = (seed(), cycles());
     println!("ORLOP_TEST_SEED={seed} ORLOP_TEST_KILLS={cycles}");
     let directory = tempfile::tempdir().expect("a directory");
     let data = directory.path().join("data");
     let (mut acknowledged, told) = (0, Arc::new(Mutex::new(Told::default())));
     for cycle in 0..cycles {
-        let served = Served::start(&data, settings);
+        let served = start(&data, settings);
         acknowledged += check_told(&served, &told, cycle).await;
         let served = Arc::new(served);
         let clients = start_load(&served, &told, number(seed, cycle));
@@ -212,7 +215,7 @@ async fn kill_under_load(settings: &[(&str, &str)]) {
             }
         }
     }
-    let served = Served::start(&data, settings);
+    let served = start(&data, settings);
     acknowledged += check_told(&served, &told, cycles).await;
     assert!(served.terminate().success(), "a stop by SIGTERM is clean");
     println!("{cycles} kills, {acknowledged} acknowledged blobs, 0 lost");
@@ -221,11 +224,11 @@ async fn kill_under_load(settings: &[(&str, &str)]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_by_kill_9_on_sqlite() {
-    kill_under_load(&[]).await;
+    kill_under_load(Served::start_unprivileged, &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_by_kill_9_on_postgres() {
     let database = fresh_database();
-    kill_under_load(&[("database_url", &database.url())]).await;
+    kill_under_load(Served::start, &[("database_url", &database.url())]).await;
 }

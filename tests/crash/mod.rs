@@ -3,3 +3,4 @@
 mod kill;
 mod power;
 mod states;
+mod unprivileged;

@@ -52,6 +52,55 @@ story!(a_lent_ingest_survives_a_restart, async |app| {
     assert_eq!(read(app, HELLO, "two").await.to_string(), "200 \"hello\"");
 });
 
+story!(another_digest_expected_of_a_lent_ingest_has_its_own_bytes_or_none, async |app| {
+    put_in(app, "one").await;
+    let longer = sha256(b"hello, world");
+    app.put(format!("/api/v1/content/{longer}/data")).namespace("one").body("hello, world").await.expect(201);
+    let open =
+        async |digest: &str| app.open(json!({"ref": "u", "expected_digest": digest})).namespace("two").await;
+    let ingest = open(HELLO).await.expect(201).place().to_owned();
+    let lent = open(&longer).await.expect(200).json();
+    assert_eq!(
+        (&lent["shared"], &lent["offset"], &lent["digest"]),
+        (&json!(true), &json!(12), &json!(longer))
+    );
+    let unknown = open(&sha256(b"nowhere")).await.expect(200).json();
+    assert_eq!((&unknown["shared"], &unknown["offset"]), (&json!(false), &json!(0)));
+    app.restart().await;
+    assert_eq!(app.get(&ingest).namespace("two").await.json()["offset"], 0);
+    app.append(&ingest, 0, b"nowhere").namespace("two").await.expect(204);
+    app.commit(&ingest, json!({})).namespace("two").await.expect(201);
+
+    let ingest = open(HELLO).await.expect(201).place().to_owned();
+    open(&longer).await.expect(200);
+    app.restart().await;
+    let committed = app.commit(&ingest, json!({})).namespace("two").await.expect(201).json();
+    assert_eq!((&committed["digest"], &committed["size"]), (&json!(longer), &json!(12)));
+    assert_eq!(read(app, &longer, "two").await.to_string(), "200 \"hello, world\"");
+});
+
+story!(a_manifest_taken_from_another_namespace_keeps_its_blobs, async |app| {
+    put_in(app, "one").await;
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": HELLO, "size": 5},
+        "layers": []
+    })
+    .to_string();
+    let digest = sha256(manifest.as_bytes());
+    app.put(format!("/api/v1/content/{digest}/data")).namespace("one").body(manifest).await.expect(201);
+    for digest in [HELLO, &digest] {
+        let opened = app.open(json!({"ref": digest, "expected_digest": digest})).namespace("two").await;
+        assert_eq!(opened.json()["shared"], json!(true));
+        app.commit(opened.place(), json!({})).namespace("two").await.expect(201);
+    }
+    let record = app.get(format!("/api/v1/content/{digest}")).namespace("two").await.json();
+    assert_eq!(record["media_type"], "application/vnd.oci.image.manifest.v1+json");
+    let refused = app.delete(format!("/api/v1/content/{HELLO}")).namespace("two").await;
+    assert_eq!(refused.to_string(), "409 content-in-use");
+});
+
 story!(what_nobody_records_any_more_is_not_lent, async |app| {
     put_in(app, "one").await;
     let opened = app.open(json!({"ref": "u", "expected_digest": HELLO})).namespace("two").await.expect(201);

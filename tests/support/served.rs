@@ -15,6 +15,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::command::Background;
 use super::request::Request;
 
+/// What root may do to files of any mode, taken away.
+const POWERS: &str = "-dac_override,-dac_read_search";
+
 const LIMIT: Duration = Duration::from_secs(60);
 
 pub struct Served {
@@ -29,9 +32,22 @@ impl Served {
         Served::start_with_log(directory, &directory.with_extension("log"), settings)
     }
 
+    /// As [`Served::start`], without root's right to pass over the modes of files.
+    pub fn start_unprivileged(directory: &Path, settings: &[(&str, &str)]) -> Served {
+        let mut command = Command::new("/usr/bin/setpriv");
+        if rustix::process::geteuid().is_root() {
+            command.args(["--inh-caps", POWERS, "--bounding-set", POWERS]);
+        }
+        command.arg(env!("CARGO_BIN_EXE_orlop"));
+        Served::start_by(command, directory, &directory.with_extension("log"), settings)
+    }
+
     /// As [`Served::start`], with the log in a file of the caller's choice.
     pub fn start_with_log(directory: &Path, log: &Path, settings: &[(&str, &str)]) -> Served {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_orlop"));
+        Served::start_by(Command::new(env!("CARGO_BIN_EXE_orlop")), directory, log, settings)
+    }
+
+    fn start_by(mut command: Command, directory: &Path, log: &Path, settings: &[(&str, &str)]) -> Served {
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(directory);
         // Nothing of the environment of the tests is a setting of the server.
         command.env_clear();
