@@ -38,7 +38,7 @@ impl App {
         let (db, store) = open_store(&config, &clock, &events, &shutdown).await?;
         let repaired = store.repair().await?;
         let metrics = Arc::new(Metrics::new());
-        let addresses = match config.listen.ip().is_loopback() {
+        let addresses = match config.may_pull_privately() {
             true => AddressPolicy::Private,
             false => AddressPolicy::Public,
         };

@@ -47,6 +47,7 @@ pub struct Config {
     pub shutdown_grace: Duration,
     pub pull_concurrency: usize,
     pub layer_concurrency: usize,
+    pub private_registries: PrivateRegistries,
     shown: Vec<Shown>,
 }
 
@@ -64,9 +65,19 @@ pub struct TlsFiles {
 /// When a request needs a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Auth {
-    /// Not on a loopback address, always on any other.
+    /// Not on a loopback address, always on any other; and where the server goes by further names, for then something
+    /// on this machine lets others in.
     Auto,
     Always,
+}
+
+/// Whether a pull may contact addresses of private networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrivateRegistries {
+    /// Where no token is asked for: whoever may use the server then can reach as much without it.
+    Auto,
+    Allow,
+    Refuse,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,6 +145,14 @@ impl Config {
             shutdown_grace: values.parse("shutdown_grace", crate::clock::parse_duration)?,
             pull_concurrency: values.parse("pull_concurrency", |text| values::count(text, 64))?,
             layer_concurrency: values.parse("layer_concurrency", |text| values::count(text, 64))?,
+            private_registries: values.parse("private_registries", |text| {
+                let choices = [
+                    ("auto", PrivateRegistries::Auto),
+                    ("allow", PrivateRegistries::Allow),
+                    ("refuse", PrivateRegistries::Refuse),
+                ];
+                values::one_of(text, &choices)
+            })?,
             shown: values.shown(),
         };
         config.refuse_plain_http_in_public(values.parse("insecure_http", values::switch)?)?;
@@ -160,7 +179,16 @@ impl Config {
     pub fn auth_required(&self) -> bool {
         match self.auth {
             Auth::Always => true,
-            Auth::Auto => !self.listen.ip().is_loopback(),
+            Auth::Auto => !self.listen.ip().is_loopback() || !self.allowed_hosts.is_empty(),
+        }
+    }
+
+    /// Whether a pull may contact addresses of private networks.
+    pub fn may_pull_privately(&self) -> bool {
+        match self.private_registries {
+            PrivateRegistries::Allow => true,
+            PrivateRegistries::Refuse => false,
+            PrivateRegistries::Auto => !self.auth_required(),
         }
     }
 

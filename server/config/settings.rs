@@ -69,7 +69,12 @@ pub const SETTINGS: &[Setting] = &[
         default: "false",
         help: "Serve plain HTTP on an address that other machines can reach",
     },
-    text("auth", "auto|always", "auto", "When a request needs a token; auto asks none on a loopback address"),
+    text(
+        "auth",
+        "auto|always",
+        "auto",
+        "When a request needs a token; auto asks none on a loopback address that goes by no other name",
+    ),
     Setting {
         key: "allowed_hosts",
         kind: Kind::List,
@@ -91,6 +96,12 @@ pub const SETTINGS: &[Setting] = &[
     text("shutdown_grace", "TIME", "20s", "How long requests and jobs may go on after the signal to stop"),
     text("pull_concurrency", "N", "4", "Pulls at once"),
     text("layer_concurrency", "N", "8", "Blobs fetched at once in one pull"),
+    text(
+        "private_registries",
+        "auto|allow|refuse",
+        "auto",
+        "Whether a pull may contact addresses of private networks; auto allows it where no token is asked for",
+    ),
 ];
 
 /// A configuration file that sets nothing and says everything, for `orlop config example`.

@@ -113,6 +113,23 @@ fn a_public_address_needs_tls_or_a_word_that_says_it_is_meant() {
 }
 
 #[test]
+fn a_server_on_loopback_that_goes_by_another_name_lets_others_in_and_asks_for_tokens() {
+    let load = |variables: &[(&str, &str)]| {
+        let variables = variables.iter().map(|(key, value)| (key.into(), value.into()));
+        Config::load(&Default::default(), variables).expect("a configuration")
+    };
+    let alone = load(&[]);
+    assert!(!alone.auth_required() && alone.may_pull_privately());
+    let behind_a_proxy = load(&[("ORLOP_ALLOWED_HOSTS", "store.example")]);
+    assert!(behind_a_proxy.auth_required() && !behind_a_proxy.may_pull_privately());
+    let with_tokens = load(&[("ORLOP_AUTH", "always")]);
+    assert!(!with_tokens.may_pull_privately());
+    let told = load(&[("ORLOP_AUTH", "always"), ("ORLOP_PRIVATE_REGISTRIES", "allow")]);
+    assert!(told.may_pull_privately());
+    assert!(!load(&[("ORLOP_PRIVATE_REGISTRIES", "refuse")]).may_pull_privately());
+}
+
+#[test]
 fn a_wrong_value_names_its_place_and_what_would_do() {
     assert_eq!(
         refusal(&["--pull-concurrency", "0"], &[], ""),

@@ -103,7 +103,7 @@ problems! {
     MISDIRECTED_REQUEST "misdirected-request" MISDIRECTED_REQUEST "Misdirected request",
         "The `Host` header names a host that this server does not go by. It refuses such requests, or any web page could \
          reach it by pointing a name at this machine.",
-        "Use its address, or name the host in the setting allowed_hosts (`--allowed-hosts`).";
+        "Use its address, or name the host in the setting allowed_hosts (`--allowed-hosts`); every call needs a token then.";
     VALIDATION_FAILED "validation-failed" UNPROCESSABLE_ENTITY "Validation failed",
         "The document is well-formed, and breaks a rule of its kind.",
         "`detail` names the rule.";
@@ -130,7 +130,7 @@ problems! {
         "`detail` lists the platforms it has.";
     UPSTREAM_FORBIDDEN "upstream-forbidden-address" FAILED_DEPENDENCY "Address not allowed",
         "The registry, or a place it sends to, has an address that this server may not contact.",
-        "If the address is meant, the operator can allow it.";
+        "If a registry of your own network is meant, its operator can allow that: `--private-registries allow`.";
     RATE_LIMITED "rate-limited" TOO_MANY_REQUESTS "Too many requests",
         "There are more requests of this kind than the server takes at once.",
         "Try again after `Retry-After`.";

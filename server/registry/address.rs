@@ -15,7 +15,8 @@ use url::{Host, Url};
 pub enum AddressPolicy {
     /// Addresses of the public Internet.
     Public,
-    /// These, this machine and private networks: right for a server that only its own machine can use.
+    /// These, this machine and private networks: right for a server that nobody can use who could not reach as much
+    /// without it, or whose operator says so.
     Private,
 }
 
