@@ -4,7 +4,7 @@
 # Debian's packages when run as root, and otherwise prints the one line to run.
 
 .DEFAULT_GOAL := help
-.PHONY: help deps test lint checks images bench clean
+.PHONY: help deps test lint checks fuzz images bench clean
 
 # The test runner: nextest where it is installed, else cargo's own. Compiling nextest costs a fresh
 # machine more than it saves.
@@ -34,6 +34,9 @@ lint: ## formatting, clippy with warnings denied, shell scripts, dependency poli
 # Checks that are not Rust: a folder under tests/ with an executable check.sh is one.
 checks: ## the checks outside Rust: generated clients, container files
 	@for check in tests/*/check.sh; do echo "== $$check"; "$$check" || exit 1; done
+
+fuzz: ## random requests by the contract, for FUZZ_S seconds (600); not a part of `make test`, which is the same every time
+	FUZZ_S=$${FUZZ_S:-600} tests/clients/check.sh
 
 images: ## the image that the end-to-end test pulls (cached; root makes it, once)
 	scripts/make-images.sh target/images base

@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::blobs::read_document;
+use super::direct::DirectTail;
 use super::{BlobFile, Disk, is_absent, sync_dir};
 use crate::error::{Doing, Error, Result};
 use crate::oci::{Digest, Hasher};
 
-/// How far the kernel may fall behind before it is told to write: the last sync then has little left to do.
-const WRITE_BEHIND: u64 = 16 << 20;
+/// A file longer than this is large: what comes then is written past the page cache. Where the file system cannot do
+/// that, it is how far the kernel may fall behind before it is told to write.
+const LARGE: u64 = 16 << 20;
 /// The size of a read when bytes are hashed again.
 const READ_BUFFER: usize = 1 << 20;
 
@@ -24,8 +26,19 @@ pub struct IngestFile {
     path: PathBuf,
     length: u64,
     handed_over: u64,
+    tail: Tail,
     /// Was empty, so perhaps never synced: its name may not be durable yet.
     fresh: bool,
+}
+
+/// How the next bytes are written.
+#[derive(Debug)]
+enum Tail {
+    /// By the page cache, while the file is small.
+    Short,
+    Direct(DirectTail),
+    /// By the page cache, for its file system knows no other way.
+    Plain,
 }
 
 /// A whole file, synced, that waits for its name.
@@ -52,18 +65,47 @@ impl IngestFile {
     /// `OutOfSpace`, `Unavailable` or `Internal`. What was written of them is cut off again, so that the file
     /// holds exactly what was acknowledged before.
     pub fn append(&mut self, chunks: &[Bytes]) -> Result<()> {
+        if matches!(self.tail, Tail::Short) && self.length >= LARGE {
+            let tail = DirectTail::open(&self.path, &self.file, self.length).doing("open an ingest")?;
+            self.tail = tail.map_or(Tail::Plain, Tail::Direct);
+        }
         let added: usize = chunks.iter().map(Bytes::len).sum();
-        if let Err(error) = write_all(&mut self.file, chunks) {
-            // Best effort: a longer file is cut to its trusted length when the ingest is opened again.
-            let _ = self.file.set_len(self.length);
-            let _ = self.file.seek(SeekFrom::Start(self.length));
+        let written = match &mut self.tail {
+            Tail::Direct(tail) => chunks.iter().try_for_each(|chunk| tail.push(chunk, &self.file)),
+            Tail::Short | Tail::Plain => write_all(&mut self.file, chunks),
+        };
+        if let Err(error) = written {
+            self.undo();
             return Err(error).doing("write to an ingest");
         }
         self.length += added as u64;
-        if self.length - self.handed_over >= WRITE_BEHIND {
+        if matches!(self.tail, Tail::Plain) && self.length - self.handed_over >= LARGE {
             self.start_write_back();
         }
         Ok(())
+    }
+
+    /// Takes away what a failed append has written. Best effort: a longer file is cut to its trusted length when the
+    /// ingest is opened again.
+    fn undo(&mut self) {
+        if let Tail::Direct(tail) = &mut self.tail
+            && !tail.cut(self.length)
+        {
+            self.tail = Tail::Short;
+        }
+        // Never made longer: bytes that still wait in memory would become zeros for whoever comes after a crash.
+        if self.file.metadata().is_ok_and(|found| found.len() > self.length) {
+            let _ = self.file.set_len(self.length);
+        }
+        let _ = self.file.seek(SeekFrom::Start(self.length));
+    }
+
+    /// Writes what waits in memory.
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.tail {
+            Tail::Direct(tail) => tail.flush(&self.file),
+            Tail::Short | Tail::Plain => Ok(()),
+        }
     }
 
     /// Asks the kernel to begin writing what is dirty, without waiting for it.
@@ -79,6 +121,7 @@ impl IngestFile {
     /// # Errors
     /// As of `fsync(2)`. After a failure the kernel may have dropped the bytes: the ingest must not be committed.
     pub fn sync(&mut self) -> Result<()> {
+        self.flush().doing("write to an ingest")?;
         self.file.sync_data().doing("sync an ingest")?;
         if self.fresh {
             sync_ingest_dir(self.path.parent().unwrap_or(&self.path))?;
@@ -95,6 +138,8 @@ impl IngestFile {
         if length > self.length {
             return Err(Error::internal("an ingest is shorter than its offset"));
         }
+        self.flush().doing("truncate an ingest")?;
+        self.tail = Tail::Short;
         self.file.set_len(length).doing("truncate an ingest")?;
         self.file.seek(SeekFrom::Start(length)).doing("truncate an ingest")?;
         self.length = length;
@@ -152,8 +197,16 @@ impl IngestFile {
     /// # Errors
     /// As [`IngestFile::sync`].
     pub fn stage(&mut self) -> Result<Staged> {
+        self.flush().doing("write to an ingest")?;
         self.file.sync_all().doing("sync an ingest")?;
         Ok(Staged { path: self.path.clone(), size: self.length })
+    }
+}
+
+impl Drop for IngestFile {
+    /// What was taken in is in the file also where nobody has synced it: a later opening counts on its length.
+    fn drop(&mut self) {
+        let _ = self.flush();
     }
 }
 
@@ -172,7 +225,7 @@ impl Disk {
             .open(&path)
             .doing("open the file of an ingest")?;
         let length = file.seek(SeekFrom::End(0)).doing("size the file of an ingest")?;
-        Ok(IngestFile { file, path, length, handed_over: length, fresh: length == 0 })
+        Ok(IngestFile { file, path, length, handed_over: length, tail: Tail::Short, fresh: length == 0 })
     }
 
     /// Stages a small blob in one go: written, synced, waiting for its name.
@@ -226,6 +279,17 @@ impl Disk {
             names.push(entry.file_name().to_string_lossy().into_owned());
         }
         Ok(names)
+    }
+
+    /// Cuts the file of an ingest to `length` bytes, where it has one.
+    ///
+    /// # Errors
+    /// As [`IngestFile::truncate`].
+    pub fn cut_ingest(&self, id: &str, length: u64) -> Result<()> {
+        match self.ingest_has_data(id) {
+            true => self.open_ingest(id)?.truncate(length),
+            false => Ok(()),
+        }
     }
 
     /// Whether an ingest's file is there.

@@ -6,6 +6,7 @@
 
 mod blobs;
 mod cached_read;
+mod direct;
 mod flush;
 mod ingest;
 mod layout;

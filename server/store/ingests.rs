@@ -273,11 +273,7 @@ impl Store {
 
     async fn restart(&self, turn: &Turn, row: IngestRow, namespace: &str) -> Result<()> {
         let id = row.id.clone();
-        self.on_disk(move |disk| match disk.ingest_has_data(&id) {
-            true => disk.open_ingest(&id)?.truncate(0),
-            false => Ok(()),
-        })
-        .await?;
+        self.on_disk(move |disk| disk.cut_ingest(&id, 0)).await?;
         let algorithm = algorithm_of(&row)?;
         if let Some(mut progress) = turn.live.loaded() {
             progress.bytes = Bytes::none(algorithm);

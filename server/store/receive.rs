@@ -19,7 +19,7 @@ use crate::limits;
 use crate::oci::{Algorithm, Digest, Hasher};
 
 /// Bytes that are handed over at once: large enough that the hand-over costs nothing beside them.
-const BATCH: usize = 1 << 20;
+const BATCH: usize = 256 << 10;
 /// The most pieces of a batch: a body of tiny ones must not take more memory for them than for its bytes. As many as one
 /// write takes (`IOV_MAX`).
 const BATCH_FRAMES: usize = 1_024;
@@ -237,6 +237,8 @@ impl Store {
                 let synced;
                 (sink, synced) = sink.sync().await;
                 if let Err(error) = synced {
+                    // It may still hold bytes, and they must not come after the cut.
+                    drop(sink);
                     return Err(self.distrust(&turn, &row, error).await);
                 }
                 self.checkpoint(&turn, row.clone(), &namespace).await?;
@@ -336,6 +338,9 @@ impl Store {
             Ok(bytes) => bytes,
             Err(unreadable) => return unreadable,
         };
+        let (id, offset) = (row.id.clone(), bytes.offset());
+        // Best effort, for the room that it gives back: the next load cuts it as well.
+        let _ = self.on_disk(move |disk| disk.cut_ingest(&id, offset)).await;
         if let Some(mut progress) = turn.live.loaded() {
             progress.bytes = bytes;
             progress.updated_at = self.after(progress.updated_at);

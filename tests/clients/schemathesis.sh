@@ -1,7 +1,10 @@
 #!/bin/sh
-# Lets schemathesis attack a live server by the contract that it serves, for about two minutes:
+# Lets schemathesis attack a live server by the contract that it serves:
 #
-#     tests/clients/schemathesis.sh BASE_URL
+#     [FUZZ_S=seconds] [SEED=n] tests/clients/schemathesis.sh BASE_URL
+#
+# Without FUZZ_S only what is the same in every run: the contract's examples, and each bound of each value. With it
+# also random requests and chains of them, for about so long, by a seed that is printed.
 #
 # The server should be a throw-away one: records are made, changed and deleted.
 set -eu
@@ -19,11 +22,19 @@ fi
 
 # followPull is left out: it answers with a stream that ends only with the job. So is getOpenapiYaml: the contract
 # gives itself as text there, and schemathesis takes any YAML for what it says.
-# The seed is fixed, so that a finding can be found again. What it remembers stays beside it.
+# What it remembers stays beside it.
+if [ -n "${FUZZ_S:-}" ]; then
+    phases=examples,coverage,fuzzing,stateful
+    seed=${SEED:-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}
+else
+    phases=examples,coverage
+    seed=${SEED:-1}
+fi
+most=${FUZZ_S:-150}
 export SCHEMATHESIS_HOOKS=schemathesis_hooks
 cd "$venv"
-PYTHONPATH=$here PYTHONDONTWRITEBYTECODE=1 exec timeout 240 "$venv/bin/schemathesis" \
+PYTHONPATH=$here PYTHONDONTWRITEBYTECODE=1 exec timeout "$((most + 120))" "$venv/bin/schemathesis" \
     --config-file "$here/schemathesis.toml" run "$base_url/openapi.json" \
     --checks all --exclude-operation-id followPull --exclude-operation-id getOpenapiYaml \
-    --phases examples,coverage,fuzzing,stateful --max-examples 12 --max-time 150 --seed 1 \
+    --phases "$phases" --max-examples "$((most / 10))" --max-time "$most" --seed "$seed" \
     --workers 2 --request-timeout 70 --continue-on-failure

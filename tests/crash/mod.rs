@@ -1,6 +1,7 @@
 //! Ends that nobody asked for, and the starts after them.
 
 mod kill;
+mod large;
 mod power;
 mod states;
 mod unprivileged;

@@ -107,6 +107,31 @@ async fn a_full_disk_is_said_so_and_service_resumes_with_space() {
     app.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_body_that_fills_the_disk_leaves_its_beginning_as_it_was_sent() {
+    let disk = SmallDisk::mount("size=48m");
+    let app = TestApp::in_directory(&disk.path().join("data"), &[]).await;
+    let ballast = disk.path().join("ballast");
+    std::fs::write(&ballast, vec![1; 2 << 20]).expect("room for the ballast");
+    let (beginning, large) = (20 << 20, noise(4, 64 << 20));
+    let ingest = app.filled_ingest("u", &large[..beginning]).await;
+    // The answer may be lost when it overtakes a body that is still being sent.
+    if let Ok(full) = app.append(&ingest, beginning as u64, &large[beginning..]).try_send().await {
+        assert_eq!(full.to_string(), "507 out-of-space");
+    }
+    let status = app.get(&ingest).await.json();
+    let offset = usize::try_from(status["offset"].as_u64().expect("a number")).expect("it fits");
+    assert!((beginning..large.len()).contains(&offset), "{offset}");
+    assert_eq!(status["digest"], sha256(&large[..offset]), "at {offset}");
+    std::fs::remove_file(&ballast).expect("the ballast goes");
+    app.restart().await;
+    let status = app.get(&ingest).await.json();
+    assert_eq!((&status["offset"], &status["digest"]), (&json!(offset), &json!(sha256(&large[..offset]))));
+    app.delete(&ingest).await.expect(204);
+    app.put_blob(&large[..beginning]).await;
+    app.stop().await;
+}
+
 /// A file system on a device that has less room than it says: what is written is taken, and its sync fails.
 struct ThinDisk {
     mounted: tempfile::TempDir,
