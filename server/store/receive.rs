@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use super::arrival::{Arrival, Committed};
 use super::content::check_digest;
 use super::labels::{self, Labels};
-use super::live::{self, Turn};
+use super::live::{self, Live, Turn};
 use super::progress::certain_bytes;
 use super::{Caller, Ingest, Store};
 use crate::db;
@@ -59,20 +59,39 @@ struct Sink {
     chunk: Option<Hasher>,
 }
 
+/// Batches of a body, as they come.
+type Batches = mpsc::Receiver<Vec<Bytes>>;
+
 impl Sink {
-    /// Hashes and writes a batch, off the async threads.
-    async fn write(mut self, batch: Vec<Bytes>) -> (Sink, Result<()>) {
-        let written = tokio::task::spawn_blocking(move || {
-            let written = self.file.append(&batch);
-            if written.is_ok() {
-                batch.iter().for_each(|bytes| self.hasher.update(bytes));
-                if let Some(chunk) = &mut self.chunk {
-                    batch.iter().for_each(|bytes| chunk.update(bytes));
+    /// Waits for a batch; writes it, and those that have come meanwhile, on one visit to a thread that may block, until
+    /// `told` of the sink has had enough. Whether there was one.
+    async fn write(
+        mut self,
+        mut batches: Batches,
+        told: impl Fn(&Sink) -> bool + Send + 'static,
+    ) -> (Sink, Batches, Result<bool>) {
+        let Some(mut batch) = batches.recv().await else { return (self, batches, Ok(false)) };
+        let writing = tokio::task::spawn_blocking(move || {
+            loop {
+                if let Err(error) = self.take(&batch) {
+                    return (self, batches, Err(error));
                 }
+                batch = match (told(&self), batches.try_recv()) {
+                    (true, Ok(next)) => next,
+                    (_, _) => return (self, batches, Ok(true)),
+                };
             }
-            (self, written)
         });
-        written.await.expect("writing to a file does not panic")
+        writing.await.expect("writing to a file does not panic")
+    }
+
+    fn take(&mut self, batch: &[Bytes]) -> Result<()> {
+        self.file.append(batch)?;
+        batch.iter().for_each(|bytes| self.hasher.update(bytes));
+        if let Some(chunk) = &mut self.chunk {
+            batch.iter().for_each(|bytes| chunk.update(bytes));
+        }
+        Ok(())
     }
 
     async fn sync(mut self) -> (Sink, Result<()>) {
@@ -211,29 +230,36 @@ impl Store {
         turn: Turn,
         row: IngestRow,
         namespace: String,
-        mut batches: mpsc::Receiver<Vec<Bytes>>,
+        mut batches: Batches,
         chunk_digest: Option<Digest>,
         ended: tokio::sync::oneshot::Receiver<Ending>,
     ) -> Result<()> {
         let mut sink = self.open_sink(&turn, &row, chunk_digest.as_ref()).await?;
         let before = (sink.file.length(), sink.hasher.clone());
-        let mut since_checkpoint = 0;
-        while let Some(batch) = batches.recv().await {
+        let mut next_checkpoint = sink.file.length() + CHECKPOINT;
+        loop {
+            let (store, live) = (self.clone(), turn.live.clone());
+            let told = move |sink: &Sink| {
+                store.show(&live, sink);
+                sink.file.length() < next_checkpoint && !live.is_gone()
+            };
+            let written;
+            (sink, batches, written) = sink.write(batches, told).await;
             if turn.is_gone() {
                 return Err(Error::not_found("ingest", &row.id));
             }
-            since_checkpoint += batch.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
-            let written;
-            (sink, written) = sink.write(batch).await;
-            self.show(&turn, &sink);
-            if let Err(error) = written {
-                batches.close();
-                // The bytes before the failure are whole; they are kept if they can be.
-                let _ = self.conclude(&turn, row, &namespace, sink).await;
-                return Err(error);
+            match written {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    batches.close();
+                    // The bytes before the failure are whole; they are kept if they can be.
+                    let _ = self.conclude(&turn, row, &namespace, sink).await;
+                    return Err(error);
+                }
             }
-            if since_checkpoint >= CHECKPOINT {
-                since_checkpoint = 0;
+            if sink.file.length() >= next_checkpoint {
+                next_checkpoint = sink.file.length() + CHECKPOINT;
                 let synced;
                 (sink, synced) = sink.sync().await;
                 if let Err(error) = synced {
@@ -251,7 +277,7 @@ impl Store {
             if let Some(actual) = actual.filter(|actual| whole && *actual != expected) {
                 let (offset, hasher) = before;
                 sink = self.take_back(sink, offset, hasher).await?;
-                self.show(&turn, &sink);
+                self.show(&turn.live, &sink);
                 self.conclude(&turn, row, &namespace, sink).await?;
                 return Err(Error::Unprocessable(Unprocessable::ChunkDigestMismatch {
                     expected: expected.to_string(),
@@ -296,8 +322,8 @@ impl Store {
     }
 
     /// Lets everybody see how far the ingest is.
-    fn show(&self, turn: &Turn, sink: &Sink) {
-        if let Some(mut progress) = turn.live.loaded() {
+    fn show(&self, live: &Live, sink: &Sink) {
+        if let Some(mut progress) = live.loaded() {
             let offset = sink.file.length();
             if progress.bytes.offset() != offset || progress.bytes.is_lent() {
                 progress.updated_at = self.after(progress.updated_at);
@@ -383,10 +409,12 @@ impl Store {
             let file = store.on_disk(move |disk| disk.open_ingest(&opened)).await?;
             let mut sink = Sink { file, hasher: Hasher::new(put.algorithm), chunk: None };
             let outcome = async {
-                while let Some(batch) = batches.recv().await {
+                loop {
                     let written;
-                    (sink, written) = sink.write(batch).await;
-                    written?;
+                    (sink, batches, written) = sink.write(batches, |_| true).await;
+                    if !written? {
+                        break;
+                    }
                 }
                 match ended.await {
                     Ok(Ending::Whole) => {}
