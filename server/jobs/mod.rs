@@ -35,12 +35,11 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::id::new_id;
 use crate::limits;
-use crate::oci::{Algorithm, Digest};
 use crate::registry::Registry;
 use crate::shutdown::Shutdown;
 use crate::store::list::ListQuery;
 use crate::store::lists::{Page, Wanted};
-use crate::store::{Caller, NewPull, PullKey, PullRow, Recorded, Store, labels};
+use crate::store::{Caller, Keyed, PullRow, Store, labels};
 use crate::telemetry::JobMetrics;
 use flights::Flights;
 use record::{Detail, Record};
@@ -89,6 +88,9 @@ struct Inner {
     shutdown: Shutdown,
     settings: Settings,
     turns: Semaphore,
+    /// Held while a pull is recorded: one at a time, so that equal ones find each other on every database, and the
+    /// queue ends where it should.
+    recording: tokio::sync::Mutex<()>,
     flights: Flights,
     /// The pulls that are not finished, by id.
     live: Mutex<HashMap<String, Arc<Live>>>,
@@ -100,6 +102,19 @@ pub enum Created {
     New(Pull),
     /// An equal one is under way.
     Existing(Pull),
+}
+
+/// How an idempotency key remembers the one and the other, before the pull's id.
+const NEW: &str = "new";
+const EQUAL: &str = "equal";
+
+impl Created {
+    fn remembered(&self) -> String {
+        match self {
+            Created::New(pull) => format!("{NEW} {}", pull.id),
+            Created::Existing(pull) => format!("{EQUAL} {}", pull.id),
+        }
+    }
 }
 
 /// What cancelling answers.
@@ -135,6 +150,7 @@ impl Jobs {
         Jobs(Arc::new(Inner {
             registry: Registry::new(settings.addresses, settings.patience, clock.clone()),
             turns: Semaphore::new(settings.pulls),
+            recording: tokio::sync::Mutex::default(),
             flights: Flights::default(),
             live: Mutex::default(),
             store,
@@ -190,40 +206,51 @@ impl Jobs {
         idempotency_key: Option<&str>,
     ) -> Result<Created> {
         let request = Request::check(caller, asked)?;
-        if let Some(lease) = &caller.lease {
-            self.0.store.find_lease(&caller.namespace, lease).await?;
+        let keyed =
+            idempotency_key.map(|key| Keyed::new(&caller.namespace, key, "POST", "/api/v1/pulls", &request));
+        let row = self.new_row(caller, asked, &request);
+        let (maker, finder, namespace) = (self.clone(), self.clone(), caller.namespace.clone());
+        let make = async move {
+            let created = maker.record_pull(row, request.lease.as_deref()).await?;
+            Ok((created.remembered(), created))
+        };
+        let find = async move |remembered: String| {
+            let created = finder.find_created(&namespace, &remembered).await?;
+            Ok((remembered, created))
+        };
+        // To the end, also when the client goes away: a row without its task would stand still until the next start.
+        let (store, (reply, answer)) = (self.0.store.clone(), tokio::sync::oneshot::channel());
+        self.0.shutdown.spawn("create-pull", async move {
+            let _ = reply.send(store.make_once(keyed, make, |(remembered, _)| remembered, find).await);
+        });
+        let made = answer.await.map_err(|_| Error::internal("record a pull"))?;
+        made.map(|(_, created)| created)
+    }
+
+    async fn record_pull(&self, row: PullRow, lease: Option<&str>) -> Result<Created> {
+        if let Some(lease) = lease {
+            self.0.store.find_lease(&row.namespace, lease).await?;
+        }
+        let _turn = self.0.recording.lock().await;
+        if let Some(equal) = self.0.store.find_equal_pull(&row).await? {
+            return Ok(Created::Existing(self.show(equal)?));
         }
         if self.live().len() >= limits::PULL_QUEUE + self.0.settings.pulls {
             let retry_after = Duration::from_secs(30);
             return Err(Error::TooMany { what: "pulls", limit: limits::PULL_QUEUE, retry_after });
         }
-        let row = self.new_row(caller, asked, &request);
-        let key = idempotency_key.map(|key| PullKey {
-            key: key.to_owned(),
-            fingerprint: Digest::of(Algorithm::Sha256, format!("pull {}", row.request).as_bytes())
-                .to_string(),
-        });
-        // To the end, also when the client goes away: a row without its task would stand still until the next start.
-        let (jobs, (reply, answer)) = (self.clone(), tokio::sync::oneshot::channel());
-        self.0.shutdown.spawn("create-pull", async move {
-            let _ = reply.send(jobs.record_pull(row, key).await);
-        });
-        answer.await.map_err(|_| Error::internal("record a pull"))?
+        self.0.store.record_pull(&row).await?;
+        let record = Record::of_row(row)?;
+        let shown = record.show(self.now());
+        self.start(record);
+        Ok(Created::New(shown))
     }
 
-    async fn record_pull(&self, row: PullRow, key: Option<PullKey>) -> Result<Created> {
-        match self.0.store.record_pull(row, key).await? {
-            NewPull::Recorded(row) => {
-                let record = Record::of_row(row)?;
-                let shown = record.show(self.now());
-                self.start(record);
-                Ok(Created::New(shown))
-            }
-            NewPull::Repeated(Recorded::New, row) => Ok(Created::New(self.show(row)?)),
-            NewPull::Equal(row) | NewPull::Repeated(Recorded::Equal, row) => {
-                Ok(Created::Existing(self.show(row)?))
-            }
-        }
+    /// What an idempotency key remembers, as it is answered again.
+    async fn find_created(&self, namespace: &str, remembered: &str) -> Result<Created> {
+        let (first, id) = remembered.split_once(' ').unwrap_or_default();
+        let pull = self.find(namespace, id).await?;
+        Ok(if first == NEW { Created::New(pull) } else { Created::Existing(pull) })
     }
 
     fn new_row(&self, caller: &Caller, asked: &PullRequest, request: &Request) -> PullRow {

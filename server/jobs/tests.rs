@@ -308,3 +308,26 @@ async fn a_pull_survives_the_loss_of_its_process() {
     assert_eq!(second.read(&sha256(&big)).await, big);
     second.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_refuses_what_is_new_and_answers_what_is_not() {
+    let directory = directory();
+    // Takes connections and never says a word: no pull ends.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let reference = format!("{}/app:v1", mute.local_addr().expect("it is bound"));
+    let server = Server::start_with(directory.path(), |settings| settings.pulls = 1).await;
+    let create = async |name: usize, key: Option<&str>| {
+        let asked = PullRequest { image_name: Some(name.to_string()), ..ask(reference.clone()) };
+        server.jobs.create_pull(&caller("default"), &asked, key).await
+    };
+    create(0, Some("key")).await.expect("the first");
+    for name in 1..=limits::PULL_QUEUE {
+        create(name, None).await.expect("room for it");
+    }
+    let refused = create(limits::PULL_QUEUE + 1, None).await;
+    assert!(matches!(refused, Err(Error::TooMany { .. })), "{refused:?}");
+    let (repeated, equal) = (create(0, Some("key")).await, create(7, None).await);
+    assert!(matches!(repeated, Ok(Created::New(_))), "{repeated:?}");
+    assert!(matches!(equal, Ok(Created::Existing(_))), "{equal:?}");
+    server.stop().await;
+}

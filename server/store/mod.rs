@@ -38,7 +38,7 @@ pub use ingests::{CommitIngest, Ingest, OpenIngest, Opened, Writer};
 pub use labels::{LabelPatch, Labels};
 pub use leases::{Expiry, Held, Lease, LeasePatch, NewLease, Resource, ResourceKind};
 pub use namespaces::{DEFAULT_NAMESPACE, Namespace, NamespacePatch, check_namespace};
-pub use pulls::{NewPull, PullKey, PullRow, Recorded};
+pub use pulls::PullRow;
 pub use receive::{Append, PutStream};
 pub use repair::Repaired;
 pub use tokens::{NewToken, SESSION_TIME, Scope, Session, Token};

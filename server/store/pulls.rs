@@ -5,57 +5,36 @@ use super::{Expiry, Lease, Store};
 use crate::clock::Time;
 use crate::db;
 pub use crate::db::pulls::PullRow;
-use crate::error::{Conflict, Error, Result, Unprocessable};
+use crate::error::{Conflict, Error, Result};
 use crate::events::Topic;
-use crate::limits;
-
-/// How a client makes its POST repeatable, and what it asked for then.
-#[derive(Debug, Clone)]
-pub struct PullKey {
-    pub key: String,
-    /// Equal for equal requests only.
-    pub fingerprint: String,
-}
-
-/// What became of a new pull.
-#[derive(Debug, Clone)]
-pub enum NewPull {
-    Recorded(PullRow),
-    /// An equal one is under way.
-    Equal(PullRow),
-    /// The key was used before with this request: the first answer again.
-    Repeated(Recorded, PullRow),
-}
-
-/// The first answer to a request that is repeated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recorded {
-    New,
-    Equal,
-}
-
-impl Recorded {
-    fn as_str(self) -> &'static str {
-        match self {
-            Recorded::New => "new",
-            Recorded::Equal => "equal",
-        }
-    }
-}
 
 impl Store {
-    /// Records a pull, unless an equal one is under way or the key stands for one already.
+    /// Records a new pull. Whether an equal one is under way is for its caller to have asked.
     ///
     /// # Errors
-    /// `Unprocessable` when the key was used with another request; `Unavailable`.
-    pub async fn record_pull(&self, row: PullRow, key: Option<PullKey>) -> Result<NewPull> {
-        let (now, namespace) = (self.now(), row.namespace.clone());
-        let recorded =
-            self.0.db.write(move |tx| Box::pin(async move { record(tx, row, key, now).await })).await?;
-        if let NewPull::Recorded(row) = &recorded {
-            self.publish(&namespace, Topic::PullChanged, &row.id);
-        }
-        Ok(recorded)
+    /// `Unavailable`; nothing is recorded then.
+    pub async fn record_pull(&self, row: &PullRow) -> Result<()> {
+        let (now, recorded) = (self.now(), row.clone());
+        self.0
+            .db
+            .write(move |tx| {
+                Box::pin(async move {
+                    db::namespaces::touch(tx, &recorded.namespace, now.0).await?;
+                    db::pulls::insert_pull(tx, &recorded).await
+                })
+            })
+            .await?;
+        self.publish(&row.namespace, Topic::PullChanged, &row.id);
+        Ok(())
+    }
+
+    /// A pull that is under way and was asked for in the words of `row`.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn find_equal_pull(&self, row: &PullRow) -> Result<Option<PullRow>> {
+        let mut conn = self.0.db.read().await?;
+        db::pulls::find_equal(&mut conn, &row.namespace, &row.request).await
     }
 
     /// # Errors
@@ -183,48 +162,4 @@ impl Store {
         self.publish(namespace, Topic::LeaseUpdated, id);
         Ok(lease)
     }
-}
-
-async fn record(tx: &mut db::Tx, row: PullRow, key: Option<PullKey>, now: Time) -> Result<NewPull> {
-    let remembered = match &key {
-        Some(key) => find_repeated(tx, &row.namespace, key, now).await?,
-        None => None,
-    };
-    if let Some((answer, row)) = remembered {
-        return Ok(NewPull::Repeated(answer, row));
-    }
-    db::namespaces::touch(tx, &row.namespace, now.0).await?;
-    let (answer, row) = match db::pulls::find_equal(tx, &row.namespace, &row.request).await? {
-        Some(equal) => (Recorded::Equal, equal),
-        None => {
-            db::pulls::insert_pull(tx, &row).await?;
-            (Recorded::New, row)
-        }
-    };
-    if let Some(PullKey { key, fingerprint }) = &key {
-        let resource = format!("{} {}", answer.as_str(), row.id);
-        db::idempotency::remember(tx, &row.namespace, key, fingerprint, &resource, now.0).await?;
-    }
-    Ok(match answer {
-        Recorded::New => NewPull::Recorded(row),
-        Recorded::Equal => NewPull::Equal(row),
-    })
-}
-
-/// What the key stands for. A pull that was removed from history since is as if the key were new.
-async fn find_repeated(
-    tx: &mut db::Tx,
-    namespace: &str,
-    key: &PullKey,
-    now: Time,
-) -> Result<Option<(Recorded, PullRow)>> {
-    let since = now.0.saturating_sub(limits::IDEMPOTENCY_TIME.as_micros() as i64);
-    let known = db::idempotency::find_key(tx, namespace, &key.key, since).await?;
-    let Some((fingerprint, resource)) = known else { return Ok(None) };
-    if fingerprint != key.fingerprint {
-        return Err(Error::Unprocessable(Unprocessable::IdempotencyKeyReused));
-    }
-    let Some((answer, id)) = resource.split_once(' ') else { return Ok(None) };
-    let answer = if answer == Recorded::New.as_str() { Recorded::New } else { Recorded::Equal };
-    Ok(db::pulls::find_pull(tx, namespace, id).await?.map(|row| (answer, row)))
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::jobs::record::Record;
 use crate::jobs::watch::{Live, follow};
-use crate::oci::Descriptor;
+use crate::oci::{Algorithm, Descriptor, Digest};
 
 #[allow(dead_code, reason = "the contract can more than is needed here")]
 #[path = "../../../tests/support/contract.rs"]

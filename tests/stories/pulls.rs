@@ -1,0 +1,63 @@
+//! Pulls as jobs: what asking for one answers. That they bring an image whole is told in `tests/pulls.rs`.
+
+use std::net::TcpListener;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::support::app::{TestApp, story};
+use crate::support::request::{Answer, Request};
+
+const PULLS: &str = "/api/v1/pulls";
+
+/// A registry that takes connections and never says a word: a pull from it does not end by itself.
+struct MuteRegistry(TcpListener);
+
+impl MuteRegistry {
+    fn open() -> MuteRegistry {
+        MuteRegistry(TcpListener::bind("127.0.0.1:0").expect("a free port"))
+    }
+
+    fn pull(&self, image_name: &str) -> Value {
+        let address = self.0.local_addr().expect("a bound listener has an address");
+        json!({"ref": format!("{address}/app:v1"), "image_name": image_name})
+    }
+}
+
+async fn send_together(asks: Vec<Request>) -> Vec<Answer> {
+    join_all(asks.into_iter().map(Request::send)).await
+}
+
+/// How many of the answers have this status; all of them must show one and the same pull.
+fn count_of_one_pull(answers: &[Answer], status: u16) -> usize {
+    let ids: Vec<Value> = answers.iter().map(|answer| answer.json()["id"].clone()).collect();
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    answers.iter().filter(|answer| answer.status == status).count()
+}
+
+async fn count_pulls(app: &TestApp) -> usize {
+    app.get(PULLS).await.expect(200).json()["items"].as_array().expect("a list").len()
+}
+
+story!(equal_pulls_that_are_asked_for_at_once_are_one, async |app| {
+    let registry = MuteRegistry::open();
+    for round in 0..3 {
+        let asked = registry.pull(&format!("image-{round}"));
+        let answers = send_together((0..8).map(|_| app.post(PULLS).json(asked.clone())).collect()).await;
+        assert_eq!((count_of_one_pull(&answers, 202), count_of_one_pull(&answers, 200)), (1, 7));
+    }
+    assert_eq!(count_pulls(app).await, 3);
+});
+
+story!(a_repeat_that_overtakes_its_first_request_makes_no_second_pull, async |app| {
+    let registry = MuteRegistry::open();
+    for round in 0..3 {
+        let (asked, key) = (registry.pull(&format!("image-{round}")), format!("key-{round}"));
+        let ask = || app.post(PULLS).header("Idempotency-Key", &key).json(asked.clone());
+        let answers = send_together((0..8).map(|_| ask()).collect()).await;
+        assert_eq!(count_of_one_pull(&answers, 202), 8, "each is told what the first was");
+        let other = app.post(PULLS).header("Idempotency-Key", &key).json(registry.pull("other")).await;
+        assert_eq!(other.to_string(), "422 idempotency-key-reused");
+    }
+    assert_eq!(count_pulls(app).await, 3);
+});
