@@ -49,6 +49,22 @@ macro_rules! fetch_all {
     ($($all:tt)*) => { fetch!(fetch_all, $($all)*) };
 }
 
+/// Reads one row, which nobody else changes or deletes before this transaction has ended; where there is none, `None`.
+/// `$how` is said to Postgres only: SQLite has one writer anyhow.
+macro_rules! fetch_locked {
+    ($row:ty, $tx:expr, $sql:literal, $how:literal $(, $bind:expr)* $(,)?) => {
+        match $tx {
+            $crate::db::Conn::Sqlite(conn) => sqlx::query_as::<_, $row>($sql)$(.bind($bind))*
+                .fetch_optional(&mut **conn).await,
+            $crate::db::Conn::Postgres(conn) => {
+                sqlx::query_as::<_, $row>(concat!($sql, " ", $how))$(.bind($bind))*
+                    .fetch_optional(&mut **conn).await
+            }
+        }
+        .map_err(|error| $crate::db::conn::failed($sql, error))
+    };
+}
+
 /// A failed statement as our error. Trouble of the database is `Unavailable`: the data is not in doubt.
 pub(super) fn failed(doing: &str, error: sqlx::Error) -> Error {
     let unavailable = |source: Source| Error::Unavailable { what: "the database", source: Some(source) };

@@ -34,6 +34,19 @@ pub async fn find_record(conn: &mut Conn, namespace: &str, digest: &str) -> Resu
     fetch_optional!(ContentRow, conn, SQL, namespace, digest)
 }
 
+/// A record that this transaction is about to change: it stays as it is for everybody else until then.
+pub async fn lock_record(tx: &mut Tx, namespace: &str, digest: &str) -> Result<Option<ContentRow>> {
+    fetch_locked!(
+        ContentRow,
+        tx,
+        "SELECT namespace, digest, size, media_type, labels, created_at, updated_at
+        FROM content WHERE namespace = $1 AND digest = $2",
+        "FOR UPDATE",
+        namespace,
+        digest
+    )
+}
+
 /// Whether `digest` is recorded in the namespace, and the state and size of its bytes.
 pub async fn find_state(conn: &mut Conn, namespace: &str, digest: &str) -> Result<Option<(i64, String)>> {
     const SQL: &str = "SELECT b.size, b.state FROM content c JOIN blobs b ON b.digest = c.digest
@@ -89,21 +102,11 @@ pub async fn insert_record(tx: &mut Tx, row: &ContentRow) -> Result<bool> {
     Ok(inserted == 1)
 }
 
-/// Whether the record was as the caller last saw it (`seen_at` is its `updated_at`) and now is as given.
-pub async fn update_record(tx: &mut Tx, row: &ContentRow, seen_at: i64) -> Result<bool> {
+/// Changes a record that this transaction has locked.
+pub async fn update_record(tx: &mut Tx, row: &ContentRow) -> Result<()> {
     const SQL: &str = "UPDATE content SET media_type = $3, labels = $4, updated_at = $5
-        WHERE namespace = $1 AND digest = $2 AND updated_at = $6";
-    let updated = execute!(
-        tx,
-        SQL,
-        &row.namespace,
-        &row.digest,
-        &row.media_type,
-        &row.labels,
-        row.updated_at,
-        seen_at
-    )?;
-    Ok(updated == 1)
+        WHERE namespace = $1 AND digest = $2";
+    execute!(tx, SQL, &row.namespace, &row.digest, &row.media_type, &row.labels, row.updated_at).map(drop)
 }
 
 pub async fn delete_record(tx: &mut Tx, namespace: &str, digest: &str) -> Result<bool> {

@@ -33,6 +33,32 @@ pub async fn find_by_name(conn: &mut Conn, namespace: &str, name: &str) -> Resul
     fetch_optional!(ImageRow, conn, SQL, namespace, name)
 }
 
+/// An image that this transaction is about to change: it stays as it is for everybody else until then.
+pub async fn lock_image(tx: &mut Tx, namespace: &str, id: &str) -> Result<Option<ImageRow>> {
+    fetch_locked!(
+        ImageRow,
+        tx,
+        "SELECT id, namespace, name, media_type, digest, size, annotations, labels,
+        created_at, updated_at FROM images WHERE namespace = $1 AND id = $2",
+        "FOR UPDATE",
+        namespace,
+        id
+    )
+}
+
+/// As [`lock_image`], by name.
+pub async fn lock_by_name(tx: &mut Tx, namespace: &str, name: &str) -> Result<Option<ImageRow>> {
+    fetch_locked!(
+        ImageRow,
+        tx,
+        "SELECT id, namespace, name, media_type, digest, size, annotations, labels,
+        created_at, updated_at FROM images WHERE namespace = $1 AND name = $2",
+        "FOR UPDATE",
+        namespace,
+        name
+    )
+}
+
 /// Whether the name was free.
 pub async fn insert_image(tx: &mut Tx, row: &ImageRow) -> Result<bool> {
     const SQL: &str =
@@ -55,11 +81,11 @@ pub async fn insert_image(tx: &mut Tx, row: &ImageRow) -> Result<bool> {
     Ok(inserted == 1)
 }
 
-/// Whether the image was as the caller last saw it and now is as given.
-pub async fn update_image(tx: &mut Tx, row: &ImageRow, seen_at: i64) -> Result<bool> {
+/// Changes an image that this transaction has locked.
+pub async fn update_image(tx: &mut Tx, row: &ImageRow) -> Result<()> {
     const SQL: &str = "UPDATE images SET media_type = $3, digest = $4, size = $5, annotations = $6,
-        labels = $7, updated_at = $8 WHERE namespace = $1 AND id = $2 AND updated_at = $9";
-    let updated = execute!(
+        labels = $7, updated_at = $8 WHERE namespace = $1 AND id = $2";
+    execute!(
         tx,
         SQL,
         &row.namespace,
@@ -69,10 +95,9 @@ pub async fn update_image(tx: &mut Tx, row: &ImageRow, seen_at: i64) -> Result<b
         row.size,
         &row.annotations,
         &row.labels,
-        row.updated_at,
-        seen_at
-    )?;
-    Ok(updated == 1)
+        row.updated_at
+    )
+    .map(drop)
 }
 
 pub async fn delete_image(tx: &mut Tx, namespace: &str, id: &str) -> Result<bool> {

@@ -27,6 +27,20 @@ pub async fn find_lease(conn: &mut Conn, namespace: &str, id: &str, now: i64) ->
     fetch_optional!(LeaseRow, conn, SQL, namespace, id, now)
 }
 
+/// An unexpired lease that this transaction is about to change: it stays as it is for everybody else until then.
+pub async fn lock_lease(tx: &mut Tx, namespace: &str, id: &str, now: i64) -> Result<Option<LeaseRow>> {
+    fetch_locked!(
+        LeaseRow,
+        tx,
+        "SELECT namespace, id, kind, flat, labels, expires_at, created_at, updated_at FROM leases
+        WHERE namespace = $1 AND id = $2 AND (expires_at IS NULL OR expires_at > $3)",
+        "FOR UPDATE",
+        namespace,
+        id,
+        now
+    )
+}
+
 /// Whether the id was free.
 pub async fn insert_lease(tx: &mut Tx, row: &LeaseRow) -> Result<bool> {
     const SQL: &str = "INSERT INTO leases
@@ -46,22 +60,12 @@ pub async fn insert_lease(tx: &mut Tx, row: &LeaseRow) -> Result<bool> {
     Ok(inserted == 1)
 }
 
-/// Whether the lease was as the caller last saw it and now is as given.
-pub async fn update_lease(tx: &mut Tx, row: &LeaseRow, seen_at: i64) -> Result<bool> {
+/// Changes a lease that this transaction has locked.
+pub async fn update_lease(tx: &mut Tx, row: &LeaseRow) -> Result<()> {
     const SQL: &str = "UPDATE leases SET kind = $3, labels = $4, expires_at = $5, updated_at = $6
-        WHERE namespace = $1 AND id = $2 AND updated_at = $7";
-    let updated = execute!(
-        tx,
-        SQL,
-        &row.namespace,
-        &row.id,
-        &row.kind,
-        &row.labels,
-        row.expires_at,
-        row.updated_at,
-        seen_at
-    )?;
-    Ok(updated == 1)
+        WHERE namespace = $1 AND id = $2";
+    execute!(tx, SQL, &row.namespace, &row.id, &row.kind, &row.labels, row.expires_at, row.updated_at)
+        .map(drop)
 }
 
 pub async fn delete_lease(tx: &mut Tx, namespace: &str, id: &str) -> Result<bool> {

@@ -1,7 +1,7 @@
 //! `namespaces`: made on first use, or by name with labels.
 
 use super::{Conn, Tx};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct NamespaceRow {
@@ -26,16 +26,42 @@ pub async fn insert_namespace(tx: &mut Tx, name: &str, labels: &str, now: i64) -
     Ok(execute!(tx, SQL, name, labels, now)? == 1)
 }
 
-/// Makes the namespace if this is its first use.
+/// How often a namespace may be made and deleted by others before [`touch`] gives up.
+const TRIES: usize = 10;
+
+/// Makes the namespace if this is its first use. Nobody deletes it before this transaction has ended; any number of
+/// transactions may have touched it at a time.
 pub async fn touch(tx: &mut Tx, name: &str, now: i64) -> Result<()> {
-    insert_namespace(tx, name, "{}", now).await.map(drop)
+    for _ in 0..TRIES {
+        if keep_namespace(tx, name).await? || insert_namespace(tx, name, "{}", now).await? {
+            return Ok(());
+        }
+    }
+    Err(Error::Unavailable { what: "the namespace", source: None })
 }
 
-/// Whether the namespace was as the caller last saw it and now is as given.
-pub async fn update_namespace(tx: &mut Tx, row: &NamespaceRow, seen_at: i64) -> Result<bool> {
-    const SQL: &str =
-        "UPDATE namespaces SET labels = $2, updated_at = $3 WHERE name = $1 AND updated_at = $4";
-    Ok(execute!(tx, SQL, &row.name, &row.labels, row.updated_at, seen_at)? == 1)
+async fn keep_namespace(tx: &mut Tx, name: &str) -> Result<bool> {
+    let kept =
+        fetch_locked!((String,), tx, "SELECT name FROM namespaces WHERE name = $1", "FOR KEY SHARE", name)?;
+    Ok(kept.is_some())
+}
+
+/// A namespace that this transaction is about to change or delete: it waits for those that have touched it, and
+/// makes others wait.
+pub async fn lock_namespace(tx: &mut Tx, name: &str) -> Result<Option<NamespaceRow>> {
+    fetch_locked!(
+        NamespaceRow,
+        tx,
+        "SELECT name, labels, created_at, updated_at FROM namespaces WHERE name = $1",
+        "FOR UPDATE",
+        name
+    )
+}
+
+/// Changes a namespace that this transaction has locked.
+pub async fn update_namespace(tx: &mut Tx, row: &NamespaceRow) -> Result<()> {
+    const SQL: &str = "UPDATE namespaces SET labels = $2, updated_at = $3 WHERE name = $1";
+    execute!(tx, SQL, &row.name, &row.labels, row.updated_at).map(drop)
 }
 
 pub async fn delete_namespace(tx: &mut Tx, name: &str) -> Result<bool> {

@@ -36,6 +36,20 @@ pub async fn find_pull(conn: &mut Conn, namespace: &str, id: &str) -> Result<Opt
     fetch_optional!(PullRow, conn, SQL, namespace, id)
 }
 
+/// A pull that this transaction is about to change: it stays as it is for everybody else until then.
+pub async fn lock_pull(tx: &mut Tx, namespace: &str, id: &str) -> Result<Option<PullRow>> {
+    fetch_locked!(
+        PullRow,
+        tx,
+        "SELECT id, namespace, ref, request, state, phase, attempt, image_name, digest,
+        lease, labels, error, detail, created_at, started_at, finished_at
+        FROM pulls WHERE namespace = $1 AND id = $2",
+        "FOR UPDATE",
+        namespace,
+        id
+    )
+}
+
 /// An unfinished pull of this namespace that was asked for in the very same words.
 pub async fn find_equal(conn: &mut Conn, namespace: &str, request: &str) -> Result<Option<PullRow>> {
     const SQL: &str = "SELECT id, namespace, ref, request, state, phase, attempt, image_name, digest,

@@ -6,7 +6,6 @@ use serde::Serialize;
 use super::arrival::{Arrival, Committed};
 use super::edges::label_edges;
 use super::labels::{self, LabelPatch, Labels};
-use super::leases::changed_meanwhile;
 use super::{Caller, IfMatch, Store, tag_of};
 use crate::clock::Time;
 use crate::db;
@@ -139,11 +138,10 @@ impl Store {
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    let mut row = db::content::find_record(tx, &owner, name.as_str())
+                    let mut row = db::content::lock_record(tx, &owner, name.as_str())
                         .await?
                         .ok_or_else(|| Error::not_found("content", &name))?;
-                    let seen_at = row.updated_at;
-                    patch.if_match.check(&tag_of(Time(seen_at)))?;
+                    patch.if_match.check(&tag_of(Time(row.updated_at)))?;
                     if let Some(change) = patch.labels {
                         let mut labels = labels::from_json(&row.labels);
                         labels::apply_patch(&mut labels, change)?;
@@ -156,10 +154,8 @@ impl Store {
                     if let Some(media_type) = patch.media_type {
                         row.media_type = media_type;
                     }
-                    row.updated_at = store.after(Time(seen_at)).0;
-                    if !db::content::update_record(tx, &row, seen_at).await? {
-                        return Err(changed_meanwhile("record"));
-                    }
+                    row.updated_at = store.after(Time(row.updated_at)).0;
+                    db::content::update_record(tx, &row).await?;
                     Ok(content_of(row))
                 })
             })
@@ -201,7 +197,7 @@ impl Store {
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    let row = db::content::find_record(tx, &owner, name.as_str())
+                    let row = db::content::lock_record(tx, &owner, name.as_str())
                         .await?
                         .ok_or_else(|| Error::not_found("content", &name))?;
                     if_match.check(&tag_of(Time(row.updated_at)))?;

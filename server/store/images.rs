@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::labels::{self, LabelPatch, Labels};
-use super::leases::{Held, ResourceKind, changed_meanwhile, hold};
+use super::leases::{Held, ResourceKind, hold};
 use super::{Caller, IfMatch, Store, tag_of};
 use crate::clock::Time;
 use crate::db;
@@ -166,11 +166,10 @@ impl Store {
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    let mut row = db::images::find_image(tx, &owner, &id)
+                    let mut row = db::images::lock_image(tx, &owner, &id)
                         .await?
                         .ok_or_else(|| Error::not_found("image", &id))?;
-                    let seen_at = row.updated_at;
-                    patch.if_match.check(&tag_of(Time(seen_at)))?;
+                    patch.if_match.check(&tag_of(Time(row.updated_at)))?;
                     if let Some(change) = patch.labels {
                         let mut labels = labels::from_json(&row.labels);
                         labels::apply_patch(&mut labels, change)?;
@@ -182,10 +181,8 @@ impl Store {
                         row.size = super::ingests::signed(target.size);
                         row.annotations = labels::to_json(&target.annotations);
                     }
-                    row.updated_at = store.after(Time(seen_at)).0;
-                    if !db::images::update_image(tx, &row, seen_at).await? {
-                        return Err(changed_meanwhile("image"));
-                    }
+                    row.updated_at = store.after(Time(row.updated_at)).0;
+                    db::images::update_image(tx, &row).await?;
                     Ok(image_of(row))
                 })
             })
@@ -205,7 +202,7 @@ impl Store {
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    let row = db::images::find_image(tx, &owner, &name)
+                    let row = db::images::lock_image(tx, &owner, &name)
                         .await?
                         .ok_or_else(|| Error::not_found("image", &name))?;
                     if_match.check(&tag_of(Time(row.updated_at)))?;
@@ -250,23 +247,20 @@ impl Store {
 
 /// Points a name that is taken to the new target, if that is what is wanted.
 async fn move_name(tx: &mut db::Tx, new: ImageRow, taken: NameTaken, store: &Store) -> Result<ImageRow> {
-    let stands = db::images::find_by_name(tx, &new.namespace, &new.name).await?;
+    let stands = db::images::lock_by_name(tx, &new.namespace, &new.name).await?;
     let Some(stands) = stands.filter(|_| taken == NameTaken::Move) else {
         return Err(Error::already_exists("image", &new.name));
     };
-    let seen_at = stands.updated_at;
     let mut labels = labels::from_json(&stands.labels);
     labels.extend(labels::from_json(&new.labels));
     let row = ImageRow {
         id: stands.id,
         created_at: stands.created_at,
-        updated_at: store.after(Time(seen_at)).0,
+        updated_at: store.after(Time(stands.updated_at)).0,
         labels: labels::to_json(&labels),
         ..new
     };
-    if !db::images::update_image(tx, &row, seen_at).await? {
-        return Err(changed_meanwhile("image"));
-    }
+    db::images::update_image(tx, &row).await?;
     Ok(row)
 }
 

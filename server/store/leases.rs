@@ -202,11 +202,10 @@ impl Store {
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    let mut row = db::leases::find_lease(tx, &namespace, &id, now.0)
+                    let mut row = db::leases::lock_lease(tx, &namespace, &id, now.0)
                         .await?
                         .ok_or_else(|| Error::not_found("lease", &id))?;
-                    let seen_at = row.updated_at;
-                    patch.if_match.check(&tag_of(Time(seen_at)))?;
+                    patch.if_match.check(&tag_of(Time(row.updated_at)))?;
                     if let Some(expires_at) = expiry {
                         row.expires_at = expires_at.map(|time| time.0);
                     }
@@ -215,10 +214,8 @@ impl Store {
                         labels::apply_patch(&mut labels, change)?;
                         row.labels = labels::to_json(&labels);
                     }
-                    row.updated_at = store.after(Time(seen_at)).0;
-                    if !db::leases::update_lease(tx, &row, seen_at).await? {
-                        return Err(changed_meanwhile("lease"));
-                    }
+                    row.updated_at = store.after(Time(row.updated_at)).0;
+                    db::leases::update_lease(tx, &row).await?;
                     Ok(lease_of(row, now))
                 })
             })
@@ -238,7 +235,7 @@ impl Store {
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    let row = db::leases::find_lease(tx, &owner, &lease, now.0)
+                    let row = db::leases::lock_lease(tx, &owner, &lease, now.0)
                         .await?
                         .ok_or_else(|| Error::not_found("lease", &lease))?;
                     if_match.check(&tag_of(Time(row.updated_at)))?;
@@ -346,11 +343,6 @@ pub(super) fn lease_of(row: LeaseRow, now: Time) -> Lease {
         created_at: Time(row.created_at),
         updated_at: Time(row.updated_at),
     }
-}
-
-/// Somebody changed the record between our reading and our writing it.
-pub(super) fn changed_meanwhile(what: &'static str) -> Error {
-    Error::PreconditionFailed { reason: format!("the {what} was changed by somebody else meanwhile") }
 }
 
 pub(super) fn end_of(expiry: Expiry, now: Time) -> Result<Option<Time>> {

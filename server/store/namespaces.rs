@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use super::labels::{self, LabelPatch, Labels};
-use super::leases::changed_meanwhile;
 use super::{IfMatch, Store, tag_of};
 use crate::clock::Time;
 use crate::db;
@@ -87,20 +86,17 @@ impl Store {
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    let mut row = db::namespaces::find_namespace(tx, &name)
+                    let mut row = db::namespaces::lock_namespace(tx, &name)
                         .await?
                         .ok_or_else(|| Error::not_found("namespace", &name))?;
-                    let seen_at = row.updated_at;
-                    patch.if_match.check(&tag_of(Time(seen_at)))?;
+                    patch.if_match.check(&tag_of(Time(row.updated_at)))?;
                     if let Some(change) = patch.labels {
                         let mut labels = labels::from_json(&row.labels);
                         labels::apply_patch(&mut labels, change)?;
                         row.labels = labels::to_json(&labels);
                     }
-                    row.updated_at = store.after(Time(seen_at)).0;
-                    if !db::namespaces::update_namespace(tx, &row, seen_at).await? {
-                        return Err(changed_meanwhile("namespace"));
-                    }
+                    row.updated_at = store.after(Time(row.updated_at)).0;
+                    db::namespaces::update_namespace(tx, &row).await?;
                     Ok(namespace_of(row))
                 })
             })
@@ -117,7 +113,7 @@ impl Store {
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    let row = db::namespaces::find_namespace(tx, &name)
+                    let row = db::namespaces::lock_namespace(tx, &name)
                         .await?
                         .ok_or_else(|| Error::not_found("namespace", &name))?;
                     if_match.check(&tag_of(Time(row.updated_at)))?;
@@ -130,9 +126,9 @@ impl Store {
                         }));
                     }
                     if name == DEFAULT_NAMESPACE {
-                        let (seen_at, labels) = (row.updated_at, "{}".to_owned());
-                        let row = NamespaceRow { labels, updated_at: store.after(Time(seen_at)).0, ..row };
-                        return db::namespaces::update_namespace(tx, &row, seen_at).await.map(drop);
+                        let updated_at = store.after(Time(row.updated_at)).0;
+                        let row = NamespaceRow { labels: "{}".to_owned(), updated_at, ..row };
+                        return db::namespaces::update_namespace(tx, &row).await;
                     }
                     db::namespaces::delete_namespace(tx, &name).await.map(drop)
                 })

@@ -1,6 +1,5 @@
 //! Pulls as rows: what was asked for, and how it stands. The work itself is `jobs/`.
 
-use super::leases::changed_meanwhile;
 use super::{Expiry, Lease, Store};
 use crate::clock::Time;
 use crate::db;
@@ -82,7 +81,7 @@ impl Store {
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    let mut row = db::pulls::find_pull(tx, &owner, &name)
+                    let mut row = db::pulls::lock_pull(tx, &owner, &name)
                         .await?
                         .ok_or_else(|| Error::not_found("pull", &name))?;
                     match row.state.as_str() {
@@ -94,9 +93,7 @@ impl Store {
                         }
                     }
                     let seen = std::mem::replace(&mut row.state, "cancelling".to_owned());
-                    if !db::pulls::update_pull(tx, &row, &seen).await? {
-                        return Err(changed_meanwhile("pull"));
-                    }
+                    db::pulls::update_pull(tx, &row, &seen).await?;
                     Ok(row)
                 })
             })
@@ -145,16 +142,13 @@ impl Store {
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    let mut row = db::leases::find_lease(tx, &owner, &name, now.0)
+                    let mut row = db::leases::lock_lease(tx, &owner, &name, now.0)
                         .await?
                         .ok_or_else(|| Error::not_found("lease", &name))?;
-                    let seen_at = row.updated_at;
                     row.kind = "user".to_owned();
                     row.expires_at = expires_at.map(|time| time.0);
-                    row.updated_at = store.after(Time(seen_at)).0;
-                    if !db::leases::update_lease(tx, &row, seen_at).await? {
-                        return Err(changed_meanwhile("lease"));
-                    }
+                    row.updated_at = store.after(Time(row.updated_at)).0;
+                    db::leases::update_lease(tx, &row).await?;
                     Ok(super::leases::lease_of(row, now))
                 })
             })

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::support::app::{TestApp, sha256, story};
 use crate::support::eventually::eventually;
 use crate::support::raw::noise;
+use crate::support::request::Request;
 
 fn record(digest: &str) -> String {
     format!("/api/v1/content/{digest}")
@@ -269,5 +270,55 @@ story!(what_is_acknowledged_is_there_after_any_number_of_restarts, async |app| {
         for (digest, size, seed) in &digests {
             assert!(app.get(data(digest)).await.body == noise(*seed, *size));
         }
+    }
+});
+
+/// Sends all of them at once; none may be refused.
+async fn all_succeed(requests: Vec<Request>) {
+    let answers = join_all(requests.into_iter().map(Request::send)).await;
+    let refused: Vec<String> = answers.iter().filter(|a| a.status >= 300).map(ToString::to_string).collect();
+    assert_eq!(refused, [""; 0]);
+}
+
+story!(changes_without_a_condition_all_succeed, async |app| {
+    let digest = app.put_blob(b"hello").await;
+    let target = json!({"digest": digest, "media_type": "text/plain", "size": 5});
+    let image = app.post("/api/v1/images").json(json!({"name": "i", "target": target})).await.expect(201);
+    app.post("/api/v1/leases").json(json!({"id": "l", "ttl": "1h"})).await.expect(201);
+    app.post("/api/v1/namespaces").json(json!({"name": "n"})).await.expect(201);
+    let image = format!("/api/v1/images/{}", image.json()["id"].as_str().expect("an id"));
+    let things = [record(&digest), image, "/api/v1/leases/l".to_owned(), "/api/v1/namespaces/n".to_owned()];
+    for thing in things {
+        let change = |n| app.patch(&thing).merge_patch(json!({"labels": {format!("key-{n}"): "value"}}));
+        all_succeed((0..16).map(change).collect()).await;
+        let labels = app.get(&thing).await.json()["labels"].as_object().expect("labels").len();
+        assert_eq!(labels, 16, "{thing}: no change is lost");
+    }
+});
+
+story!(of_many_changes_with_one_condition_one_succeeds, async |app| {
+    let digest = app.put_blob(b"hello").await;
+    let tag = app.get(record(&digest)).await.header("etag").to_owned();
+    let change = |n: usize| {
+        let change = json!({"labels": {format!("key-{n}"): "value"}});
+        app.patch(record(&digest)).header("If-Match", &tag).merge_patch(change).send()
+    };
+    let answers = join_all((0..16).map(change)).await;
+    let count = |status: u16| answers.iter().filter(|answer| answer.status == status).count();
+    assert_eq!((count(200), count(412)), (1, 15));
+});
+
+story!(a_namespace_with_something_in_it_is_there, async |app| {
+    for round in 0..60 {
+        let namespace = format!("n{round}");
+        app.post("/api/v1/namespaces").json(json!({"name": namespace})).await.expect(201);
+        let fill = |n: usize| {
+            app.post("/api/v1/leases").namespace(&namespace).json(json!({"id": format!("l{n}")})).send()
+        };
+        let place = format!("/api/v1/namespaces/{namespace}");
+        let (deleted, filled, _) = tokio::join!(app.delete(&place).send(), fill(0), fill(1));
+        assert!(matches!(deleted.status, 204 | 409), "{deleted}");
+        assert_eq!(filled.status, 201);
+        assert_eq!(app.get(&place).await.status, 200, "round {round}: it holds two leases");
     }
 });

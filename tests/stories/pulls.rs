@@ -61,3 +61,13 @@ story!(a_repeat_that_overtakes_its_first_request_makes_no_second_pull, async |ap
     }
     assert_eq!(count_pulls(app).await, 3);
 });
+
+story!(cancelling_twice_at_once_is_as_good_as_once, async |app| {
+    let registry = MuteRegistry::open();
+    for round in 0..3 {
+        let asked = registry.pull(&format!("image-{round}"));
+        let pull = app.post(PULLS).json(asked).await.expect(202).place().to_owned();
+        let answers = send_together((0..8).map(|_| app.delete(&pull)).collect()).await;
+        assert!(answers.iter().all(|answer| matches!(answer.status, 200 | 202)), "{answers:?}");
+    }
+});
