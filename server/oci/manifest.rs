@@ -198,8 +198,10 @@ fn check_depth(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The body, the descriptor and the header must say one thing. A `Content-Type` that says nothing is no objection.
+/// The body, the descriptor and the header must say one thing, parameters apart. A `Content-Type` that says nothing is
+/// no objection. What is answered is one of the few types that documents have, however long the body's text is.
 fn agreed_media_type(kind: Kind, in_body: Option<&str>, declared: Option<&str>) -> Result<String> {
+    let in_body = in_body.map(media_type::essence);
     let declared = declared.filter(|text| !media_type::is_generic(text)).map(media_type::essence);
     for said in in_body.into_iter().chain(declared) {
         if Kind::of(said) != kind {

@@ -335,3 +335,17 @@ story!(a_read_is_judged_alike_whether_the_blob_is_open_or_not, async |app| {
         assert_eq!((&read.body[..], read.header("content-range")), (&b"ell"[..], "bytes 1-3/5"));
     }
 });
+
+story!(of_the_media_type_that_a_document_declares_the_type_itself_is_kept, async |app| {
+    const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    for parameters in [format!("; padding={}", "x".repeat(1 << 20)), ";\0".to_owned(), ";\r\n".to_owned()] {
+        let document = json!({
+            "schemaVersion": 2, "mediaType": format!("{MANIFEST}{parameters}"),
+            "config": {"mediaType": "application/x", "digest": HELLO, "size": 5}, "layers": [],
+        });
+        let digest = app.put_blob(document.to_string().as_bytes()).await;
+        assert_eq!(app.get(record(&digest)).await.expect(200).json()["media_type"], MANIFEST);
+        let children = app.get(format!("{}/children", record(&digest))).await.expect(200).json();
+        assert_eq!(children["media_type"], MANIFEST);
+    }
+});
