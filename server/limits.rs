@@ -87,6 +87,8 @@ limits! {
         "The largest page of a list; a page is held in memory.";
     LIST_PAGE_DEFAULT "list_page_default": usize = 100, "items",
         "The page of a list that names no limit.";
+    LIST_BYTES "list_bytes": usize = 4 * MIB as usize, "bytes",
+        "A page ends with the item that reaches this: one item may have 64 labels, or 4,096 blobs of a pull.";
     FILTER_BYTES "filter_bytes": usize = 4 * KIB as usize, "bytes",
         "The text of one filter; all of a request together are held to `uri_bytes`.";
     FILTERS "filters": usize = 16, "filters",

@@ -15,6 +15,8 @@ pub struct ContentRow {
     pub updated_at: i64,
 }
 
+rows!(ContentRow: labels);
+
 /// What refers to a blob: `parent` is a digest of the same namespace.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct EdgeRow {

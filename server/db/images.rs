@@ -17,6 +17,8 @@ pub struct ImageRow {
     pub updated_at: i64,
 }
 
+rows!(ImageRow: annotations, labels);
+
 /// For `Db::list_rows`.
 pub const SELECT_IMAGES: &str = "SELECT id, namespace, name, media_type, digest, size, annotations, labels,
     created_at, updated_at FROM images";
@@ -117,10 +119,19 @@ pub async fn list_by_digest(
     fetch_all!((String, String), conn, SQL, namespace, digest, limit)
 }
 
+/// What `index.json` says of an image.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct NameRow {
+    pub namespace: String,
+    pub name: String,
+    pub media_type: String,
+    pub digest: String,
+    pub size: i64,
+}
+
 /// Every image of every namespace after `(namespace, name)`, for `index.json`.
-pub async fn list_all_after(conn: &mut Conn, after: (&str, &str), limit: i64) -> Result<Vec<ImageRow>> {
-    const SQL: &str = "SELECT id, namespace, name, media_type, digest, size, annotations, labels,
-        created_at, updated_at FROM images
+pub async fn list_all_after(conn: &mut Conn, after: (&str, &str), limit: i64) -> Result<Vec<NameRow>> {
+    const SQL: &str = "SELECT namespace, name, media_type, digest, size FROM images
         WHERE namespace > $1 OR (namespace = $1 AND name > $2) ORDER BY namespace, name LIMIT $3";
-    fetch_all!(ImageRow, conn, SQL, after.0, after.1, limit)
+    fetch_all!(NameRow, conn, SQL, after.0, after.1, limit)
 }

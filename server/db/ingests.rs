@@ -24,6 +24,8 @@ pub struct IngestRow {
     pub expires_at: i64,
 }
 
+rows!(IngestRow: labels);
+
 /// For `Db::list_rows`.
 pub const SELECT_INGESTS: &str = "SELECT id, namespace, ref, total, expected_digest, media_type, labels, lease,
     shared, durable_offset, hash_algorithm, hash_state, boot, started_at, updated_at, expires_at FROM ingests";

@@ -16,6 +16,8 @@ pub struct LeaseRow {
     pub updated_at: i64,
 }
 
+rows!(LeaseRow: labels);
+
 /// For `Db::list_rows`.
 pub const SELECT_LEASES: &str =
     "SELECT namespace, id, kind, flat, labels, expires_at, created_at, updated_at FROM leases";

@@ -1,6 +1,7 @@
 //! Pages of a table by keyset: no offset, so a page costs the same however deep it lies, and rows that come or
 //! go meanwhile neither repeat nor hide others.
 
+use futures_util::{Stream, TryStreamExt};
 use sqlx::{AssertSqlSafe, FromRow};
 
 use super::conn::failed;
@@ -31,28 +32,43 @@ pub struct ListPage {
     pub sort: Vec<OrderBy>,
     pub after: Option<Vec<KeyValue>>,
     pub limit: usize,
+    /// What the rows may hold in memory: the last of them is the one that reaches it.
+    pub limit_bytes: usize,
+}
+
+/// What was read of a list in one go.
+#[derive(Debug)]
+pub struct Batch<R> {
+    pub rows: Vec<R>,
+    /// Whether these are the last rows of the list.
+    pub ended: bool,
 }
 
 /// A row that either database can give.
 pub trait Rows:
     for<'r> FromRow<'r, sqlx::sqlite::SqliteRow> + for<'r> FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin
 {
+    /// About what the row holds in memory, in bytes: itself, and its texts that may be long.
+    fn size_bytes(&self) -> usize;
 }
 
-impl<T> Rows for T where
-    T: for<'r> FromRow<'r, sqlx::sqlite::SqliteRow>
-        + for<'r> FromRow<'r, sqlx::postgres::PgRow>
-        + Send
-        + Unpin
-{
+/// Makes a type one of [`Rows`], with the fields whose texts may be long.
+macro_rules! rows {
+    ($row:ty: $($long:ident),*) => {
+        impl $crate::db::Rows for $row {
+            fn size_bytes(&self) -> usize {
+                std::mem::size_of::<Self>() $(+ self.$long.len())*
+            }
+        }
+    };
 }
 
 impl Db {
-    /// The rows of one page, in order; fewer than `limit` only at the end.
+    /// The rows of one page, in order, up to either limit.
     ///
     /// # Errors
     /// `Unavailable` when the database does not answer.
-    pub async fn list_rows<R: Rows>(&self, page: &ListPage) -> Result<Vec<R>> {
+    pub async fn list_rows<R: Rows>(&self, page: &ListPage) -> Result<Batch<R>> {
         let (sql, values) = statement(page);
         // Built of constants of ours and placeholders alone.
         let sql = AssertSqlSafe(sql);
@@ -65,7 +81,7 @@ impl Db {
                         KeyValue::Text(text) => query.bind(text),
                     };
                 }
-                query.fetch_all(&mut **$conn).await
+                take(page, query.fetch(&mut **$conn)).await
             }};
         }
         match &mut self.read().await? {
@@ -74,6 +90,23 @@ impl Db {
         }
         .map_err(|error| failed(page.select, error))
     }
+}
+
+/// Row by row, so that what is too much is never held.
+async fn take<R: Rows>(
+    page: &ListPage,
+    mut found: impl Stream<Item = sqlx::Result<R>> + Unpin,
+) -> sqlx::Result<Batch<R>> {
+    let (mut rows, mut held_bytes) = (Vec::new(), 0);
+    while let Some(row) = found.try_next().await? {
+        held_bytes += row.size_bytes();
+        rows.push(row);
+        if held_bytes >= page.limit_bytes {
+            return Ok(Batch { rows, ended: false });
+        }
+    }
+    let ended = rows.len() < page.limit;
+    Ok(Batch { rows, ended })
 }
 
 /// `a < $1 OR (a = $1 AND b > $2)`, written as nested conditions so that mixed directions work.
@@ -126,6 +159,7 @@ mod tests {
             ],
             after: Some(vec![KeyValue::Number(7), KeyValue::Text("sha256:aa".into())]),
             limit: 3,
+            limit_bytes: 1,
         };
         let (sql, values) = statement(&page);
         assert_eq!(

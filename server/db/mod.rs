@@ -6,6 +6,7 @@
 
 #[macro_use]
 mod conn;
+#[macro_use]
 mod list;
 mod open;
 mod write;
@@ -20,7 +21,7 @@ pub mod pulls;
 pub mod tokens;
 
 pub use conn::Conn;
-pub use list::{KeyValue, ListPage, OrderBy, Rows};
+pub use list::{Batch, KeyValue, ListPage, OrderBy, Rows};
 pub use write::{BoxFuture, Tx};
 
 use sqlx::{PgPool, SqlitePool};

@@ -11,6 +11,8 @@ pub struct NamespaceRow {
     pub updated_at: i64,
 }
 
+rows!(NamespaceRow: labels);
+
 /// For `Db::list_rows`.
 pub const SELECT_NAMESPACES: &str = "SELECT name, labels, created_at, updated_at FROM namespaces";
 

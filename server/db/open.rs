@@ -21,6 +21,8 @@ static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 const READERS: u32 = 4;
 /// Connections to Postgres: within the hundred that a default server allows, with room for others.
 const CONNECTIONS: u32 = 16;
+/// Rows that SQLite reads ahead of whoever asked for them: each may have 1 MiB of labels or of a pull's picture.
+const READ_AHEAD: usize = 16;
 /// How long a request waits for a connection before it is told to come again.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// SQLite before this version can corrupt a write-ahead log when it is reset.
@@ -40,6 +42,7 @@ impl Db {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5))
             .foreign_keys(true)
+            .row_buffer_size(READ_AHEAD)
             .pragma("journal_size_limit", (64 << 20).to_string());
         let write = SqlitePoolOptions::new()
             .max_connections(1)

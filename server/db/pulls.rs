@@ -24,6 +24,8 @@ pub struct PullRow {
     pub finished_at: Option<i64>,
 }
 
+rows!(PullRow: request, labels, detail);
+
 /// For `Db::list_rows`.
 pub const SELECT_PULLS: &str =
     "SELECT id, namespace, ref, request, state, phase, attempt, image_name, digest,

@@ -15,6 +15,8 @@ pub struct TokenRow {
     pub last_used_at: Option<i64>,
 }
 
+rows!(TokenRow: namespaces);
+
 /// For `Db::list_rows`.
 pub const SELECT_TOKENS: &str =
     "SELECT id, name, secret_digest, scopes, namespaces, created_at, expires_at, last_used_at FROM tokens";

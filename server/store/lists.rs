@@ -23,10 +23,13 @@ use crate::db::leases::LeaseRow;
 use crate::db::namespaces::NamespaceRow;
 use crate::db::pulls::PullRow;
 use crate::db::tokens::TokenRow;
-use crate::db::{ListPage, OrderBy, Rows};
+use crate::db::{Batch, ListPage, OrderBy, Rows};
 use crate::error::Result;
+use crate::limits;
 
-/// Rows that are read at once when a filter may drop most of them.
+/// Rows that are read at once: few at first, for one page may need no more of them, and more each time, for a filter
+/// may drop most of them.
+const FIRST_BATCH: usize = 128;
 const BATCH: usize = 1000;
 
 /// One page, and where the next one starts.
@@ -286,7 +289,7 @@ impl Store {
         self.page(db::pulls::SELECT_PULLS, query, &wanted, |row| ready(view(row).map(Some))).await
     }
 
-    /// Reads batches until the page is full. `view` makes an item of a row, or nothing of one that is not to be seen.
+    /// Reads batches until the page is full, or large ([`limits::LIST_BYTES`]). `view` makes an item of a row, or nothing of one that is not to be seen.
     async fn page<R, T, V, F>(
         &self,
         select: &'static str,
@@ -306,36 +309,41 @@ impl Store {
             .map(|key| OrderBy { column: key.column, descending: key.descending })
             .collect::<Vec<_>>();
         let everything = query.filter.is_everything() && wanted.labels.is_empty();
-        let batch = if everything { (query.limit + 1).min(BATCH) } else { BATCH };
         let mut after = query.cursor.as_ref().map(|cursor| cursor.after.clone());
-        let mut items = Vec::new();
+        let (mut items, mut held_bytes) = (Vec::new(), 0);
         let mut last = None;
+        let mut batch = FIRST_BATCH;
         loop {
+            // One more than the page takes tells whether there is another.
+            let wanted_rows = if everything { query.limit + 1 - items.len() } else { BATCH };
             let page = ListPage {
                 select,
                 conditions: wanted.conditions.clone(),
                 sort: sort.clone(),
                 after: after.clone(),
-                limit: batch,
+                limit: batch.min(wanted_rows),
+                limit_bytes: limits::LIST_BYTES,
             };
-            let rows: Vec<R> = self.0.db.list_rows(&page).await?;
-            let ended = rows.len() < batch;
+            let Batch { rows, ended } = self.0.db.list_rows::<R>(&page).await?;
             for row in rows {
+                let size_bytes = row.size_bytes();
                 let key: Vec<_> = query.sort.iter().map(|sort| row.key(sort.name)).collect();
                 after = Some(key.clone());
                 let Some(item) = view(row).await? else { continue };
                 if !query.filter.matches(&item) || !wanted.matches(item.labels()) {
                     continue;
                 }
-                if items.len() == query.limit {
+                if items.len() == query.limit || held_bytes >= limits::LIST_BYTES {
                     return Ok(Page { items, next: last.map(|after| Cursor { after }) });
                 }
                 items.push(item);
+                held_bytes += size_bytes;
                 last = Some(key);
             }
             if ended {
                 return Ok(Page { items, next: None });
             }
+            batch = (batch * 4).min(BATCH);
         }
     }
 }

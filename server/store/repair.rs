@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Digest, Hasher};
 
 const PAGE: i64 = 1000;
+/// An ingest may have 256 KiB of labels.
+const INGEST_PAGE: i64 = 100;
 
 /// What a start repaired.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -80,7 +82,7 @@ impl Store {
         loop {
             let rows = {
                 let mut conn = self.0.db.read().await?;
-                db::ingests::list_all_after(&mut conn, &after, PAGE).await?
+                db::ingests::list_all_after(&mut conn, &after, INGEST_PAGE).await?
             };
             let Some(last) = rows.last() else { break };
             after.clone_from(&last.id);

@@ -231,3 +231,24 @@ story!(ingests_are_listed_with_what_they_hold_now, async |app| {
     assert_eq!(refs("filter=ref%3D%3Db").await, ["b"]);
     assert_eq!(pages(app, "/api/v1/ingests?limit=2").await.len(), 3);
 });
+
+story!(a_page_of_large_items_ends_early_and_loses_none, async |app| {
+    // 248 KiB of labels on each of them: twenty are more than a page takes.
+    let labels: serde_json::Map<_, _> =
+        (0..62).map(|n| (format!("key-{n}"), json!("v".repeat(4_000)))).collect();
+    for n in 0..20_usize {
+        let digest = app.put_blob(&noise(n as u64, 10)).await;
+        let change = json!({"labels": labels});
+        app.patch(format!("/api/v1/content/{digest}")).merge_patch(change).await.expect(200);
+    }
+    for path in ["/api/v1/content?limit=1000", "/api/v1/content?limit=1000&filter=size%3E1"] {
+        let first = app.get(path).await.expect(200);
+        let held = first.json()["items"].as_array().expect("items").len();
+        assert!((10..20).contains(&held) && first.body.len() < 5 << 20, "{path}: {held}");
+        assert_eq!(pages(app, path).await.len(), 20, "{path}");
+    }
+    let none = app.get("/api/v1/content?filter=size%3E100").await.expect(200).json();
+    assert_eq!((&none["items"], &none["next_cursor"]), (&json!([]), &json!(null)));
+    let lines = app.get("/api/v1/content?limit=1000").header("Accept", "application/x-ndjson").await;
+    assert_eq!(lines.body.iter().filter(|byte| **byte == b'\n').count(), 20);
+});
