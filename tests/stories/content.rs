@@ -349,3 +349,18 @@ story!(of_the_media_type_that_a_document_declares_the_type_itself_is_kept, async
         assert_eq!(children["media_type"], MANIFEST);
     }
 });
+
+story!(a_label_that_refers_to_nothing_is_a_label_like_others, async |app| {
+    let digest = app.put_blob(b"hello").await;
+    let (other, long) = (app.put_blob(b"other").await, hex(&noise(1, 1_750)));
+    let long_key = format!("containerd.io/gc.ref.content.{long}");
+    for labels in [
+        json!({"containerd.io/gc.ref.content.0": long, "containerd.io/gc.ref.snapshot.overlayfs": long}),
+        json!({"containerd.io/gc.ref.content.0": "sha256:short"}),
+        json!({long_key: other}),
+    ] {
+        app.patch(record(&digest)).merge_patch(json!({"labels": labels})).await.expect(200);
+    }
+    let refused = app.delete(record(&other)).await.expect(409).json();
+    assert_eq!(refused["holders"][0]["id"], digest, "a long key refers as a short one does");
+});
