@@ -1,14 +1,17 @@
 //! Transactions. What runs inside is handed over whole, so that nobody's cancelled request leaves one open.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 
+use futures_util::FutureExt;
 use sqlx::SqlitePool;
 use tokio::sync::{mpsc, oneshot};
 
 use super::conn::{Conn, failed};
 use super::{Db, Pools};
 use crate::error::{Doing, Error, Result, with_causes};
+use crate::shutdown::panic_text;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -59,10 +62,18 @@ fn gone() -> Error {
 
 /// A transaction that waits for its turn, with the type of its answer forgotten.
 trait Work: Send {
-    /// Runs it; whether it may be kept.
-    fn run<'c>(&'c mut self, tx: &'c mut Tx) -> BoxFuture<'c, bool>;
+    /// Runs it, and keeps what it answered or how it broke.
+    fn run<'c>(&'c mut self, tx: &'c mut Tx) -> BoxFuture<'c, Ended>;
     /// Gives the caller the answer, once it is known whether it is durable.
     fn finish(self: Box<Self>, committed: Result<()>);
+}
+
+/// How the work of a transaction ended.
+enum Ended {
+    Keep,
+    Undo,
+    /// It panicked, maybe in the middle of a statement: the connection is not to be used again.
+    Broken,
 }
 
 struct Typed<T, F> {
@@ -76,13 +87,21 @@ where
     T: Send + 'static,
     F: for<'c> FnOnce(&'c mut Tx) -> BoxFuture<'c, Result<T>> + Send + 'static,
 {
-    fn run<'c>(&'c mut self, tx: &'c mut Tx) -> BoxFuture<'c, bool> {
+    fn run<'c>(&'c mut self, tx: &'c mut Tx) -> BoxFuture<'c, Ended> {
         Box::pin(async move {
-            let Some(work) = self.work.take() else { return false };
-            let outcome = work(tx).await;
-            let keep = outcome.is_ok();
+            let Some(work) = self.work.take() else { return Ended::Undo };
+            // A panic must not end the one writer of SQLite, nor give back a connection inside a transaction. What
+            // the work leaves half done is undone, or goes with the connection.
+            let (outcome, ended) = match AssertUnwindSafe(async { work(tx).await }).catch_unwind().await {
+                Ok(Ok(value)) => (Ok(value), Ended::Keep),
+                Ok(Err(refused)) => (Err(refused), Ended::Undo),
+                Err(panic) => {
+                    let doing = format!("run a transaction, which panicked: {}", panic_text(&*panic));
+                    (Err(Error::internal(doing)), Ended::Broken)
+                }
+            };
             self.outcome = Some(outcome);
-            keep
+            ended
         })
     }
 
@@ -152,20 +171,35 @@ async fn run_group(
     let mut next = Some(first);
     let begun = execute!(&mut *conn, "BEGIN IMMEDIATE");
     while let Some(mut work) = next.take() {
-        if begun.is_ok() {
-            execute!(&mut *conn, "SAVEPOINT one")?;
-            if !work.run(conn).await {
-                execute!(&mut *conn, "ROLLBACK TO one")?;
-            }
-            execute!(&mut *conn, "RELEASE one")?;
-        }
+        let ran = match &begun {
+            Ok(_) => run_within(conn, work.as_mut()).await,
+            Err(_) => Ok(()),
+        };
+        // Whatever became of it, it is in the group: each is told its own failure, or that of the whole.
         group.push(work);
+        ran?;
         if begun.is_ok() && group.len() < GROUP {
             next = waiting.try_recv().ok();
         }
     }
     begun?;
     execute!(&mut *conn, "COMMIT")?;
+    Ok(())
+}
+
+/// One transaction within a savepoint.
+///
+/// # Errors
+/// What ends the whole group: the connection is broken, or SQLite has rolled everything back by itself, as it may when
+/// the disk is full or fails.
+async fn run_within(conn: &mut Conn, work: &mut dyn Work) -> Result<()> {
+    execute!(&mut *conn, "SAVEPOINT one")?;
+    match work.run(conn).await {
+        Ended::Keep => {}
+        Ended::Undo => drop(execute!(&mut *conn, "ROLLBACK TO one")?),
+        Ended::Broken => return Err(gone()),
+    }
+    execute!(&mut *conn, "RELEASE one")?;
     Ok(())
 }
 
@@ -179,12 +213,11 @@ async fn run_alone(pool: &sqlx::PgPool, mut work: Box<dyn Work>) {
     };
     let outcome = async {
         execute!(&mut conn, "BEGIN")?;
-        if work.run(&mut conn).await {
-            execute!(&mut conn, "COMMIT")?;
-        } else {
-            execute!(&mut conn, "ROLLBACK")?;
+        match work.run(&mut conn).await {
+            Ended::Keep => execute!(&mut conn, "COMMIT").map(drop),
+            Ended::Undo => execute!(&mut conn, "ROLLBACK").map(drop),
+            Ended::Broken => Err(gone()),
         }
-        Ok(())
     }
     .await;
     if outcome.is_err() {
