@@ -15,7 +15,7 @@ pub const MAX_SIZE_BYTES: u64 = i64::MAX as u64;
 
 /// What a document says about another blob. Its field names in JSON are the image spec's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
 pub struct Descriptor {
     #[serde(deserialize_with = "media_type_text")]
     pub media_type: String,
@@ -36,6 +36,11 @@ pub struct Descriptor {
     #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
 }
+
+with_checked_keys!(
+    Descriptor,
+    &["mediaType", "digest", "size", "platform", "annotations", "artifactType", "data", "urls"]
+);
 
 impl Descriptor {
     pub fn new(media_type: impl Into<String>, digest: Digest, size: u64) -> Descriptor {

@@ -13,6 +13,7 @@ use crate::error::{Error, Result, Unprocessable};
 use crate::limits::{INDEX_ENTRIES, JSON_DEPTH, MANIFEST_BYTES, MANIFEST_LAYERS};
 use crate::oci::descriptor::{Descriptor, null_is_empty};
 use crate::oci::digest::excerpt;
+use crate::oci::keys::Keys;
 use crate::oci::media_type::{self, Kind};
 
 /// A parsed document: what its bytes say, checked.
@@ -260,8 +261,18 @@ impl<'de> Deserialize<'de> for Shape {
 
 struct ShapeVisitor;
 
-/// The keys whose meaning decides; Go's parser would read them in any case of letters.
-const DECISIVE: [&str; 6] = ["schemaVersion", "mediaType", "manifests", "config", "layers", "fsLayers"];
+/// The keys that somebody reads at the top of a document.
+const KEYS: &[&str] = &[
+    "schemaVersion",
+    "mediaType",
+    "manifests",
+    "config",
+    "layers",
+    "fsLayers",
+    "artifactType",
+    "subject",
+    "annotations",
+];
 
 impl<'de> Visitor<'de> for ShapeVisitor {
     type Value = Shape;
@@ -272,18 +283,9 @@ impl<'de> Visitor<'de> for ShapeVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
         let mut shape = Shape::default();
-        let mut seen: Vec<&str> = Vec::new();
+        let mut keys = Keys::new(KEYS);
         while let Some(key) = map.next_key::<String>()? {
-            let decisive = DECISIVE.iter().find(|known| known.eq_ignore_ascii_case(&key));
-            if let Some(known) = decisive {
-                // Two parsers could each take another one of them.
-                if *known != key || seen.contains(known) {
-                    return Err(serde::de::Error::custom(format!(
-                        "`{known}` is written twice or in other case"
-                    )));
-                }
-                seen.push(known);
-            }
+            keys.check(&key)?;
             match key.as_str() {
                 "schemaVersion" => shape.schema_version = Some(map.next_value()?),
                 "mediaType" => {

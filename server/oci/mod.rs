@@ -4,6 +4,9 @@
 //! Whatever a peer sends becomes one of these values here, or an error; past this room nobody
 //! parses such text again, and none of it is ever a path before this room has read it.
 
+#[macro_use]
+mod keys;
+
 pub mod descriptor;
 pub mod digest;
 pub mod hasher;

@@ -12,6 +12,7 @@ use crate::oci::digest::excerpt;
 /// What an image runs on. Values parsed from a specifier are in normal form; values from an index are kept
 /// as written and normalised where they are compared.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Platform {
     #[serde(default)]
     pub os: String,
@@ -29,6 +30,8 @@ pub struct Platform {
     )]
     pub os_features: Vec<String>,
 }
+
+with_checked_keys!(Platform, &["os", "architecture", "variant", "os.version", "os.features"]);
 
 /// No manifest of the index runs on the platform asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -67,6 +67,24 @@ fn what_can_be_read_as_index_and_as_manifest_is_refused() {
 }
 
 #[test]
+fn what_two_parsers_could_read_differently_inside_is_refused() {
+    let text = manifest(media_type::OCI_MANIFEST, 1);
+    let other = Digest::of(Algorithm::Sha256, b"other");
+    for field in ["digest", "Digest", "DIGEST"] {
+        let again = text.replacen(r#""size""#, &format!(r#""{field}":"{other}","size""#), 1);
+        assert!(refused(&again, None).contains("twice or in other case"), "{again}");
+    }
+    for (written, also) in [("mediaType", "MediaType"), ("size", "Size"), ("size", "\u{17f}ize")] {
+        let key = format!(r#""{written}":"#);
+        let at = text.rfind(&key).expect("a descriptor has it");
+        let again = format!(r#"{}"{also}":1,{}"#, &text[..at], &text[at..]);
+        assert!(refused(&again, None).contains("twice or in other case"), "{again}");
+    }
+    // What stands alone is read as nobody's, or by everybody the same; what users write may be in any case.
+    let annotated = text.replacen('{', r#"{"annotations":{"a":"1","A":"2"},"#, 1);
+    Document::parse(annotated.as_bytes(), None).expect("keys of annotations are told apart by everybody");
+}
+#[test]
 fn body_descriptor_and_header_must_agree_on_the_media_type() {
     let text = manifest(media_type::OCI_MANIFEST, 1);
     assert!(refused(&text, Some(media_type::OCI_INDEX)).contains("declared as"));
