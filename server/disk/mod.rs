@@ -106,8 +106,14 @@ impl Disk {
     /// Replaces a small file at the top as a whole: readers see the old one or the new one.
     fn replace_file(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let staged = self.root.join("ingests").join(format!("{name}.{}", hex(&random_bytes::<8>())));
-        write_synced(&staged, bytes).doing(format!("write {name}"))?;
-        fs::rename(&staged, self.root.join(name)).doing(format!("rename {name} into place"))?;
+        let replaced = write_synced(&staged, bytes)
+            .doing(format!("write {name}"))
+            .and_then(|()| fs::rename(&staged, self.root.join(name)).doing(format!("rename {name} into place")));
+        if replaced.is_err() {
+            // The next start would find it as well; a full disk needs the room now.
+            let _ = fs::remove_file(&staged);
+        }
+        replaced?;
         sync_dir(&self.root)
     }
 }

@@ -111,25 +111,20 @@ impl Store {
             updated_at: now.0,
         };
         let (store, owner, grace) = (self.clone(), caller.clone(), self.0.settings.grace_lease);
-        let (image, held, topic) = self
-            .0
-            .db
-            .write(move |tx| {
-                Box::pin(async move {
-                    db::namespaces::touch(tx, &owner.namespace, now.0).await?;
-                    let (row, topic) = if db::images::insert_image(tx, &row).await? {
-                        (row, Topic::ImageCreated)
-                    } else {
-                        (move_name(tx, row, taken, &store).await?, Topic::ImageUpdated)
-                    };
-                    let held = hold(tx, &owner, ResourceKind::Image, &row.id, grace, now).await?;
-                    Ok((image_of(row), held, topic))
-                })
+        self.change_image(&caller.namespace, move |tx| {
+            Box::pin(async move {
+                db::namespaces::touch(tx, &owner.namespace, now.0).await?;
+                let (row, topic) = if db::images::insert_image(tx, &row).await? {
+                    (row, Topic::ImageCreated)
+                } else {
+                    (move_name(tx, row, taken, &store).await?, Topic::ImageUpdated)
+                };
+                let held = hold(tx, &owner, ResourceKind::Image, &row.id, grace, now).await?;
+                let id = row.id.clone();
+                Ok(((image_of(row), held), topic, id))
             })
-            .await?;
-        self.publish(&caller.namespace, topic, &image.id);
-        self.0.index_changed.notify_one();
-        Ok((image, held))
+        })
+        .await
     }
 
     /// # Errors
@@ -161,35 +156,29 @@ impl Store {
             None => None,
         };
         let (store, owner, id) = (self.clone(), namespace.to_owned(), id.to_owned());
-        let image = self
-            .0
-            .db
-            .write(move |tx| {
-                Box::pin(async move {
-                    let mut row = db::images::lock_image(tx, &owner, &id)
-                        .await?
-                        .ok_or_else(|| Error::not_found("image", &id))?;
-                    patch.if_match.check(&tag_of(Time(row.updated_at)))?;
-                    if let Some(change) = patch.labels {
-                        let mut labels = labels::from_json(&row.labels);
-                        labels::apply_patch(&mut labels, change)?;
-                        row.labels = labels::to_json(&labels);
-                    }
-                    if let Some(target) = target {
-                        row.media_type = target.media_type;
-                        row.digest = target.digest;
-                        row.size = super::ingests::signed(target.size);
-                        row.annotations = labels::to_json(&target.annotations);
-                    }
-                    row.updated_at = store.after(Time(row.updated_at)).0;
-                    db::images::update_image(tx, &row).await?;
-                    Ok(image_of(row))
-                })
+        self.change_image(namespace, move |tx| {
+            Box::pin(async move {
+                let mut row = db::images::lock_image(tx, &owner, &id)
+                    .await?
+                    .ok_or_else(|| Error::not_found("image", &id))?;
+                patch.if_match.check(&tag_of(Time(row.updated_at)))?;
+                if let Some(change) = patch.labels {
+                    let mut labels = labels::from_json(&row.labels);
+                    labels::apply_patch(&mut labels, change)?;
+                    row.labels = labels::to_json(&labels);
+                }
+                if let Some(target) = target {
+                    row.media_type = target.media_type;
+                    row.digest = target.digest;
+                    row.size = super::ingests::signed(target.size);
+                    row.annotations = labels::to_json(&target.annotations);
+                }
+                row.updated_at = store.after(Time(row.updated_at)).0;
+                db::images::update_image(tx, &row).await?;
+                Ok((image_of(row), Topic::ImageUpdated, id))
             })
-            .await?;
-        self.publish(namespace, Topic::ImageUpdated, &image.id);
-        self.0.index_changed.notify_one();
-        Ok(image)
+        })
+        .await
     }
 
     /// Removes the name. What it stood for stays for as long as something else keeps it.
@@ -198,22 +187,35 @@ impl Store {
     /// `NotFound`, `PreconditionFailed`.
     pub async fn delete_image(&self, namespace: &str, id: &str, if_match: IfMatch) -> Result<()> {
         let (owner, name) = (namespace.to_owned(), id.to_owned());
-        self.0
-            .db
-            .write(move |tx| {
-                Box::pin(async move {
-                    let row = db::images::lock_image(tx, &owner, &name)
-                        .await?
-                        .ok_or_else(|| Error::not_found("image", &name))?;
-                    if_match.check(&tag_of(Time(row.updated_at)))?;
-                    db::leases::forget_resource(tx, &owner, "image", &name).await?;
-                    db::images::delete_image(tx, &owner, &name).await.map(drop)
-                })
+        self.change_image(namespace, move |tx| {
+            Box::pin(async move {
+                let row = db::images::lock_image(tx, &owner, &name)
+                    .await?
+                    .ok_or_else(|| Error::not_found("image", &name))?;
+                if_match.check(&tag_of(Time(row.updated_at)))?;
+                db::leases::forget_resource(tx, &owner, "image", &name).await?;
+                db::images::delete_image(tx, &owner, &name).await?;
+                Ok(((), Topic::ImageDeleted, name))
             })
-            .await?;
-        self.publish(namespace, Topic::ImageDeleted, id);
-        self.0.index_changed.notify_one();
-        Ok(())
+        })
+        .await
+    }
+
+    /// Changes an image, which `work` names with what happened to it. To the end, whether or not the caller stays:
+    /// `index.json` must hear of it.
+    async fn change_image<T, F>(&self, namespace: &str, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut db::Tx) -> db::BoxFuture<'c, Result<(T, Topic, String)>> + Send + 'static,
+    {
+        let (store, namespace) = (self.clone(), namespace.to_owned());
+        self.to_the_end("change an image", async move {
+            let (changed, topic, id) = store.0.db.write(work).await?;
+            store.0.index_changed.notify_one();
+            store.publish(&namespace, topic, &id);
+            Ok(changed)
+        })
+        .await
     }
 
     /// What the caller left out of a target, from the record of its content.

@@ -8,6 +8,8 @@ use crate::disk::IndexEntry;
 use crate::error::{Result, with_causes};
 
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
+/// How soon it is tried again when it could not be written, whether or not names change.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
 const PAGE: i64 = 1000;
 
 /// Writes `index.json` whenever image names have changed.
@@ -15,17 +17,21 @@ pub(super) async fn write_behind(store: Store) {
     let soft = store.0.shutdown.soft().clone();
     loop {
         let stop = tokio::select! {
-            () = store.0.index_changed.notified() => false,
+            biased;
             () = soft.cancelled() => true,
+            () = store.0.index_changed.notified() => false,
         };
+        // Names that change within this time share the next writing.
+        let mut pause = AT_MOST_EVERY;
         if let Err(error) = store.write_index().await {
             tracing::warn!("Could not write index.json: {}", with_causes(&error));
+            pause = AGAIN_AFTER;
+            store.0.index_changed.notify_one();
         }
         if stop {
             return;
         }
-        // Names that change within this time share the next writing.
-        let _ = tokio::time::timeout(AT_MOST_EVERY, soft.cancelled()).await;
+        let _ = tokio::time::timeout(pause, soft.cancelled()).await;
     }
 }
 

@@ -82,3 +82,44 @@ async fn a_client_that_hangs_up_leaves_no_transaction_open() {
     assert!(answered.await.iter().all(|answer| answer.status == 201), "the pool is whole");
     app.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_hangs_up_leaves_no_stale_index() {
+    let app = TestApp::with(On::Postgres, &[]).await;
+    let url = app.database().expect("on Postgres").url();
+    let mut blocker = PgConnection::connect(&url).await.expect("the database answers");
+    sqlx::raw_sql("BEGIN; LOCK TABLE images IN EXCLUSIVE MODE")
+        .execute(&mut blocker)
+        .await
+        .expect("the table is ours");
+    let digest = sha256(b"x");
+    let body = json!({"name": "app", "target": {"digest": digest, "media_type": "text/plain", "size": 1}});
+    let body = body.to_string();
+    let mut raw = app.raw().await;
+    raw.send(format!(
+        "POST /api/v1/images HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    ))
+    .await;
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = \
+                 (SELECT oid FROM pg_database WHERE datname = current_database())";
+    eventually("its transaction waits", async || {
+        let waiting: i64 = sqlx::query_scalar(waits).fetch_one(&mut blocker).await.expect("a number");
+        (waiting > 0).then_some(())
+    })
+    .await;
+    drop(raw);
+    eventually("the server has let go of it", async || {
+        let text = String::from_utf8_lossy(&app.get("/metrics").await.body).into_owned();
+        text.lines().any(|line| line == "orlop_http_requests_in_flight 1").then_some(())
+    })
+    .await;
+    sqlx::raw_sql("COMMIT").execute(&mut blocker).await.expect("the table is free");
+    eventually("the name is in the index", async || {
+        let index = std::fs::read_to_string(app.data_dir().join("index.json")).expect("the index");
+        index.contains(&digest).then_some(())
+    })
+    .await;
+    app.stop().await;
+}

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::support::app::{TestApp, sha256};
 use crate::support::command::run;
+use crate::support::eventually::eventually;
 use crate::support::postgres::fresh_database;
 use crate::support::raw::noise;
 
@@ -244,5 +245,27 @@ async fn a_disk_that_turns_read_only_is_unavailable_for_writes_and_readable() {
     app.restart().await;
     assert_eq!(app.repaired().missing_blobs, 0);
     assert_eq!(app.get(format!("/api/v1/content/{digest}/data")).await.to_string(), "200 \"hello\"");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_found_no_room_is_written_when_there_is_some() {
+    let (disk, database) = (SmallDisk::mount("size=8m"), fresh_database());
+    let app = TestApp::in_directory(&disk.path().join("data"), &[("database_url", &database.url())]).await;
+    let ballast = disk.path().join("ballast");
+    assert!(std::fs::write(&ballast, vec![1; 8 << 20]).is_err(), "the disk is full now");
+    let digest = sha256(b"x");
+    let target = json!({"digest": digest, "media_type": "text/plain", "size": 1});
+    app.post("/api/v1/images").json(json!({"name": "app", "target": target})).await.expect(201);
+    let staged = app.data_dir().join("ingests");
+    // Longer than the writer waits for more names to change: a wait for time itself.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(std::fs::read_dir(&staged).expect("the ingests").count(), 0, "no junk is left");
+    std::fs::remove_file(&ballast).expect("the ballast goes");
+    eventually("the name is in the index", async || {
+        let index = std::fs::read_to_string(app.data_dir().join("index.json")).expect("the index");
+        index.contains(&digest).then_some(())
+    })
+    .await;
     app.stop().await;
 }
