@@ -215,6 +215,8 @@ impl Store {
         if unrecorded {
             let name = digest.clone();
             self.on_disk(move |disk| disk.remove_blob(&name)).await?;
+            // Or a power cut could bring the file back when no row tells any more that it was deleted.
+            self.0.flush.sync_names(digest.algorithm()).await?;
             let name = digest.clone();
             self.0
                 .db

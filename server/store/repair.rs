@@ -157,13 +157,19 @@ impl Store {
                     rows.into_iter().filter(|(digest, ..)| digest.starts_with(&after[..7])).collect();
                 let Some((last, ..)) = rows.last() else { break };
                 after.clone_from(last);
+                let mut deleting = Vec::new();
                 for (digest, _size, state) in rows {
                     while files.last().is_some_and(|file| file.as_str() < digest.as_str()) {
                         self.adopt(files.pop(), done).await?;
                     }
                     let present = files.pop_if(|file| file.as_str() == digest).is_some();
-                    self.repair_row(digest.parse()?, &state, present, done).await?;
+                    match state.as_str() {
+                        "deleting" => deleting.push(digest.parse()?),
+                        state => self.repair_row(digest.parse()?, state, present, done).await?,
+                    }
                 }
+                done.finished_deletions += deleting.len() as u64;
+                self.finish_deletions(algorithm, deleting).await?;
             }
             while let Some(file) = files.pop() {
                 self.adopt(Some(file), done).await?;
@@ -187,6 +193,27 @@ impl Store {
             .await
     }
 
+    /// The end of deletions that were marked: all files, one sync, all rows.
+    async fn finish_deletions(&self, algorithm: Algorithm, digests: Vec<Digest>) -> Result<()> {
+        if digests.is_empty() {
+            return Ok(());
+        }
+        let names = digests.clone();
+        self.on_disk(move |disk| names.iter().try_for_each(|name| disk.remove_blob(name))).await?;
+        self.0.flush.sync_names(algorithm).await?;
+        self.0
+            .db
+            .write(move |tx| {
+                Box::pin(async move {
+                    for digest in &digests {
+                        db::content::drop_blob(tx, digest.as_str()).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .await
+    }
+
     async fn repair_row(
         &self,
         digest: Digest,
@@ -195,17 +222,6 @@ impl Store {
         done: &mut Repaired,
     ) -> Result<()> {
         match (state, present) {
-            ("deleting", _) => {
-                done.finished_deletions += 1;
-                let name = digest.clone();
-                self.on_disk(move |disk| disk.remove_blob(&name)).await?;
-                self.0
-                    .db
-                    .write(move |tx| {
-                        Box::pin(async move { db::content::drop_blob(tx, digest.as_str()).await })
-                    })
-                    .await
-            }
             ("stored", false) => {
                 done.missing_blobs += 1;
                 tracing::error!(blob.digest = %digest, "The file of a stored blob is missing");

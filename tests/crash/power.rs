@@ -11,6 +11,7 @@ use std::time::Duration;
 use sqlx::{Connection, SqliteConnection};
 
 use super::kill::{Told, check_told, number, seed, start_load};
+use crate::support::app::TestApp;
 use crate::support::command::run;
 use crate::support::eventually::eventually;
 use crate::support::postgres::{Database, execute, fresh_database};
@@ -97,6 +98,19 @@ async fn forget_the_boot(data: &Path, database: Option<&Database>) {
     connection.close().await.expect("it closes");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_blob_does_not_come_back_with_the_power() {
+    let (device, database) = (Device::make(), fresh_database());
+    let data = device.mount_point().join("data");
+    let app = TestApp::in_directory(&data, &[("database_url", &database.url())]).await;
+    let digest = app.put_blob(b"cargo").await;
+    app.delete(format!("/api/v1/content/{digest}")).await.expect(204);
+    device.cut();
+    app.stop().await;
+    device.boot().await;
+    let left = std::fs::read_dir(data.join("blobs/sha256")).expect("the blobs").count();
+    assert_eq!(left, 0, "the file is back, and no row knows that it was deleted");
+}
 async fn cut_under_load(database: Option<Database>) {
     let url = database.as_ref().map(Database::url);
     let settings: Vec<(&str, &str)> = url.iter().map(|url| ("database_url", url.as_str())).collect();
