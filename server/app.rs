@@ -100,7 +100,8 @@ async fn open_store(
     let disk = shutdown.spawn_blocking("open the data directory", move || Disk::open(&directory)).await??;
     let db = match &config.database_url {
         Some(url) => Db::open_postgres(url.expose(), shutdown).await?,
-        None => Db::open_sqlite(&disk.database_path(), shutdown).await?,
+        // It blocks for a moment, when nothing else waits for this thread.
+        None => Db::open_sqlite(&disk.private_database()?, shutdown).await?,
     };
     let settings = Settings {
         grace_lease: config.grace_lease,

@@ -17,6 +17,7 @@ pub use ingest::{IngestFile, Staged};
 pub use layout::{IndexEntry, boot_id};
 
 use std::fs::{self, File};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Doing, Error, Result};
@@ -51,6 +52,7 @@ impl Disk {
     pub fn open(root: &Path) -> Result<Disk> {
         make_private_dir(root)?;
         let root = root.canonicalize().doing(format!("find the data directory {}", root.display()))?;
+        close_to_others(&root)?;
         let lock = take_lock(&root)?;
         let instance = check_format(&root)?;
         for name in ["ingests", "quarantine", "blobs"] {
@@ -77,9 +79,29 @@ impl Disk {
         &self.instance
     }
 
-    /// Where the embedded database stands.
-    pub fn database_path(&self) -> PathBuf {
-        self.root.join("orlop.db")
+    /// Where the embedded database stands: an empty file if it is not there, and for our eyes only. What SQLite makes
+    /// beside it is as open as it is.
+    ///
+    /// # Errors
+    /// `OutOfSpace`, `Unavailable` or `Internal`.
+    pub fn private_database(&self) -> Result<PathBuf> {
+        let path = self.root.join("orlop.db");
+        File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .doing("make the file of the database")?;
+        for name in ["orlop.db", "orlop.db-wal", "orlop.db-shm"] {
+            match fs::set_permissions(self.root.join(name), fs::Permissions::from_mode(0o600)) {
+                Err(error) if !is_absent(&error) => {
+                    return Err(error).doing("close the database to others");
+                }
+                _ => {}
+            }
+        }
+        Ok(path)
     }
 
     /// Bytes of the file system: `(total, free for us)`.
@@ -106,9 +128,9 @@ impl Disk {
     /// Replaces a small file at the top as a whole: readers see the old one or the new one.
     fn replace_file(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let staged = self.root.join("ingests").join(format!("{name}.{}", hex(&random_bytes::<8>())));
-        let replaced = write_synced(&staged, bytes)
-            .doing(format!("write {name}"))
-            .and_then(|()| fs::rename(&staged, self.root.join(name)).doing(format!("rename {name} into place")));
+        let replaced = write_synced(&staged, bytes).doing(format!("write {name}")).and_then(|()| {
+            fs::rename(&staged, self.root.join(name)).doing(format!("rename {name} into place"))
+        });
         if replaced.is_err() {
             // The next start would find it as well; a full disk needs the room now.
             let _ = fs::remove_file(&staged);
@@ -173,7 +195,6 @@ fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 
 /// A directory for us alone, whatever the umask: images hold setuid files.
 fn make_private_dir(path: &Path) -> Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     if !path.is_dir() {
         fs::DirBuilder::new()
             .recursive(true)
@@ -184,6 +205,39 @@ fn make_private_dir(path: &Path) -> Result<()> {
             .doing(format!("close the directory {}", path.display()))?;
     }
     Ok(())
+}
+
+/// Closes the data directory to other users: it holds the database, and images hold setuid files. One that holds other
+/// people's things is left as it is, and refused.
+fn close_to_others(root: &Path) -> Result<()> {
+    let doing = || format!("look at the data directory {}", root.display());
+    let open = fs::metadata(root).doing(doing())?.permissions().mode() & 0o077 != 0;
+    if !open {
+        return Ok(());
+    }
+    if is_ours(root).doing(doing())? {
+        return fs::set_permissions(root, fs::Permissions::from_mode(0o700)).doing(format!(
+            "close the data directory {} to other users, to whom it is open",
+            root.display()
+        ));
+    }
+    Err(Error::internal(format!(
+        "{} is open to other users and holds other things: give orlop a directory of its own",
+        root.display()
+    )))
+}
+
+/// Whether orlop was here before, or nobody was. A file system brings one directory of its own.
+fn is_ours(root: &Path) -> std::io::Result<bool> {
+    if root.join("format").exists() {
+        return Ok(true);
+    }
+    for entry in fs::read_dir(root)? {
+        if entry?.file_name() != "lost+found" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Makes the names in a directory durable.

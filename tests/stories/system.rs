@@ -1,10 +1,13 @@
 //! The server about itself: health, version, metrics, limits, usage, and the contract.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::app::story;
+use crate::support::app::{TestApp, story};
 
 story!(a_live_and_ready_server_says_so, async |app| {
     let healthy = app.get("/healthz").await.expect(200);
@@ -113,3 +116,34 @@ story!(shared_bytes_are_counted_once_on_disk, async |app| {
     assert!(of("free_bytes") <= of("capacity_bytes"));
     assert_eq!(usage["measured_at"], app.clock.now().to_string());
 });
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_directory_that_was_there_is_closed_to_others() {
+    let place = tempfile::tempdir().expect("a directory");
+    let data = place.path().join("data");
+    std::fs::create_dir(&data).expect("a directory");
+    for round in ["new", "used"] {
+        std::fs::set_permissions(&data, Permissions::from_mode(0o755)).expect("ours");
+        let app = TestApp::in_directory(&data, &[]).await;
+        app.put_blob(b"hello").await;
+        assert_eq!((mode(&data), mode(&data.join("orlop.db"))), (0o700, 0o600), "{round}");
+        assert_eq!(mode(&data.join("orlop.db-wal")), 0o600, "{round}");
+        app.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_of_other_things_is_not_taken_from_those_who_use_it() {
+    let place = tempfile::tempdir().expect("a directory");
+    std::fs::write(place.path().join("theirs"), "theirs").expect("a file");
+    std::fs::set_permissions(place.path(), Permissions::from_mode(0o755)).expect("ours");
+    let refused = TestApp::refused(place.path()).await;
+    assert!(refused.contains("a directory of its own"), "{refused}");
+    assert_eq!(mode(place.path()), 0o755);
+    std::fs::set_permissions(place.path(), Permissions::from_mode(0o700)).expect("ours");
+    TestApp::in_directory(place.path(), &[]).await.stop().await;
+}
