@@ -37,6 +37,7 @@ impl App {
         let events = Events::default();
         let (db, store) = open_store(&config, &clock, &events, &shutdown).await?;
         let repaired = store.repair().await?;
+        store.start_tasks();
         let metrics = Arc::new(Metrics::new());
         let addresses = match config.may_pull_privately() {
             true => AddressPolicy::Private,
@@ -113,6 +114,8 @@ async fn open_store(
         max_blob_bytes: config.max_blob_size,
     };
     let store = Store::new(disk, db.clone(), clock.clone(), settings, events.clone(), shutdown.clone());
+    // Before anything else looks into it: also a command that ends at once changes only what is its own.
+    store.claim_database().await?;
     Ok((db, store))
 }
 

@@ -50,6 +50,7 @@ async fn pull_whole(db: Db, shutdown: Shutdown, kind: Kind) {
 
     let store = store_over(&data, db, &shutdown);
     store.repair().await.expect("a whole store");
+    store.start_tasks();
     let settings = Settings::new(4, 4, AddressPolicy::Private);
     let jobs = Jobs::new(store.clone(), Clock::system(), shutdown.clone(), settings);
     let pulled = pull(&jobs, name.clone(), &platforms).await;

@@ -164,7 +164,8 @@ pub fn tag_of(updated_at: Time) -> String {
 }
 
 impl Store {
-    /// A store over an open disk and database. Call [`Store::repair`] before serving.
+    /// A store over an open disk and database. Call [`Store::claim_database`] before anything else, and before serving
+    /// [`Store::repair`] and then [`Store::start_tasks`].
     pub fn new(
         disk: Disk,
         db: Db,
@@ -174,7 +175,7 @@ impl Store {
         shutdown: Shutdown,
     ) -> Store {
         let disk = Arc::new(disk);
-        let store = Store(Arc::new(Inner {
+        Store(Arc::new(Inner {
             flush: Flush::new(disk.clone()),
             disk,
             db,
@@ -188,10 +189,13 @@ impl Store {
             ingests: live::Ingests::default(),
             index_changed: Arc::new(Notify::new()),
             boot: crate::disk::boot_id(),
-        }));
-        store.0.shutdown.spawn("index-writer", index::write_behind(store.clone()));
-        store.0.shutdown.spawn("sweeper", sweep::sweep_expired(store.clone()));
-        store
+        }))
+    }
+
+    /// Starts what goes on for as long as the server does: `index.json` is written behind, what has expired goes.
+    pub fn start_tasks(&self) {
+        self.0.shutdown.spawn("index-writer", index::write_behind(self.clone()));
+        self.0.shutdown.spawn("sweeper", sweep::sweep_expired(self.clone()));
     }
 
     pub fn settings(&self) -> &Settings {

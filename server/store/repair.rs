@@ -45,7 +45,6 @@ impl Store {
     /// # Errors
     /// `Unavailable` or `Internal`: then the server must not start.
     pub async fn repair(&self) -> Result<Repaired> {
-        self.claim_database().await?;
         let mut done = Repaired::default();
         self.repair_ingests(&mut done).await?;
         self.repair_blobs(&mut done).await?;
@@ -60,7 +59,10 @@ impl Store {
     }
 
     /// A database belongs to one data directory: two over one database would each delete the other's files' rows.
-    async fn claim_database(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// `Internal` when it belongs to another one; `Unavailable`.
+    pub async fn claim_database(&self) -> Result<()> {
         let instance = self.0.disk.instance().to_owned();
         let mine = instance.clone();
         let owner = self

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use orlop::store::Repaired;
+use orlop::app::create_token_offline;
+use orlop::config::{Config, ServeArgs};
+use orlop::store::{Expiry, NewToken, Repaired, Scope};
 use serde_json::json;
 
 use crate::support::app::{On, TestApp, sha256, story};
@@ -227,4 +229,27 @@ async fn a_database_of_another_directory_is_refused() {
     postgres::execute(&url, "SELECT 1").expect("the database is as it was");
     one.start_again().await;
     one.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_made_without_a_server_is_made_in_the_database_of_its_directory_only() {
+    let (one, other) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let database = postgres::fresh_database();
+    let create = async |directory: &Path| {
+        let settings =
+            [("ORLOP_DATA_DIR", directory.display().to_string()), ("ORLOP_DATABASE_URL", database.url())];
+        let settings = settings.map(|(key, value)| (key.into(), value.into()));
+        let config = Config::load(&ServeArgs::default(), settings).expect("a configuration");
+        let new = NewToken {
+            name: "first".into(),
+            scopes: [Scope::Admin].into(),
+            namespaces: [].into(),
+            expiry: Expiry::Never,
+        };
+        create_token_offline(config, new).await
+    };
+    create(one.path()).await.expect("a token, and the database is claimed");
+    let refused = create(other.path()).await.expect_err("the database of another directory");
+    assert!(refused.to_string().contains("belongs to another data directory"), "{refused}");
+    create(one.path()).await.expect("another token");
 }
