@@ -31,9 +31,11 @@ pub async fn find_key(
     fetch_optional!((String, String), conn, SQL, namespace, key, since)
 }
 
-pub async fn forget_before(tx: &mut Tx, before: i64) -> Result<u64> {
-    const SQL: &str = "DELETE FROM idempotency WHERE created_at <= $1";
-    execute!(tx, SQL, before)
+/// Forgets up to `limit` keys that were remembered before `before`; how many.
+pub async fn forget_before(tx: &mut Tx, before: i64, limit: i64) -> Result<u64> {
+    const SQL: &str = "DELETE FROM idempotency WHERE (namespace, key) IN
+        (SELECT namespace, key FROM idempotency WHERE created_at <= $1 ORDER BY created_at LIMIT $2)";
+    execute!(tx, SQL, before, limit)
 }
 
 /// A fact of the store, set once: the value that stands, which is `value` if there was none.

@@ -81,10 +81,11 @@ pub async fn delete_if_expired(tx: &mut Tx, namespace: &str, id: &str, now: i64)
     execute!(tx, SQL, namespace, id, now).map(drop)
 }
 
-/// Drops every lease that expired before `before`; how many.
-pub async fn delete_expired(tx: &mut Tx, before: i64) -> Result<u64> {
-    const SQL: &str = "DELETE FROM leases WHERE expires_at <= $1";
-    execute!(tx, SQL, before)
+/// Drops up to `limit` leases that expired before `before`; how many.
+pub async fn delete_expired(tx: &mut Tx, before: i64, limit: i64) -> Result<u64> {
+    const SQL: &str = "DELETE FROM leases WHERE (namespace, id) IN
+        (SELECT namespace, id FROM leases WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)";
+    execute!(tx, SQL, before, limit)
 }
 
 pub async fn add_resource(tx: &mut Tx, namespace: &str, lease: &str, kind: &str, id: &str) -> Result<()> {

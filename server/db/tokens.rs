@@ -89,7 +89,9 @@ pub async fn delete_session(tx: &mut Tx, secret_digest: &str) -> Result<()> {
     execute!(tx, SQL, secret_digest).map(drop)
 }
 
-pub async fn delete_expired_sessions(tx: &mut Tx, now: i64) -> Result<u64> {
-    const SQL: &str = "DELETE FROM sessions WHERE expires_at <= $1";
-    execute!(tx, SQL, now)
+/// Drops up to `limit` expired sessions; how many.
+pub async fn delete_expired_sessions(tx: &mut Tx, now: i64, limit: i64) -> Result<u64> {
+    const SQL: &str = "DELETE FROM sessions WHERE secret_digest IN
+        (SELECT secret_digest FROM sessions WHERE expires_at <= $1 LIMIT $2)";
+    execute!(tx, SQL, now, limit)
 }

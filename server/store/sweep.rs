@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Store;
+use crate::clock::Time;
 use crate::db;
 use crate::error::{Result, with_causes};
 use crate::limits;
@@ -41,17 +42,24 @@ impl Store {
                 swept += 1;
             }
         }
+        // Step by step, so that what else is written has its turn in between.
+        while self.forget_expired(now).await? == BATCH as u64 && !self.0.shutdown.is_stopping() {}
+        Ok(swept)
+    }
+
+    /// Forgets up to [`BATCH`] each of leases, sessions and keys; how many of those of which there were most.
+    async fn forget_expired(&self, now: Time) -> Result<u64> {
         let forgotten = now.0.saturating_sub(limits::IDEMPOTENCY_TIME.as_micros() as i64);
         self.0
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    db::leases::delete_expired(tx, now.0).await?;
-                    db::tokens::delete_expired_sessions(tx, now.0).await?;
-                    db::idempotency::forget_before(tx, forgotten).await
+                    let leases = db::leases::delete_expired(tx, now.0, BATCH).await?;
+                    let sessions = db::tokens::delete_expired_sessions(tx, now.0, BATCH).await?;
+                    let keys = db::idempotency::forget_before(tx, forgotten, BATCH).await?;
+                    Ok(leases.max(sessions).max(keys))
                 })
             })
-            .await?;
-        Ok(swept)
+            .await
     }
 }

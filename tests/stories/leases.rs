@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::app::{TestApp, story};
+use crate::support::rows::execute;
 
 const LEASES: &str = "/api/v1/leases";
 const HELLO: &str = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
@@ -208,4 +209,16 @@ story!(a_repeated_post_without_an_id_makes_one_lease, async |app| {
     assert_ne!(other["id"], first["id"]);
     app.delete(format!("{LEASES}/{}", first["id"].as_str().expect("an id"))).await.expect(204);
     assert_ne!(ask().await.expect(201).json()["id"], first["id"], "what was released is made anew");
+});
+
+story!(a_sweep_takes_every_expired_lease_and_no_other, async |app| {
+    let rows: Vec<String> = (0..1_203)
+        .map(|n| {
+            format!("('default', 'l{n}', 'grace', 0, '{{}}', {}, 1, 1)", if n < 3 { i64::MAX } else { 1 })
+        })
+        .collect();
+    let columns = "namespace, id, kind, flat, labels, expires_at, created_at, updated_at";
+    execute(app, &format!("INSERT INTO leases ({columns}) VALUES {}", rows.join(", "))).await;
+    app.state().store.sweep_now().await.expect("a sweep");
+    assert_eq!(execute(app, "DELETE FROM leases").await, 3);
 });
