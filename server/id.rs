@@ -35,6 +35,11 @@ pub fn random_bytes<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// Bytes as text: two digits for each, in lower case.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Types of the ids that callers send: text that has passed its check once.
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident $fits:expr, $form:literal;)*) => {$(

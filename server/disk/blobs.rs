@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::{Disk, cached_read, is_absent};
 use crate::error::{Doing, Result};
+use crate::id::{hex, random_bytes};
 use crate::oci::{Algorithm, Digest};
 
 /// An open blob. Its bytes stay readable for as long as this lives, whatever happens to the name.
@@ -141,10 +142,7 @@ impl Disk {
     /// `Unavailable` or `Internal`.
     pub fn quarantine(&self, path: &std::path::Path) -> Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let to = self
-            .root
-            .join("quarantine")
-            .join(format!("{name}.{}", super::hex(&crate::id::random_bytes::<4>())));
+        let to = self.root.join("quarantine").join(format!("{name}.{}", hex(&random_bytes::<4>())));
         fs::rename(path, &to).doing(format!("move {} to quarantine", path.display()))
     }
 

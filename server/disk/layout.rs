@@ -9,6 +9,7 @@ use oci_spec::image::{
 
 use super::Disk;
 use crate::error::{Doing, Error, Result};
+use crate::id::{hex, random_bytes};
 
 /// An image as `index.json` names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,5 +59,5 @@ fn unbuilt(error: oci_spec::OciSpecError) -> Error {
 pub fn boot_id() -> String {
     let read = fs::read_to_string("/proc/sys/kernel/random/boot_id");
     // Where the kernel does not say, every start counts as a boot, which trusts the least.
-    read.map_or_else(|_| super::hex(&crate::id::random_bytes::<16>()), |id| id.trim().to_owned())
+    read.map_or_else(|_| hex(&random_bytes::<16>()), |id| id.trim().to_owned())
 }

@@ -21,7 +21,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Doing, Error, Result};
-use crate::id::{new_id, random_bytes};
+use crate::id::{hex, new_id, random_bytes};
 use crate::oci::Algorithm;
 
 /// The data directory, held for as long as this value lives.
@@ -243,10 +243,6 @@ fn is_ours(root: &Path) -> std::io::Result<bool> {
 /// Makes the names in a directory durable.
 fn sync_dir(path: &Path) -> Result<()> {
     File::open(path).and_then(|dir| dir.sync_all()).doing(format!("sync the directory {}", path.display()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether the error says that there is no such file.

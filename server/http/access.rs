@@ -14,7 +14,7 @@ use super::error::ApiError;
 use super::params::Params;
 use super::routes::{Access, Route, find_route};
 use crate::error::Error;
-use crate::store::{Reach, Scope, Session, Token, check_namespace};
+use crate::store::{Reach, Scope, Session, Token, check_namespace, is_same};
 
 /// The cookie of the pages' session.
 pub const SESSION_COOKIE: &str = "orlop_session";
@@ -194,12 +194,6 @@ fn check_form(identity: &Identity, parts: &Parts) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(ApiError::Forbidden { reason: "a changing call by cookie needs the header `Orlop-Csrf`".to_owned() })
-}
-
-/// Compares secrets without telling by the time it takes how much of them is right.
-pub fn is_same(left: &[u8], right: &[u8]) -> bool {
-    use subtle::ConstantTimeEq;
-    left.ct_eq(right).into()
 }
 
 fn has_credential(headers: &HeaderMap) -> bool {

@@ -146,7 +146,7 @@ fn value(text: &str) -> HeaderValue {
 
 /// Several ranges in one body (RFC 9110, section 14.6).
 fn multipart(blob: &Arc<Blob>, ranges: &[ByteRange], headers: &mut HeaderMap) -> BlobBody {
-    let boundary: String = crate::id::random_bytes::<12>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let boundary = crate::id::hex(&crate::id::random_bytes::<12>());
     let kind = headers.insert(CONTENT_TYPE, value(&format!("multipart/byteranges; boundary={boundary}")));
     let kind = kind.as_ref().and_then(|kind| kind.to_str().ok()).unwrap_or("application/octet-stream");
     let mut body = BlobBody::new(blob, &[]);

@@ -4,10 +4,10 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::Store;
-use super::tokens::hex;
 use crate::clock::Time;
 use crate::db;
 use crate::error::{Error, Result, Unprocessable};
+use crate::id::hex;
 use crate::limits;
 
 /// A request that may be a repeat: the key that its client gave it, and what it asks.

@@ -465,7 +465,7 @@ fn check_open(open: &OpenIngest, max_blob_bytes: u64) -> Result<()> {
 }
 
 fn grant(live: &Arc<Live>, ttl: Duration, now: Time) -> Writer {
-    let token: String = random_bytes::<16>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let token: String = crate::id::hex(&random_bytes::<16>());
     let expires_at = live.hold(token.clone(), ttl, now);
     Writer { token: Some(token), expires_at }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, OnceCell};
 use tokio_util::sync::CancellationToken;
 
+use super::tokens::is_same;
 use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Digest, Hasher};
@@ -223,7 +224,7 @@ impl Live {
         let in_flight = slot.turn.is_some();
         let holder = slot.holder.clone().filter(|holder| holder.expires_at > now || in_flight);
         match (&holder, token) {
-            (Some(holder), Some(token)) if same(&holder.token, token) => {}
+            (Some(holder), Some(token)) if is_same(holder.token.as_bytes(), token.as_bytes()) => {}
             (_, Some(_)) => return Err(Error::WriterLost),
             (Some(holder), None) => {
                 let wait = holder.expires_at.since(now);
@@ -323,12 +324,6 @@ impl Live {
         drop(slot);
         self.freed.notify_waiters();
     }
-}
-
-/// Compares secrets without telling by the time it takes how much of them is right.
-fn same(left: &str, right: &str) -> bool {
-    use subtle::ConstantTimeEq;
-    left.as_bytes().ct_eq(right.as_bytes()).into()
 }
 
 #[cfg(test)]

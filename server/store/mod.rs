@@ -41,7 +41,7 @@ pub use namespaces::{DEFAULT_NAMESPACE, Namespace, NamespacePatch, check_namespa
 pub use pulls::PullRow;
 pub use receive::{Append, PutStream};
 pub use repair::Repaired;
-pub use tokens::{NewToken, SESSION_TIME, Scope, Session, Token};
+pub use tokens::{NewToken, SESSION_TIME, Scope, Session, Token, is_same};
 
 use std::sync::Arc;
 use std::time::Duration;

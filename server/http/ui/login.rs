@@ -14,13 +14,13 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use super::{Place, Shell, page as render};
 use crate::error::Error;
 use crate::http::AppState;
-use crate::http::access::{Identity, SESSION_COOKIE, is_same, session_cookie};
+use crate::http::access::{Identity, SESSION_COOKIE, session_cookie};
 use crate::http::error::ApiError;
 use crate::http::params::Params;
 use crate::http::serve::{Peer, Transport};
 use crate::id::random_bytes;
 use crate::limits;
-use crate::store::SESSION_TIME;
+use crate::store::{SESSION_TIME, is_same};
 
 /// The cookie that the login form's secret is compared with.
 const FORM_COOKIE: &str = "orlop_login";
@@ -110,10 +110,7 @@ fn show(
     failure: Option<&'static str>,
 ) -> Result<Response, ApiError> {
     // A secret that is there is kept: two login pages side by side must both work.
-    let csrf = visit
-        .form_secret
-        .clone()
-        .unwrap_or_else(|| random_bytes::<16>().iter().map(|byte| format!("{byte:02x}")).collect());
+    let csrf = visit.form_secret.clone().unwrap_or_else(|| crate::id::hex(&random_bytes::<16>()));
     let set = cookie(FORM_COOKIE, &csrf, "/login", FORM_SECONDS, visit.transport);
     let shell = Shell::new(Place::Elsewhere, &visit.identity);
     let mut response = render(status, &Page { shell, csrf, failure, needed: state.auth_required })?;
