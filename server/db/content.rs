@@ -3,7 +3,7 @@
 use super::{Conn, Tx};
 use crate::error::Result;
 
-/// A namespace's record of a blob, with the state of its bytes.
+/// A namespace's record of a blob.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct ContentRow {
     pub namespace: String,
@@ -56,7 +56,7 @@ pub async fn find_state(conn: &mut Conn, namespace: &str, digest: &str) -> Resul
     fetch_optional!((i64, String), conn, SQL, namespace, digest)
 }
 
-/// A namespace that records the digest and whose bytes are here, other than `namespace`.
+/// The namespaces other than `namespace` that record the digest, if its bytes are here, each with their size.
 pub async fn find_elsewhere(conn: &mut Conn, namespace: &str, digest: &str) -> Result<Vec<(String, i64)>> {
     const SQL: &str = "SELECT c.namespace, b.size FROM content c JOIN blobs b ON b.digest = c.digest
         WHERE c.digest = $2 AND c.namespace <> $1 AND b.state = 'stored' ORDER BY c.namespace";

@@ -1,4 +1,4 @@
-//! `idempotency`: which resource a POST with an `Idempotency-Key` made; and `meta`, facts of the store as a whole.
+//! `idempotency`: which resource a POST with an `Idempotency-Key` made.
 
 use super::{Conn, Tx};
 use crate::error::Result;
@@ -36,12 +36,4 @@ pub async fn forget_before(tx: &mut Tx, before: i64, limit: i64) -> Result<u64> 
     const SQL: &str = "DELETE FROM idempotency WHERE (namespace, key) IN
         (SELECT namespace, key FROM idempotency WHERE created_at <= $1 ORDER BY created_at LIMIT $2)";
     execute!(tx, SQL, before, limit)
-}
-
-/// A fact of the store, set once: the value that stands, which is `value` if there was none.
-pub async fn set_once(tx: &mut Tx, name: &str, value: &str) -> Result<String> {
-    const INSERT: &str = "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
-    const SELECT: &str = "SELECT value FROM meta WHERE name = $1";
-    execute!(&mut *tx, INSERT, name, value)?;
-    fetch_one!((String,), tx, SELECT, name).map(|(value,)| value)
 }

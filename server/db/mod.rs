@@ -16,6 +16,7 @@ pub mod idempotency;
 pub mod images;
 pub mod ingests;
 pub mod leases;
+pub mod meta;
 pub mod namespaces;
 pub mod pulls;
 pub mod tokens;

@@ -68,7 +68,7 @@ impl Store {
         let owner = self
             .0
             .db
-            .write(move |tx| Box::pin(async move { db::idempotency::set_once(tx, "instance", &mine).await }))
+            .write(move |tx| Box::pin(async move { db::meta::set_once(tx, "instance", &mine).await }))
             .await?;
         if owner == instance {
             return Ok(());
