@@ -3,9 +3,7 @@
 use tokio::sync::broadcast;
 
 use crate::clock::Time;
-
-/// Events that wait for the slowest listener at most.
-const BACKLOG: usize = 1024;
+use crate::limits;
 
 /// Something that is now so.
 #[derive(Debug, Clone)]
@@ -37,7 +35,7 @@ pub struct Events(broadcast::Sender<Event>);
 
 impl Default for Events {
     fn default() -> Events {
-        Events(broadcast::Sender::new(BACKLOG))
+        Events(broadcast::Sender::new(limits::EVENT_QUEUE))
     }
 }
 

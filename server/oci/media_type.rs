@@ -1,6 +1,7 @@
 //! Media types of OCI and of Docker, and the kind of document or blob each names.
 
 use crate::error::{Error, Result};
+use crate::limits::MEDIA_TYPE_BYTES;
 use crate::oci::digest::excerpt;
 
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -23,9 +24,6 @@ pub const OCTET_STREAM: &str = "application/octet-stream";
 
 /// The documents asked for at a registry, in order of preference.
 pub const DOCUMENTS: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST];
-
-/// Longest media type taken, in bytes: RFC 6838 section 4.2 allows 127 on each side of the slash.
-pub const LONGEST_BYTES: usize = 255;
 
 /// What a media type says about the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,14 +74,15 @@ pub fn is_generic(media_type: &str) -> bool {
     matches!(essence(media_type), "" | OCTET_STREAM | "application/json" | "text/plain" | "text/html")
 }
 
-/// Refuses what cannot be a media type: it goes into headers and records as it is.
+/// Refuses what cannot be a media type in a descriptor: it goes into headers as it is. Looser than what callers may
+/// write into a record (`store::labels::check_media_type`), for images that others have made are to be pulled.
 ///
 /// # Errors
-/// `Invalid` unless it has a slash, visible ASCII only, and at most [`LONGEST_BYTES`].
+/// `Invalid` unless it has a slash, visible ASCII only, and at most [`MEDIA_TYPE_BYTES`].
 pub fn check(media_type: &str) -> Result<()> {
     let visible = media_type.bytes().all(|c| c.is_ascii_graphic() || c == b' ');
     let (kind, name) = essence(media_type).split_once('/').unwrap_or_default();
-    if !visible || kind.is_empty() || name.is_empty() || media_type.len() > LONGEST_BYTES {
+    if !visible || kind.is_empty() || name.is_empty() || media_type.len() > MEDIA_TYPE_BYTES {
         return Err(Error::invalid(format!("`{}` is not a media type", excerpt(media_type))));
     }
     Ok(())

@@ -112,11 +112,6 @@ impl Filter {
         Ok(Filter { any })
     }
 
-    /// The alternatives, for a store that can answer some selectors by an index. Empty: everything.
-    pub fn any(&self) -> &[Vec<Selector>] {
-        &self.any
-    }
-
     pub fn is_everything(&self) -> bool {
         self.any.is_empty()
     }

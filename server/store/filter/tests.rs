@@ -204,7 +204,7 @@ fn a_filter_that_makes_no_sense_for_the_resource_says_so_and_where() {
 #[test]
 fn escapes_are_read_as_go_reads_them() {
     let filter = parse(r#"name=="\a\b\f\n\r\t\v\\\"\101\x41\u00e9\U0001f6a2\303\251""#).expect("all escapes");
-    let Test::Equal(Literal::Text(text)) = &filter.any()[0][0].test else { panic!("{filter:?}") };
+    let Test::Equal(Literal::Text(text)) = &filter.any[0][0].test else { panic!("{filter:?}") };
     assert_eq!(text, "\u{7}\u{8}\u{c}\n\r\t\u{b}\\\"AAé🚢é");
 }
 
@@ -223,8 +223,8 @@ fn every_limit_is_a_refusal() {
 fn an_image_answers_to_containerds_spelling_of_its_media_type() {
     let filter =
         Filter::parse(&["target.mediatype==x,annotations.a.b==c"], &Schema::IMAGES).expect("an alias");
-    assert_eq!(filter.any()[0][0].field, Field::Named("target.media_type"));
-    assert_eq!(filter.any()[0][1].field, Field::Annotation("a.b".into()));
+    assert_eq!(filter.any[0][0].field, Field::Named("target.media_type"));
+    assert_eq!(filter.any[0][1].field, Field::Annotation("a.b".into()));
     let (tokens, images) = (Schema::TOKENS, Schema::IMAGES);
     assert!(Filter::parse(&["labels.a"], &tokens).is_err(), "tokens have no labels");
     let asked = Filter::parse(&["target"], &images).expect_err("not a field");
@@ -243,7 +243,7 @@ proptest! {
     #[test]
     fn any_label_is_found_again_when_quoted(key in any::<String>(), value in any::<String>()) {
         let filter = parse(&format!("{}=={}", quote_key(&key), quote(&value))).expect("quoted");
-        let selector = &filter.any()[0][0];
+        let selector = &filter.any[0][0];
         prop_assert_eq!(&selector.field, &Field::Label(key));
         let Test::Equal(literal) = &selector.test else { panic!("not an equality") };
         prop_assert_eq!(literal, &Literal::Text(value));
