@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::{Disk, cached_read, is_absent};
 use crate::error::{Doing, Result};
 use crate::id::{hex, random_bytes};
-use crate::oci::{Algorithm, Digest};
+use crate::oci::{Algorithm, Digest, Hasher};
 
 /// An open blob. Its bytes stay readable for as long as this lives, whatever happens to the name.
 #[derive(Debug)]
@@ -88,6 +88,24 @@ pub(super) fn read_document(file: &File, length: u64) -> Result<Option<Vec<u8>>>
     Ok(Some(bytes))
 }
 
+impl BlobFile {
+    /// The digest that the bytes have: every one of them is read.
+    ///
+    /// # Errors
+    /// `Internal` when they cannot be read.
+    pub fn digest(&self, algorithm: Algorithm) -> Result<Digest> {
+        const PIECE: usize = 1 << 20;
+        let mut hasher = Hasher::new(algorithm);
+        let mut at = 0;
+        while at < self.size {
+            let bytes = self.read_at(at, PIECE).doing("read a blob")?;
+            hasher.update(&bytes);
+            at += bytes.len() as u64;
+        }
+        Ok(hasher.digest())
+    }
+}
+
 impl Disk {
     /// Opens a blob; `None` when there is no such file.
     ///
@@ -144,6 +162,14 @@ impl Disk {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let to = self.root.join("quarantine").join(format!("{name}.{}", hex(&random_bytes::<4>())));
         fs::rename(path, &to).doing(format!("move {} to quarantine", path.display()))
+    }
+
+    /// As [`Disk::quarantine`], of the file of a blob.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Internal`.
+    pub fn quarantine_blob(&self, digest: &Digest) -> Result<()> {
+        self.quarantine(&self.blob_path(digest))
     }
 
     pub(super) fn blob_path(&self, digest: &Digest) -> PathBuf {

@@ -151,19 +151,6 @@ fn entry_role(descriptor: &Descriptor) -> Role {
     }
 }
 
-/// Whether a blob that came without a media type may be a document: a JSON object, small enough, that names
-/// `schemaVersion` near its start. Cheap and not a proof: [`Document::parse`] decides.
-pub fn looks_like_document(bytes: &[u8]) -> bool {
-    const LOOKED_AT_BYTES: usize = 4096;
-    let start = bytes.trim_ascii_start();
-    let near = &start[..start.len().min(LOOKED_AT_BYTES)];
-    let names = |key: &[u8]| near.windows(key.len()).any(|window| window == key);
-    // Most writers put schemaVersion first; those that sort keys write annotations or config before it.
-    start.first() == Some(&b'{')
-        && bytes.len() as u64 <= MANIFEST_BYTES
-        && (names(b"\"schemaVersion\"") || names(b"\"manifests\"") || names(b"\"config\""))
-}
-
 fn invalid(reason: impl Into<String>) -> Error {
     Error::Unprocessable(Unprocessable::ValidationFailed { reason: reason.into() })
 }

@@ -9,7 +9,7 @@ use crate::db;
 use crate::db::content::EdgeRow;
 use crate::error::{Error, Result, Unprocessable};
 use crate::limits;
-use crate::oci::manifest::{Document, Role, looks_like_document};
+use crate::oci::manifest::{Document, Role};
 use crate::oci::{Descriptor, Digest, Platform};
 
 /// Labels by which containerd's clients say what a blob needs; what follows (`.0`, `.config`, …) is free.
@@ -61,9 +61,6 @@ pub struct ChildPlatform {
 
 /// What the bytes of a small JSON blob refer to. Bytes that are no document, or an ambiguous one, refer to nothing.
 pub(super) fn edges_of(digest: &Digest, bytes: &[u8]) -> Found {
-    if !looks_like_document(bytes) {
-        return Found::default();
-    }
     let Ok(document) = Document::parse(bytes, None) else { return Found::default() };
     let edge = |label: &str, child: &Descriptor| EdgeRow {
         parent: digest.to_string(),

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Store;
 use crate::db;
 use crate::disk::Disk;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 use crate::oci::{Algorithm, Digest, Hasher};
 
 const PAGE: i64 = 1000;
@@ -29,7 +29,7 @@ pub struct Repaired {
     pub restarted_ingests: u64,
     /// Ingests whose commit was cut off after the rename: their bytes were given back to them.
     pub undone_commits: u64,
-    /// Files under `blobs/` whose name is no digest.
+    /// Files under `blobs/` whose name is no digest, or another than that of the bytes that came back under it.
     pub quarantined_files: u64,
 }
 
@@ -54,7 +54,11 @@ impl Store {
             .db
             .write(move |tx| Box::pin(async move { db::namespaces::touch(tx, default, now.0).await }))
             .await?;
-        self.write_index().await?;
+        if let Err(error) = self.write_index().await {
+            // A disk that is full is a reason to start, not to stay away: deleting makes room.
+            tracing::warn!("Could not write index.json: {}", with_causes(&error));
+            self.0.index_changed.notify_one();
+        }
         Ok(done)
     }
 
@@ -229,8 +233,30 @@ impl Store {
                 tracing::error!(blob.digest = %digest, "The file of a stored blob is missing");
                 self.set_state(digest, "missing").await
             }
-            ("missing", true) => self.set_state(digest, "stored").await,
+            ("missing", true) => self.judge_returned(digest, done).await,
             _ => Ok(()),
+        }
+    }
+
+    /// A file that somebody has put back is as good as its bytes.
+    async fn judge_returned(&self, digest: Digest, done: &mut Repaired) -> Result<()> {
+        let name = digest.clone();
+        let is_whole = self
+            .on_disk(move |disk| {
+                let Some(file) = disk.open_blob(&name)? else { return Ok(false) };
+                let is_whole = file.digest(name.algorithm())? == name;
+                if !is_whole {
+                    disk.quarantine_blob(&name)?;
+                }
+                Ok(is_whole)
+            })
+            .await?;
+        match is_whole {
+            true => self.set_state(digest, "stored").await,
+            false => {
+                done.quarantined_files += 1;
+                Ok(())
+            }
         }
     }
 

@@ -144,6 +144,22 @@ story!(a_record_without_a_file_is_never_served_and_heals, async |app| {
     assert_eq!(app.repaired(), nothing());
 });
 
+story!(a_file_that_comes_back_is_served_if_it_has_its_bytes, async |app| {
+    let digest = app.put_blob(b"hello").await;
+    app.stop().await;
+    fs::remove_file(blob_file(app, &digest)).expect("the file was there");
+    app.start_again().await;
+    app.stop().await;
+    overwrite(&blob_file(app, &digest), b"jello");
+    app.start_again().await;
+    assert_eq!(app.repaired(), Repaired { quarantined_files: 1, ..nothing() });
+    assert_eq!(app.get(data(&digest)).await.to_string(), "500 corrupt-content");
+    app.stop().await;
+    overwrite(&blob_file(app, &digest), b"hello");
+    app.start_again().await;
+    assert_eq!(app.get(data(&digest)).await.to_string(), "200 \"hello\"");
+});
+
 story!(a_truncated_blob_is_never_served_and_heals, async |app| {
     let bytes = noise(1, 100_000);
     let digest = app.put_blob(&bytes).await;

@@ -267,6 +267,19 @@ story!(children_are_those_of_the_manifest, async |app| {
     assert_eq!(app.delete(format!("{}?force=true", record(&config))).await.status, 204);
 });
 
+story!(a_manifest_keeps_its_blobs_wherever_its_keys_stand, async |app| {
+    let config = app.put_blob(b"{}").await;
+    let manifest = json!({
+        "annotations": {"long": "x".repeat(10_000)},
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": 2},
+        "layers": [],
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "schemaVersion": 2,
+    });
+    app.put_blob(manifest.to_string().as_bytes()).await;
+    assert_eq!(app.delete(record(&config)).await.to_string(), "409 content-in-use");
+});
+
 story!(a_malformed_digest_is_refused_before_anything_is_looked_up, async |app| {
     let upper = HELLO.to_uppercase();
     for digest in [

@@ -147,19 +147,9 @@ fn what_is_not_a_document_is_refused() {
     assert!(refused(&negative, None).contains("well-formed"));
 }
 
-#[test]
-fn a_document_without_media_type_is_recognised_by_its_start() {
-    assert!(looks_like_document(manifest(media_type::OCI_MANIFEST, 1).as_bytes()));
-    assert!(looks_like_document(format!("\n  {}", index(&[])).as_bytes()));
-    for other in [&b""[..], b"{}", b"\x1f\x8b", br#"{"architecture":"amd64"}"#, b"schemaVersion"] {
-        assert!(!looks_like_document(other), "{other:?}");
-    }
-}
-
 proptest! {
     #[test]
     fn no_bytes_make_the_document_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = looks_like_document(&bytes);
         let _ = Document::parse(&bytes, None);
     }
 
