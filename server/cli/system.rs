@@ -137,6 +137,13 @@ fn screen(status: &Value, bold: impl Fn(&str) -> String) -> String {
             number("/usage/namespaces"),
         ),
     ];
+    match number("/usage/damaged_blobs") {
+        0 => {}
+        1 => lines.push("DAMAGED   1 blob is missing or damaged: store or pull it again".to_owned()),
+        many => {
+            lines.push(format!("DAMAGED   {many} blobs are missing or damaged: store or pull them again"))
+        }
+    }
     let part = |title: &str, none: &str, rows: Vec<Vec<String>>| match rows.as_slice() {
         [] => format!("\n{none}"),
         rows => format!("\n{}\n{}", bold(title), table(&["", "", ""], rows).trim_end()),

@@ -148,6 +148,7 @@ pub async fn list_blobs_after(
 #[derive(Debug, Clone, Copy, sqlx::FromRow)]
 pub struct Totals {
     pub blobs: i64,
+    pub damaged_blobs: i64,
     pub stored_bytes: i64,
     pub records: i64,
     pub logical_bytes: i64,
@@ -161,6 +162,7 @@ pub struct Totals {
 pub async fn count_everything(conn: &mut Conn, now: i64) -> Result<Totals> {
     const SQL: &str = "SELECT
         (SELECT COUNT(*) FROM blobs WHERE state = 'stored') AS blobs,
+        (SELECT COUNT(*) FROM blobs WHERE state IN ('missing', 'corrupt')) AS damaged_blobs,
         (SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM blobs WHERE state = 'stored') AS stored_bytes,
         (SELECT COUNT(*) FROM content) AS records,
         (SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM content) AS logical_bytes,

@@ -232,6 +232,7 @@ impl Store {
         let count = i64::unsigned_abs;
         Ok(Usage {
             blobs: count(totals.blobs),
+            damaged_blobs: count(totals.damaged_blobs),
             records: count(totals.records),
             images: count(totals.images),
             ingests: count(totals.ingests),
@@ -286,6 +287,8 @@ impl Store {
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Usage {
     pub blobs: u64,
+    /// Recorded, and missing or not what they are named.
+    pub damaged_blobs: u64,
     pub records: u64,
     pub images: u64,
     pub ingests: u64,

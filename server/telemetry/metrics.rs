@@ -35,6 +35,7 @@ pub struct HttpMetrics {
 #[derive(Debug, Clone, Default)]
 pub struct StoreMetrics {
     pub blobs: Gauge,
+    pub damaged_blobs: Gauge,
     pub stored_bytes: Gauge,
     pub images: Gauge,
     pub ingests: Gauge,
@@ -179,6 +180,7 @@ impl StoreMetrics {
         let m = &metrics;
         for (name, help, gauge) in [
             ("blobs", "Blobs stored", &m.blobs),
+            ("damaged_blobs", "Blobs whose bytes are missing or damaged", &m.damaged_blobs),
             ("images", "Images, in all namespaces", &m.images),
             ("ingests", "Ingests not yet committed or aborted", &m.ingests),
             ("leases", "Leases that hold something now", &m.leases),

@@ -132,6 +132,8 @@ story!(a_record_without_a_file_is_never_served_and_heals, async |app| {
     assert_eq!(app.repaired(), Repaired { missing_blobs: 1, ..nothing() });
     assert_eq!(app.get(data(&digest)).await.to_string(), "500 corrupt-content");
     assert_eq!(app.head(data(&digest)).await.status, 500);
+    let damaged = async || app.get("/api/v1/system/usage").await.json()["damaged_blobs"].clone();
+    assert_eq!(damaged().await, 1);
     assert_eq!(
         app.get(format!("/api/v1/content/{digest}")).await.status,
         200,
@@ -139,6 +141,7 @@ story!(a_record_without_a_file_is_never_served_and_heals, async |app| {
     );
     let healed = app.put(data(&digest)).body("hello").await;
     assert!(matches!(healed.status, 200 | 201), "{healed}");
+    assert_eq!(damaged().await, 0);
     assert_eq!(app.get(data(&digest)).await.to_string(), "200 \"hello\"");
     app.restart().await;
     assert_eq!(app.repaired(), nothing());

@@ -53,6 +53,7 @@ story!(metrics_come_under_the_name_that_the_scraper_knows, async |app| {
     for line in [
         "orlop_store_blobs 1",
         "orlop_store_blob_bytes 5",
+        "orlop_store_damaged_blobs 0",
         "orlop_store_leases 1",
         "orlop_store_database_up 1",
     ] {

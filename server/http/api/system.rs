@@ -123,6 +123,7 @@ async fn measure(state: &AppState) {
     let Ok(usage) = usage else { return };
     for (gauge, value) in [
         (&store.blobs, usage.blobs),
+        (&store.damaged_blobs, usage.damaged_blobs),
         (&store.stored_bytes, usage.on_disk_bytes),
         (&store.images, usage.images),
         (&store.ingests, usage.ingests),

@@ -19,6 +19,7 @@ fn before(seconds: i64) -> Time {
 fn usage() -> Usage {
     Usage {
         blobs: 12_480,
+        damaged_blobs: 0,
         records: 14_002,
         images: 38,
         ingests: 1,
