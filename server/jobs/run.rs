@@ -16,17 +16,17 @@ use crate::jobs::request::Request;
 use crate::jobs::view::{JobError, JobState, Phase};
 use crate::jobs::watch::Live;
 use crate::jobs::{Jobs, pull};
+use crate::limits;
 use crate::registry::Retries;
-use crate::store::{Caller, Expiry, IfMatch, LeasePatch, NewLease};
+use crate::store::{Caller, Expiry, IfMatch, LeasePatch, NewLease, PullRow};
 
 /// How often readers hear of what changed.
 const TELL_EVERY: Duration = Duration::from_millis(250);
 /// How often the picture is written down, in `TELL_EVERY`s.
 const WRITE_EVERY: u32 = 8;
-/// How often in a row the whole work is tried again when a part of this service does not answer.
-const ATTEMPTS: u32 = 8;
-/// The longest wait between two such attempts.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How often in a row a step is tried when a part of this service does not answer, the first time included. With the
+/// usual waits that is two minutes.
+const ATTEMPTS: u32 = 10;
 
 /// A pull at work.
 pub(super) struct Job {
@@ -44,6 +44,12 @@ pub(super) enum Ended {
     /// The pull was cancelled, or the server stops.
     Stopped,
     Failed(Error),
+}
+
+/// Whether the end of a pull is in its row.
+enum Stands {
+    Written,
+    Not,
 }
 
 impl From<Error> for Ended {
@@ -67,6 +73,7 @@ pub(super) async fn run(jobs: Jobs, live: Arc<Live>) {
         (row.id.clone(), row.namespace.clone(), row.lease.clone(), record.request.clone())
     });
     let caller = request.caller(&namespace, &lease);
+    let _in_hand = InHand { jobs: jobs.clone(), live: live.clone(), id: id.clone() };
     let job = Job { jobs: jobs.clone(), live: live.clone(), id: id.clone(), request, caller, lease };
     // A pull whose work panics has failed like any other: it must not stand still until the next start.
     let outcome = AssertUnwindSafe(job.take_turn()).catch_unwind().await.unwrap_or_else(|panic| {
@@ -78,7 +85,39 @@ pub(super) async fn run(jobs: Jobs, live: Arc<Live>) {
         // The row is as it was last written, and unfinished: nothing is lost but time.
         Err(error) => tracing::warn!(pull.id = %id, "Could not write down a pull: {}", with_causes(&error)),
     }
-    jobs.live().remove(&id);
+}
+
+/// However its task ends, a pull is in hand no longer, and nobody waits for more of it.
+struct InHand {
+    jobs: Jobs,
+    live: Arc<Live>,
+    id: String,
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.jobs.live().remove(&self.id);
+        self.live.let_go();
+    }
+}
+
+/// The tries of a step in a row, as long as none of them gets further than the ones before.
+#[derive(Debug, Default)]
+struct Tries {
+    failures: u32,
+    /// The most bytes that were there at the end of one.
+    most_bytes: u64,
+}
+
+impl Tries {
+    /// Counts a failure that left `bytes_done` there; whether to try once more.
+    fn failed(&mut self, bytes_done: u64) -> bool {
+        if bytes_done >= self.most_bytes.saturating_add(limits::PULL_PROGRESS_BYTES) {
+            (self.failures, self.most_bytes) = (0, bytes_done);
+        }
+        self.failures += 1;
+        self.failures < ATTEMPTS
+    }
 }
 
 impl Job {
@@ -88,32 +127,45 @@ impl Job {
 
     /// Waits for its turn among the other pulls, then works.
     async fn take_turn(&self) -> Result<(), Ended> {
-        // It may have been cancelled between its row and its task.
+        self.outlast_trouble(|| self.heed_cancellation()).await?;
+        let _turn = unless(&self.live.stop, self.jobs.0.turns.acquire()).await?;
+        self.outlast_trouble(|| self.attempt_once()).await
+    }
+
+    /// Tries until the step succeeds or fails for a reason of its own. A database that is away is not one.
+    async fn outlast_trouble<F>(&self, step: impl Fn() -> F) -> Result<(), Ended>
+    where
+        F: Future<Output = Result<(), Ended>>,
+    {
+        let mut tries = Tries::default();
+        loop {
+            let error = match step().await {
+                Err(Ended::Failed(error @ Error::Unavailable { .. })) => error,
+                settled => return settled,
+            };
+            if !tries.failed(self.live.read(|record| record.progress(self.now()).bytes_done)) {
+                return Err(Ended::Failed(error));
+            }
+            self.warn(format!("{error}; trying again"));
+            tracing::warn!(pull.id = %self.id, "A pull is held up: {}", with_causes(&error));
+            unless(&self.live.stop, tokio::time::sleep(self.wait_after_failures(tries.failures))).await?;
+        }
+    }
+
+    /// How long to wait when a part of this service has not answered so often in a row.
+    fn wait_after_failures(&self, failures: u32) -> Duration {
+        let policy = &self.jobs.0.settings.retry;
+        policy.first_wait.saturating_mul(1 << (failures - 1).min(16)).min(policy.longest_wait)
+    }
+
+    /// It may have been cancelled between its row and its task.
+    async fn heed_cancellation(&self) -> Result<(), Ended> {
         let found = self.jobs.0.store.find_pull(&self.caller.namespace, &self.id).await?;
         if JobState::of_row(&found.state) == JobState::Cancelling {
             self.live.change(Record::mark_cancelling);
             self.live.stop.cancel();
         }
-        let _turn = unless(&self.live.stop, self.jobs.0.turns.acquire()).await?;
-        self.attempt().await
-    }
-
-    /// Tries until the work succeeds or fails for a reason of its own. A database that is away is not one.
-    async fn attempt(&self) -> Result<(), Ended> {
-        let mut tries = 1;
-        loop {
-            let outcome = self.attempt_once().await;
-            match outcome {
-                Err(Ended::Failed(error @ Error::Unavailable { .. })) if tries < ATTEMPTS => {
-                    self.warn(format!("{error}; trying again"));
-                    tracing::warn!(pull.id = %self.id, "A pull is held up: {}", with_causes(&error));
-                    let wait = Duration::from_secs(1 << tries.min(5)).min(LONGEST_WAIT);
-                    unless(&self.live.stop, tokio::time::sleep(wait)).await?;
-                    tries += 1;
-                }
-                settled => return settled,
-            }
-        }
+        Ok(())
     }
 
     async fn attempt_once(&self) -> Result<(), Ended> {
@@ -197,8 +249,14 @@ impl Job {
             return Ok(());
         }
         let found = self.jobs.0.store.find_pull(&row.namespace, &row.id).await?;
-        if JobState::of_row(&found.state) == JobState::Cancelling {
-            self.live.change(Record::mark_cancelling);
+        match JobState::of_row(&found.state) {
+            // The answer to an earlier write was lost, not the write: the next one goes on from there.
+            moved @ (JobState::Queued | JobState::Running) => {
+                self.live.change(|record| record.stored = moved);
+                return Ok(());
+            }
+            JobState::Cancelling => self.live.change(Record::mark_cancelling),
+            JobState::Succeeded | JobState::Failed | JobState::Cancelled => {}
         }
         self.live.stop.cancel();
         Ok(())
@@ -308,24 +366,58 @@ impl Job {
         left.ok()?.expires_at
     }
 
-    /// Writes the final state, whatever is written meanwhile: a database that is away is waited for.
+    /// Writes the final state, whatever is written meanwhile. A database that is away is waited for until the server
+    /// stops: nobody else would ever end the pull.
     async fn write_end(&self, last: &mut Record) -> Result<()> {
         let row = last.to_row(self.now());
-        for tries in 0..2 * ATTEMPTS {
-            match self.jobs.0.store.update_pull(&row, last.stored.as_str()).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => {
-                    // Somebody cancelled it at its very end: it ends as it did.
-                    let found = self.jobs.0.store.find_pull(&row.namespace, &row.id).await?;
-                    last.stored = JobState::of_row(&found.state);
-                }
-                Err(error) if self.jobs.0.shutdown.is_stopping() => return Err(error),
-                Err(_) => {
-                    let wait = tokio::time::sleep(Duration::from_secs(1 << tries.min(5)));
-                    let _ = self.jobs.0.shutdown.soft().run_until_cancelled(wait).await;
-                }
+        let mut failures = 0;
+        loop {
+            let error = match self.write_end_once(&row, last).await {
+                Ok(Stands::Written) => return Ok(()),
+                Ok(Stands::Not) => Error::internal("write down the end of a pull"),
+                Err(error) => error,
+            };
+            if matches!(error, Error::NotFound { .. }) || self.jobs.0.shutdown.is_stopping() {
+                return Err(error);
             }
+            tracing::warn!(pull.id = %self.id, "The end of a pull waits: {}", with_causes(&error));
+            failures += 1;
+            let wait = tokio::time::sleep(self.wait_after_failures(failures));
+            let _ = self.jobs.0.shutdown.soft().run_until_cancelled(wait).await;
         }
-        Err(Error::internal("write down the end of a pull"))
+    }
+
+    async fn write_end_once(&self, row: &PullRow, last: &mut Record) -> Result<Stands> {
+        let store = &self.jobs.0.store;
+        if store.update_pull(row, last.stored.as_str()).await? {
+            return Ok(Stands::Written);
+        }
+        let found = JobState::of_row(&store.find_pull(&row.namespace, &row.id).await?.state);
+        if found.is_final() {
+            // The answer to an earlier try was lost, not the try.
+            return Ok(Stands::Written);
+        }
+        // Somebody cancelled it at its very end: it ends as it did.
+        last.stored = found;
+        let written = store.update_pull(row, last.stored.as_str()).await?;
+        Ok(if written { Stands::Written } else { Stands::Not })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_gained_renews_the_tries() {
+        let failures = |gained: u64| {
+            let mut tries = Tries::default();
+            (1..100).take_while(|number| tries.failed(number * gained)).count()
+        };
+        assert_eq!(failures(0), ATTEMPTS as usize - 1);
+        assert_eq!(failures(limits::PULL_PROGRESS_BYTES), 99);
+        let mut tries = Tries::default();
+        let same = (1..100).take_while(|_| tries.failed(limits::PULL_PROGRESS_BYTES)).count();
+        assert_eq!(same, ATTEMPTS as usize - 1, "the same bytes again are no progress");
     }
 }

@@ -18,6 +18,7 @@ use crate::store::{Reach, Sharing};
 mod events;
 mod faults;
 mod leases;
+mod trouble;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -25,6 +26,7 @@ const LONG: Duration = Duration::from_secs(60);
 struct Server {
     store: Store,
     jobs: Jobs,
+    db: Db,
     shutdown: Shutdown,
 }
 
@@ -43,14 +45,15 @@ impl Server {
             sharing: Sharing::Shared,
             max_blob_bytes: 1 << 30,
         };
-        let store = Store::new(disk, db, clock.clone(), settings, Bus::default(), shutdown.clone());
+        let store = Store::new(disk, db.clone(), clock.clone(), settings, Bus::default(), shutdown.clone());
         store.repair().await.expect("a whole store");
         let mut settings = Settings::new(16, 4, AddressPolicy::Private);
         settings.retry.first_wait = Duration::from_millis(10);
+        settings.retry.longest_wait = Duration::from_millis(100);
         change(&mut settings);
         let jobs = Jobs::new(store.clone(), clock, shutdown.clone(), settings);
         jobs.resume_unfinished().await.expect("the unfinished pulls");
-        Server { store, jobs, shutdown }
+        Server { store, jobs, db, shutdown }
     }
 
     async fn stop(self) {
@@ -91,6 +94,15 @@ async fn open_disk(directory: &Path) -> Disk {
         }
     }
     panic!("the directory is still held");
+}
+
+/// Does to the server's database what only trouble does.
+async fn disturb(directory: &Path, sql: &'static str) {
+    use sqlx::Connection;
+    let file = format!("sqlite://{}", directory.join("orlop.db").display());
+    let mut connection = sqlx::SqliteConnection::connect(&file).await.expect("the server's database");
+    sqlx::raw_sql(sql).execute(&mut connection).await.expect("a statement");
+    connection.close().await.expect("nobody else has it");
 }
 
 fn caller(namespace: &str) -> Caller {

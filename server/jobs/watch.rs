@@ -35,7 +35,10 @@ pub(super) struct Live {
 /// What readers wait for: every change of it is news.
 #[derive(Debug, Clone, Copy, Default)]
 struct Pulse {
+    /// The pull is in a final state.
     ended: bool,
+    /// Nobody works on it any more: what the log holds is all there will be.
+    let_go: bool,
 }
 
 struct State {
@@ -151,13 +154,18 @@ impl Live {
         let end = end_of(&state.record);
         state.log.push(PullEventBody::End(end));
         // Under the lock: who reads the log sees the end and that it is one together.
-        self.pulse.send_replace(Pulse { ended: true });
+        self.pulse.send_modify(|pulse| pulse.ended = true);
     }
 
-    /// Waits until the pull reaches a final state.
+    /// Ends the wait of everybody, also where the pull came to no end.
+    pub fn let_go(&self) {
+        self.pulse.send_modify(|pulse| pulse.let_go = true);
+    }
+
+    /// Waits until the pull reaches a final state, or is let go of.
     pub async fn ended(&self) {
         // The sender lives as long as `self`.
-        let _ = self.pulse.subscribe().wait_for(|pulse| pulse.ended).await;
+        let _ = self.pulse.subscribe().wait_for(|pulse| pulse.ended || pulse.let_go).await;
     }
 
     fn start(&self, last_seen: Option<&str>) -> Start {
@@ -268,9 +276,12 @@ impl Reader {
                 return Some(event);
             }
             // Marked as seen before the look, so that what comes after the look wakes us.
-            self.pulse.borrow_and_update();
+            let let_go = self.pulse.borrow_and_update().let_go;
             (self.waiting, self.place) = self.live.read_on(self.place, self.clock.now());
             if self.waiting.is_empty() {
+                if let_go {
+                    return None;
+                }
                 tokio::select! {
                     biased;
                     () = self.soft.cancelled() => return None,
