@@ -7,6 +7,7 @@ mod documents;
 mod event;
 mod fetch;
 mod flights;
+mod lease;
 mod progress;
 mod pull;
 mod record;

@@ -18,7 +18,7 @@ use crate::jobs::watch::Live;
 use crate::jobs::{Jobs, pull};
 use crate::limits;
 use crate::registry::Retries;
-use crate::store::{Caller, Expiry, IfMatch, LeasePatch, NewLease, PullRow};
+use crate::store::{Caller, PullRow};
 
 /// How often readers hear of what changed.
 const TELL_EVERY: Duration = Duration::from_millis(250);
@@ -35,7 +35,7 @@ pub(super) struct Job {
     pub id: String,
     pub request: Request,
     pub caller: Caller,
-    lease: String,
+    pub lease: String,
 }
 
 /// Why a step of the work did not reach its end.
@@ -262,50 +262,6 @@ impl Job {
         Ok(())
     }
 
-    /// The pull's lease comes first: everything after is held by it. After a long pause it may have to be made anew.
-    async fn hold_lease(&self) -> Result<()> {
-        let (store, namespace) = (&self.jobs.0.store, self.caller.namespace.as_str());
-        if self.request.lease.is_some() {
-            // The caller's own, whose time is the caller's business.
-            return store.find_lease(namespace, &self.lease).await.map(drop);
-        }
-        let expiry = Expiry::After(self.jobs.0.settings.lease);
-        let patch = LeasePatch { expiry: Some(expiry), labels: None, if_match: IfMatch::Absent };
-        match store.update_lease(namespace, &self.lease, patch).await {
-            Err(Error::NotFound { .. }) => {
-                let id = Some(self.lease.clone());
-                let lease = NewLease { id, expiry, labels: Default::default(), flat: false };
-                store.create_lease(namespace, lease, "pull").await.map(drop)
-            }
-            settled => settled.map(drop),
-        }
-    }
-
-    /// Renews the lease for as long as the job works; the error that ends the work when there is nothing to renew.
-    async fn renew_lease(&self) -> Error {
-        if self.request.lease.is_some() {
-            return std::future::pending().await;
-        }
-        let length = self.jobs.0.settings.lease;
-        loop {
-            tokio::time::sleep(length / 2).await;
-            let patch = || LeasePatch {
-                expiry: Some(Expiry::After(length)),
-                labels: None,
-                if_match: IfMatch::Absent,
-            };
-            // A database that is away has a quarter of the time to come back, and then another.
-            for pause in [length / 8, length / 8, Duration::ZERO] {
-                match self.jobs.0.store.update_lease(&self.caller.namespace, &self.lease, patch()).await {
-                    Ok(_) => break,
-                    Err(error @ Error::NotFound { .. }) => return error,
-                    Err(error) if pause.is_zero() => return error,
-                    Err(_) => tokio::time::sleep(pause).await,
-                }
-            }
-        }
-    }
-
     async fn conclude(&self, outcome: Result<(), Ended>) -> Result<()> {
         let cancelled = self.live.read(|record| record.state == JobState::Cancelling);
         let (state, error) = match outcome {
@@ -337,33 +293,6 @@ impl Job {
             tracing::info!(pull.id = %self.id, size_bytes, "Pulled image `{}`", self.request.reference);
         }
         Ok(())
-    }
-
-    /// Lets go of what the image now holds; or leaves what is here to whoever tries again soon. Until when.
-    async fn end_lease(&self, state: JobState) -> Option<Time> {
-        let (store, namespace) = (&self.jobs.0.store, self.caller.namespace.as_str());
-        if self.request.lease.is_some() {
-            return store.find_lease(namespace, &self.lease).await.ok()?.expires_at.or(Some(Time(i64::MAX)));
-        }
-        let left = match (state, self.request.keep()) {
-            (JobState::Succeeded, Some(keep)) => {
-                store.hand_over_lease(namespace, &self.lease, Expiry::After(keep)).await
-            }
-            (JobState::Succeeded, None) => {
-                let deleted = store.delete_lease(namespace, &self.lease, IfMatch::Absent).await;
-                if let Err(error) = deleted {
-                    // It expires by itself.
-                    tracing::debug!(pull.id = %self.id, "Could not delete a lease: {}", with_causes(&error));
-                }
-                return None;
-            }
-            (_, _) => {
-                let expiry = Some(Expiry::After(store.settings().grace_lease));
-                let patch = LeasePatch { expiry, labels: None, if_match: IfMatch::Absent };
-                store.update_lease(namespace, &self.lease, patch).await
-            }
-        };
-        left.ok()?.expires_at
     }
 
     /// Writes the final state, whatever is written meanwhile. A database that is away is waited for until the server

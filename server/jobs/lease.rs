@@ -1,0 +1,82 @@
+//! The lease of a pull: it comes first, is renewed while the pull works, and goes when the image holds what it held.
+
+use std::time::Duration;
+
+use crate::clock::Time;
+use crate::error::{Error, Result, with_causes};
+use crate::jobs::run::Job;
+use crate::jobs::view::JobState;
+use crate::store::{Expiry, IfMatch, LeasePatch, NewLease};
+
+impl Job {
+    /// The pull's lease comes first: everything after is held by it. After a long pause it may have to be made anew.
+    pub async fn hold_lease(&self) -> Result<()> {
+        let (store, namespace) = (&self.jobs.0.store, self.caller.namespace.as_str());
+        if self.request.lease.is_some() {
+            // The caller's own, whose time is the caller's business.
+            return store.find_lease(namespace, &self.lease).await.map(drop);
+        }
+        let expiry = Expiry::After(self.jobs.0.settings.lease);
+        let patch = LeasePatch { expiry: Some(expiry), labels: None, if_match: IfMatch::Absent };
+        match store.update_lease(namespace, &self.lease, patch).await {
+            Err(Error::NotFound { .. }) => {
+                let id = Some(self.lease.clone());
+                let lease = NewLease { id, expiry, labels: Default::default(), flat: false };
+                store.create_lease(namespace, lease, "pull").await.map(drop)
+            }
+            settled => settled.map(drop),
+        }
+    }
+
+    /// Renews the lease for as long as the job works; the error that ends the work when there is nothing to renew.
+    pub async fn renew_lease(&self) -> Error {
+        if self.request.lease.is_some() {
+            return std::future::pending().await;
+        }
+        let length = self.jobs.0.settings.lease;
+        loop {
+            tokio::time::sleep(length / 2).await;
+            let patch = || LeasePatch {
+                expiry: Some(Expiry::After(length)),
+                labels: None,
+                if_match: IfMatch::Absent,
+            };
+            // A database that is away has a quarter of the time to come back, and then another.
+            for pause in [length / 8, length / 8, Duration::ZERO] {
+                match self.jobs.0.store.update_lease(&self.caller.namespace, &self.lease, patch()).await {
+                    Ok(_) => break,
+                    Err(error @ Error::NotFound { .. }) => return error,
+                    Err(error) if pause.is_zero() => return error,
+                    Err(_) => tokio::time::sleep(pause).await,
+                }
+            }
+        }
+    }
+
+    /// Lets go of what the image now holds; or leaves what is here to whoever tries again soon. Until when.
+    pub async fn end_lease(&self, state: JobState) -> Option<Time> {
+        let (store, namespace) = (&self.jobs.0.store, self.caller.namespace.as_str());
+        if self.request.lease.is_some() {
+            return store.find_lease(namespace, &self.lease).await.ok()?.expires_at.or(Some(Time(i64::MAX)));
+        }
+        let left = match (state, self.request.keep()) {
+            (JobState::Succeeded, Some(keep)) => {
+                store.hand_over_lease(namespace, &self.lease, Expiry::After(keep)).await
+            }
+            (JobState::Succeeded, None) => {
+                let deleted = store.delete_lease(namespace, &self.lease, IfMatch::Absent).await;
+                if let Err(error) = deleted {
+                    // It expires by itself.
+                    tracing::debug!(pull.id = %self.id, "Could not delete a lease: {}", with_causes(&error));
+                }
+                return None;
+            }
+            (_, _) => {
+                let expiry = Some(Expiry::After(store.settings().grace_lease));
+                let patch = LeasePatch { expiry, labels: None, if_match: IfMatch::Absent };
+                store.update_lease(namespace, &self.lease, patch).await
+            }
+        };
+        left.ok()?.expires_at
+    }
+}
