@@ -107,7 +107,7 @@ impl Registry {
             return self.ask_at(host, repository, secure, ask).await;
         }
         let plain = host.url("http", repository, &ask.path)?;
-        if self.plain_hosts().contains(&host.authority) || plain.port_or_known_default() == Some(80) {
+        if self.plain_hosts().contains(&host.authority) || host.names_plain_port() {
             let answer = self.ask_at(host, repository, plain, ask).await;
             // Whatever answers there now may have TLS; the next try finds out.
             if answer.as_ref().is_err_and(is_unreachable) {
@@ -223,6 +223,11 @@ impl Host {
         let text = format!("{scheme}://{}/v2/{repository}/{path}", self.authority);
         Url::parse(&text)
             .map_err(|_| Error::invalid(format!("`{}` is not a registry's host", self.authority)))
+    }
+
+    /// Whether the port of plain HTTP is written there. A host without a port has HTTPS on the usual one.
+    fn names_plain_port(&self) -> bool {
+        self.authority.ends_with(":80")
     }
 }
 

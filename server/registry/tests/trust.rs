@@ -116,6 +116,21 @@ async fn an_address_that_is_not_allowed_is_never_connected_to() {
     assert!(registry.log().is_empty());
 }
 
+#[test]
+fn only_a_written_port_80_goes_without_a_try_of_tls() {
+    for (authority, goes_plain) in [
+        ("registry.example", false),
+        ("registry.example:443", false),
+        ("registry.example:8080", false),
+        ("registry.example:80", true),
+        ("[::80]", false),
+        ("[::1]:80", true),
+    ] {
+        let host = Host { authority: authority.to_owned(), transport: Transport::Insecure };
+        assert_eq!(host.names_plain_port(), goes_plain, "{authority}");
+    }
+}
+
 #[tokio::test]
 async fn a_host_that_does_not_listen_is_unreachable() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
