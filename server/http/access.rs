@@ -116,16 +116,17 @@ async fn admit_matched(state: &AppState, parts: &Parts) -> Result<Identity, ApiE
 /// Who calls, if they may have this route.
 ///
 /// # Errors
-/// `Unauthenticated`, `Forbidden`; `Invalid` for a query parameter that the route does not know.
+/// `Unauthenticated`, `Forbidden`; `Invalid` for a query parameter that the route does not know; `Unavailable` where a
+/// credential cannot be judged.
 pub async fn admit(state: &AppState, parts: &Parts, route: &Route) -> Result<Identity, ApiError> {
     let identity = match route.access {
-        // A page that everybody may see does not ask the database who they are, unless they say so.
-        Access::Open if !has_credential(&parts.headers) => {
-            Identity::Anonymous { trusted: !state.auth_required }
-        }
-        Access::Open => {
-            identify(state, &parts.headers).await.unwrap_or(Identity::Anonymous { trusted: false })
-        }
+        // The database is not asked: these routes answer when it is away.
+        Access::Open => Identity::Anonymous { trusted: !state.auth_required },
+        // Only a credential that is refused is as good as none. One that nobody can judge may be good.
+        Access::Known => match identify(state, &parts.headers).await {
+            Err(ApiError::Unauthenticated { .. }) => Identity::Anonymous { trusted: false },
+            known => known?,
+        },
         Access::Page | Access::Read | Access::Write | Access::Admin => {
             identify(state, &parts.headers).await?
         }
@@ -140,7 +141,7 @@ pub async fn admit(state: &AppState, parts: &Parts, route: &Route) -> Result<Ide
 /// As of [`admit`].
 fn permit(identity: &Identity, parts: &Parts, route: &Route) -> Result<(), ApiError> {
     let needed = match route.access {
-        Access::Open => None,
+        Access::Open | Access::Known => None,
         Access::Page | Access::Read => Some(Scope::Read),
         Access::Write => Some(Scope::Write),
         Access::Admin => Some(Scope::Admin),

@@ -14,8 +14,10 @@ use super::ui;
 /// Who may call a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Everybody, also where a token is needed.
+    /// Everybody, also where a token is needed. Nobody is asked who they are.
     Open,
+    /// As `Open`, for what depends on who calls: a credential is looked at, and need not be there.
+    Known,
     /// As `Read`; a browser that is not logged in is sent to the login page.
     Page,
     Read,
@@ -66,13 +68,13 @@ routes! {
     GET "/problems/{code}" Open [] => ui::problems::page;
     GET "/static/{name}" Open [] => ui::assets::file;
     GET "/" Page [] => ui::front::page;
-    GET "/login" Open [] => ui::login::page;
-    POST "/login" Open [] => ui::login::log_in;
-    POST "/logout" Open [] => ui::login::log_out;
+    GET "/login" Known [] => ui::login::page;
+    POST "/login" Known [] => ui::login::log_in;
+    POST "/logout" Known [] => ui::login::log_out;
 
     GET "/api/v1/system/info" Admin [] => system::info;
     GET "/api/v1/system/usage" Read [] => system::usage;
-    GET "/api/v1/whoami" Open [] => tokens::whoami;
+    GET "/api/v1/whoami" Known [] => tokens::whoami;
 
     GET "/api/v1/content" Read ["namespace" "media_type" "sort" "filter" "label" "limit" "cursor"] => content::list;
     POST "/api/v1/content" Write ["namespace" "algorithm" "media_type" "label"] => data::create;

@@ -9,6 +9,7 @@ use sqlx::{Connection, PgConnection};
 use crate::support::app::{On, TestApp, sha256};
 use crate::support::eventually::eventually;
 use crate::support::postgres::{Cluster, Stop};
+use crate::support::request::Request;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_restarts_is_unavailable_meanwhile_and_then_not() {
@@ -121,5 +122,63 @@ async fn a_client_that_hangs_up_leaves_no_stale_index() {
         index.contains(&digest).then_some(())
     })
     .await;
+    app.stop().await;
+}
+
+/// A browser's session: its cookie, and the secret that its forms repeat.
+async fn log_in(app: &TestApp, secret: &str) -> (String, String) {
+    let form = |request: Request, cookie: &str, body: String| {
+        request
+            .header("Content-Type", "application/x-www-form-urlencoded")
+            .header("Cookie", cookie)
+            .body(body)
+    };
+    let page = app.get("/login").await.expect(200);
+    let cookie = page.header("set-cookie").split(';').next().unwrap_or_default().to_owned();
+    let csrf = cookie.split_once('=').expect("a cookie").1;
+    let body = format!("token={secret}&csrf={csrf}");
+    let logged_in = form(app.post("/login"), &cookie, body).await.expect(303);
+    let session = logged_in.header("set-cookie").split(';').next().unwrap_or_default().to_owned();
+    let front = app.get("/").header("Cookie", &session).await.expect(200);
+    let text = String::from_utf8_lossy(&front.body).into_owned();
+    let csrf = text.split("name=\"csrf\" value=\"").nth(1).and_then(|rest| rest.split('"').next());
+    (session, csrf.expect("a form to log out with").to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_told_who_they_are_while_that_cannot_be_known() {
+    let cluster = Arc::new(Cluster::start());
+    let app = TestApp::over(cluster.fresh_database()).await;
+    let made = app.post("/api/v1/tokens").json(json!({"name": "ci", "scopes": ["read"]})).await.expect(201);
+    let secret = made.json()["secret"].as_str().expect("a secret").to_owned();
+    let (session, csrf) = log_in(&app, &secret).await;
+    cluster.stop(Stop::Immediate);
+    assert_eq!(app.get("/api/v1/whoami").token(&secret).await.to_string(), "503 unavailable");
+    let log_out = || {
+        app.post("/logout")
+            .header("Content-Type", "application/x-www-form-urlencoded")
+            .header("Cookie", &session)
+            .body(format!("csrf={csrf}"))
+    };
+    let refused = log_out().await;
+    // The session lives on, so its cookie must too.
+    assert_eq!((refused.to_string().as_str(), refused.header("set-cookie")), ("503 unavailable", ""));
+    // Where it makes no difference who asks, nobody does.
+    for path in
+        ["/healthz", "/version", "/openapi.yaml", "/static/orlop.css", "/docs", "/problems/unavailable"]
+    {
+        for (name, value) in [("Authorization", format!("Bearer {secret}")), ("Cookie", session.clone())] {
+            let asked = app.get(path).header(name, &value).send();
+            let answer = tokio::time::timeout(Duration::from_secs(3), asked).await.expect(path);
+            assert_eq!(answer.status, 200, "{path} with {name}");
+        }
+    }
+    cluster.start_again();
+    eventually("the server is there again by itself", async || {
+        (app.get("/api/v1/whoami").token(&secret).await.status == 200).then_some(())
+    })
+    .await;
+    let logged_out = log_out().await.expect(303);
+    assert!(logged_out.header("set-cookie").starts_with("orlop_session=;"));
     app.stop().await;
 }

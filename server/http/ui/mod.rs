@@ -57,7 +57,7 @@ impl Shell {
         Shell { version: env!("CARGO_PKG_VERSION"), place, login }
     }
 
-    /// The shell where it does not matter, or is not known, who asks.
+    /// The shell where it does not matter who asks: such a page is there also when nobody can say.
     pub fn plain(place: Place) -> Shell {
         Shell::new(place, &Identity::Anonymous { trusted: false })
     }

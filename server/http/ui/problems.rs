@@ -8,7 +8,6 @@ use http::StatusCode;
 use super::prose::{self, Line, Span};
 use super::{Place, Shell, page as render};
 use crate::error::Error;
-use crate::http::access::Identity;
 use crate::http::error::ApiError;
 use crate::http::extract::Path;
 use crate::http::problems::{PROBLEMS, ProblemDoc, find};
@@ -48,14 +47,14 @@ impl Kind {
     }
 }
 
-pub async fn index(identity: Identity) -> Result<Response, ApiError> {
+pub async fn index() -> Result<Response, ApiError> {
     let kinds = PROBLEMS.iter().map(|doc| Kind::new(doc)).collect();
-    render(StatusCode::OK, &Index { shell: Shell::new(Place::Problems, &identity), kinds })
+    render(StatusCode::OK, &Index { shell: Shell::plain(Place::Problems), kinds })
 }
 
-pub async fn page(identity: Identity, Path(code): Path<String>) -> Result<Response, ApiError> {
+pub async fn page(Path(code): Path<String>) -> Result<Response, ApiError> {
     let doc = find(&code).ok_or_else(|| Error::not_found("problem", &code))?;
-    let shell = Shell::new(Place::Problems, &identity);
+    let shell = Shell::plain(Place::Problems);
     render(StatusCode::OK, &One { shell, kind: Kind::new(doc) })
 }
 
@@ -66,10 +65,9 @@ mod tests {
 
     #[tokio::test]
     async fn every_code_has_its_page_and_its_place_in_the_index() {
-        let nobody = || Identity::Anonymous { trusted: false };
-        let index = body_of(index(nobody()).await.expect("the index")).await;
+        let index = body_of(index().await.expect("the index")).await;
         for doc in PROBLEMS {
-            let shown = page(nobody(), Path(doc.code.to_owned())).await.expect(doc.code);
+            let shown = page(Path(doc.code.to_owned())).await.expect(doc.code);
             assert!(body_of(shown).await.contains(&format!("<h1>{}</h1>", doc.title)), "{}", doc.code);
             assert!(index.contains(&format!("href=\"/problems/{}\"", doc.code)), "{}", doc.code);
         }
@@ -77,7 +75,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_code_that_nobody_uses_is_not_found() {
-        let unknown = page(Identity::Anonymous { trusted: false }, Path("<b>".to_owned())).await;
+        let unknown = page(Path("<b>".to_owned())).await;
         assert_eq!(unknown.expect_err("refused").doc().code, "not-found");
     }
 }

@@ -250,9 +250,8 @@ pub fn write_page(name: &str, text: &str) {
 async fn the_pages_can_be_looked_at() {
     write_page("front.html", &html(&full()).await);
     write_page("empty.html", &html(&front(&[], &[], &[])).await);
-    let nobody = || Identity::Anonymous { trusted: false };
-    write_page("docs.html", &body_of(docs::page(nobody()).await.expect("the page")).await);
-    write_page("problems.html", &body_of(problems::index(nobody()).await.expect("the page")).await);
-    let problem = problems::page(nobody(), Path("offset-mismatch".to_owned())).await;
+    write_page("docs.html", &body_of(docs::page().await.expect("the page")).await);
+    write_page("problems.html", &body_of(problems::index().await.expect("the page")).await);
+    let problem = problems::page(Path("offset-mismatch".to_owned())).await;
     write_page("problem.html", &body_of(problem.expect("the page")).await);
 }
