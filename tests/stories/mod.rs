@@ -7,6 +7,7 @@ mod ingests;
 mod leases;
 mod lists;
 mod namespaces;
+mod pages;
 mod pulls;
 mod ranges;
 mod sharing;
