@@ -56,6 +56,7 @@ impl App {
             events,
             shutdown,
             event_places: Arc::new(Semaphore::new(limits::EVENT_CLIENTS)),
+            readiness: Default::default(),
             started_at: clock.now(),
             clock,
         });

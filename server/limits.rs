@@ -77,6 +77,8 @@ limits! {
         "The longest `wait=` a request may ask for; proxies give up soon after.";
     UNAVAILABLE_RETRY "unavailable_retry": Duration = 5, "seconds",
         "The Retry-After of a 503: a restarted database is back by then.";
+    READY_KEPT "ready_kept": Duration = 1, "seconds",
+        "How long an answer of /readyz is told again: anybody may ask, and each look writes to the disk.";
     JSON_BODY_BYTES "json_body_bytes": usize = MIB as usize, "bytes",
         "A JSON request body, which is held in memory.";
     FORM_BYTES "form_bytes": usize = 8 * KIB as usize, "bytes",

@@ -11,6 +11,7 @@ pub mod hosts;
 pub mod params;
 pub mod problems;
 pub mod range;
+pub mod readiness;
 pub mod routes;
 pub mod serve;
 pub mod tls;
@@ -34,6 +35,7 @@ use self::error::ApiError;
 use self::guard::{Guard, Guarded, Inner, Trail, finished};
 use self::hosts::Hosts;
 use self::params::{ORLOP_LEASE, Params, namespace_of};
+use self::readiness::Readiness;
 use self::routes::{Route, find_route};
 
 use crate::clock::{Clock, Time};
@@ -113,6 +115,7 @@ pub struct Parts {
     pub started_at: Time,
     /// Places for event streams: each holds a queue.
     pub event_places: Arc<Semaphore>,
+    pub readiness: Readiness,
     /// Whether a request without a credential is refused.
     pub auth_required: bool,
 }

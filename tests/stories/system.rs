@@ -38,7 +38,22 @@ story!(a_server_that_cannot_write_is_alive_and_not_ready, async |app| {
     app.get("/healthz").await.expect(200);
     std::fs::remove_file(&ingests).expect("the file goes");
     std::fs::rename(&away, &ingests).expect("ingests/ comes back");
+    app.clock.advance(Duration::from_secs(1));
     app.get("/readyz").await.expect(200);
+});
+
+story!(a_server_is_asked_for_its_parts_once_a_second_however_many_ask, async |app| {
+    app.get("/readyz").await.expect(200);
+    let (ingests, away) = (app.data_dir().join("ingests"), app.data_dir().join("away"));
+    std::fs::rename(&ingests, &away).expect("ingests/ can be moved");
+    app.clock.advance(Duration::from_millis(999));
+    let asked = (0..20).map(|_| app.get("/readyz?verbose").send());
+    for answer in futures_util::future::join_all(asked).await {
+        assert_eq!(answer.expect(200).json()["checks"].as_array().map(Vec::len), Some(2));
+    }
+    app.clock.advance(Duration::from_millis(1));
+    assert_eq!(app.get("/readyz").await.expect(503).json()["checks"][0]["name"], "disk");
+    std::fs::rename(&away, &ingests).expect("ingests/ comes back");
 });
 
 story!(the_version_is_that_of_the_package, async |app| {

@@ -13,10 +13,10 @@ use serde::Serialize;
 use super::{etag, knows, not_modified, text};
 use crate::clock::Time;
 use crate::config::{Sharing, Shown, Source};
-use crate::error::{Error, Result, with_causes};
 use crate::http::AppState;
 use crate::http::error::ApiResult;
 use crate::http::params::Params;
+use crate::http::readiness::Check;
 use crate::limits::{self, Limit};
 use crate::oci::{Algorithm, Digest};
 use crate::store::{Store, Usage};
@@ -40,21 +40,10 @@ struct Ready {
     checks: Vec<Check>,
 }
 
-#[derive(Serialize)]
-struct Check {
-    name: &'static str,
-    ok: bool,
-    detail: String,
-}
-
 /// `GET /readyz`: the parts that the server needs; all of them when asked, else those that fail.
 pub async fn readyz(State(state): State<AppState>, params: Params) -> ApiResult<Response> {
     let is_verbose = params.bare_flag("verbose")?;
-    let (database, disk) = tokio::join!(
-        check(&state, "db", state.store.check_database()),
-        check(&state, "disk", state.store.check_disk()),
-    );
-    let mut checks = vec![database, disk];
+    let mut checks = state.readiness.look(&state).await?;
     let is_ready = checks.iter().all(|check| check.ok);
     checks.retain(|check| is_verbose || !check.ok);
     if is_ready {
@@ -64,21 +53,6 @@ pub async fn readyz(State(state): State<AppState>, params: Params) -> ApiResult<
     let headers = [(CACHE_CONTROL, NO_STORE), (RETRY_AFTER, retry)];
     let body = Json(Ready { status: "not-ready", checks });
     Ok((StatusCode::SERVICE_UNAVAILABLE, headers, body).into_response())
-}
-
-/// What a part answers, in words that hide its insides: those are for the log.
-async fn check(state: &AppState, name: &'static str, answer: impl Future<Output = Result<()>>) -> Check {
-    let asked_at = state.clock.now();
-    let Err(error) = answer.await else {
-        let waited = state.clock.now().since(asked_at);
-        return Check { name, ok: true, detail: format!("answers in {} ms", waited.as_millis()) };
-    };
-    tracing::warn!(part = name, "Not ready: {}", with_causes(&error));
-    let detail = match error {
-        Error::OutOfSpace { .. } => "is full",
-        _ => "does not answer as it should",
-    };
-    Check { name, ok: false, detail: detail.to_owned() }
 }
 
 #[derive(Serialize)]
