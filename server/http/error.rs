@@ -207,7 +207,9 @@ impl ApiError {
             }
             ApiError::RangeNotSatisfiable { size } => {
                 let text = format!("bytes */{size}");
-                vec![(header::CONTENT_RANGE, HeaderValue::try_from(text).expect("digits are header text"))]
+                let size = HeaderValue::try_from(text).expect("digits are header text");
+                let ranges = HeaderValue::from_static("bytes");
+                vec![(header::CONTENT_RANGE, size), (header::ACCEPT_RANGES, ranges)]
             }
             // The other kinds say all they have in the body.
             _ => Vec::new(),

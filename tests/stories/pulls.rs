@@ -10,6 +10,9 @@ use crate::support::request::{Answer, Request};
 
 const PULLS: &str = "/api/v1/pulls";
 
+/// Nobody listens there.
+const NOWHERE: &str = "127.0.0.1:1/cargo/rope:v1";
+
 /// A registry that takes connections and never says a word: a pull from it does not end by itself.
 struct MuteRegistry(TcpListener);
 
@@ -70,4 +73,21 @@ story!(cancelling_twice_at_once_is_as_good_as_once, async |app| {
         let answers = send_together((0..8).map(|_| app.delete(&pull)).collect()).await;
         assert!(answers.iter().all(|answer| matches!(answer.status, 200 | 202)), "{answers:?}");
     }
+});
+
+story!(a_pull_is_answered_with_its_place_and_its_tag, async |app| {
+    let made = app.post("/api/v1/pulls").json(json!({"ref": NOWHERE})).await.expect(202);
+    assert!(made.header("etag").starts_with('"'));
+    let shown = app.get(made.header("location")).await.expect(200);
+    assert_eq!(
+        (shown.header("cache-control"), shown.json()["id"].clone()),
+        ("no-cache", made.json()["id"].clone())
+    );
+    for answer in [app.delete(made.place()).await, app.get(format!("{}?wait=30s", made.place())).await] {
+        assert!(answer.header("etag").starts_with('"'), "{answer}");
+    }
+    let ended = app.get(made.place()).await.expect(200);
+    let known = app.get(made.place()).header("If-None-Match", ended.header("etag")).await;
+    assert_eq!((known.status, known.header("cache-control")), (304, "no-cache"));
+    app.delete(format!("{}?purge=true", made.place())).await.expect(204);
 });

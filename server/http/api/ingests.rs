@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::data::stored;
-use super::{lists, tagged, text, with_lease};
+use super::{lists, moving, tagged, text, with_lease};
 use crate::clock::parse_duration;
 use crate::error::{Error, Result};
 use crate::http::error::{ApiError, ApiResult};
@@ -141,7 +141,7 @@ pub async fn show(
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let ingest = store.find_ingest(&caller.namespace, &id).await?;
-    Ok(tagged(&headers, &ingest.tag(), &ingest))
+    Ok(moving(tagged(&headers, &ingest.tag(), &ingest)))
 }
 
 /// `HEAD /api/v1/ingests/{id}/data`: where to go on.

@@ -13,7 +13,7 @@ pub mod tokens;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::header::{ETAG, IF_NONE_MATCH, LOCATION};
+use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
@@ -51,6 +51,12 @@ pub fn changed(tag: &str, record: &impl Serialize) -> Response {
 /// A record that a call has just made.
 pub fn made(status: StatusCode, location: &str, tag: &str, record: &impl Serialize) -> Response {
     (status, [(LOCATION, text(location)), etag(tag)], Json(record)).into_response()
+}
+
+/// A record that changes without a call: it may be kept, and is asked for again each time.
+pub fn moving(mut response: Response) -> Response {
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
 }
 
 /// Where a record of a namespace is: the default namespace is the one that a path without a word of it means.

@@ -3,18 +3,17 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{OriginalUri, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, LOCATION};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
 
-use super::{lists, tagged, text};
+use super::{changed, lists, made, moving, tagged};
 use crate::clock::parse_duration;
 use crate::error::Error;
 use crate::http::AppState;
@@ -93,7 +92,7 @@ pub async fn create(
 /// A job, and where it is.
 fn located(status: StatusCode, pull: &Pull) -> Response {
     let location = super::location(&format!("/api/v1/pulls/{}", pull.id), &pull.namespace);
-    (status, [(LOCATION, text(&location))], Json(pull)).into_response()
+    made(status, &location, &pull.tag(), pull)
 }
 
 /// `GET /api/v1/pulls/{id}`, at once or when it is finished.
@@ -108,7 +107,7 @@ pub async fn show(
         Some(longest) => jobs.wait(&caller.namespace, &id, longest).await?,
         None => jobs.find(&caller.namespace, &id).await?,
     };
-    Ok(tagged(&headers, &pull.tag(), &pull))
+    Ok(moving(tagged(&headers, &pull.tag(), &pull)))
 }
 
 /// `DELETE /api/v1/pulls/{id}`: cancel, or remove from history.
@@ -124,7 +123,7 @@ pub async fn cancel(
     }
     Ok(match jobs.cancel(&caller.namespace, &id).await? {
         Cancelled::Stopping(pull) => located(StatusCode::ACCEPTED, &pull),
-        Cancelled::Already(pull) => Json(pull).into_response(),
+        Cancelled::Already(pull) => changed(&pull.tag(), &pull),
     })
 }
 
