@@ -43,8 +43,10 @@ pub struct Token {
 }
 
 impl Token {
+    /// A token changes only by being used.
     pub fn tag(&self) -> String {
-        super::tag_of(self.created_at)
+        let made = super::tag_of(self.created_at);
+        self.last_used_at.map_or(made.clone(), |used| format!("{made}-{}", super::tag_of(used)))
     }
 
     /// The most that the token allows.

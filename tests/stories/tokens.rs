@@ -46,13 +46,18 @@ story!(a_secret_is_in_the_first_answer_and_nowhere_else, async |app| {
     assert!(!list.body.windows(secret.len()).any(|bytes| bytes == secret));
 });
 
-story!(using_a_token_is_noted_and_does_not_change_its_tag, async |app| {
+story!(using_a_token_is_noted_and_changes_its_tag, async |app| {
     let token = made(app, json!({"name": "ci", "scopes": ["read"]})).await;
     let tag = app.get(path(&token)).await.header("etag").to_owned();
     app.get(WHOAMI).token(secret(&token)).await.expect(200);
     let used = app.get(path(&token)).await;
     assert_eq!(used.json()["last_used_at"], app.clock.now().to_string());
-    assert_eq!(app.get(path(&token)).header("If-None-Match", &tag).await.status, 304);
+    assert_ne!(used.header("etag"), tag);
+    for (tag, status) in [(tag.as_str(), 200), (used.header("etag"), 304)] {
+        assert_eq!(app.get(path(&token)).header("If-None-Match", tag).await.status, status);
+    }
+    app.delete(path(&token)).header("If-Match", &tag).await.expect(412);
+    app.delete(path(&token)).header("If-Match", used.header("etag")).await.expect(204);
 });
 
 story!(a_token_that_cannot_be_understood_is_not_made, async |app| {

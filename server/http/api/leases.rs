@@ -7,7 +7,7 @@ use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::{changed, lists, location, made, tagged};
+use super::{changed, lists, location, made};
 use crate::clock::{Time, parse_duration};
 use crate::error::{Error, Result};
 use crate::http::error::ApiResult;
@@ -79,15 +79,14 @@ pub async fn create(
     Ok(made(StatusCode::CREATED, &location, &lease.tag(), &lease))
 }
 
-/// `GET /api/v1/leases/{id}`
+/// `GET /api/v1/leases/{id}`: whole each time. The tag is for changing it; the time left is not part of it.
 pub async fn show(
     State(store): State<Store>,
     caller: Caller,
     Path(id): Path<LeaseId>,
-    headers: HeaderMap,
 ) -> ApiResult<Response> {
     let lease = store.find_lease(&caller.namespace, &id).await?;
-    Ok(tagged(&headers, &lease.tag(), &lease))
+    Ok(changed(&lease.tag(), &lease))
 }
 
 #[derive(Debug, Deserialize)]
