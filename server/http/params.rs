@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use http::HeaderMap;
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use serde::Serialize;
 
 use super::access::Identity;
@@ -304,7 +305,9 @@ impl<S: Sync> FromRequestParts<S> for Idempotency {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Idempotency, ApiError> {
         let key = idempotency_key(&parts.headers)?.map(str::to_owned);
-        Ok(Idempotency { key, method: parts.method.to_string(), target: parts.uri.to_string() })
+        // Without the host, which HTTP/2 writes into the target and HTTP/1 does not.
+        let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str).to_owned();
+        Ok(Idempotency { key, method: parts.method.to_string(), target })
     }
 }
 

@@ -43,3 +43,15 @@ fn a_flag_is_true_or_false() {
         assert_eq!(field(&refusal), Some("force"), "{wrong}: {refusal}");
     }
 }
+
+#[tokio::test]
+async fn a_request_is_the_same_whichever_way_its_target_is_written() {
+    let keyed = async |target: &str| {
+        let request = http::Request::post(target).header("idempotency-key", "k").body(()).expect("a request");
+        let idempotency = Idempotency::from_request_parts(&mut request.into_parts().0, &()).await;
+        format!("{:?}", idempotency.expect("a key").keyed("default", &()))
+    };
+    let plain = keyed("/api/v1/leases?namespace=default").await;
+    assert_eq!(keyed("https://orlop.example:7070/api/v1/leases?namespace=default").await, plain);
+    assert_ne!(keyed("/api/v1/leases?namespace=other").await, plain);
+}
