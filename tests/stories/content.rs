@@ -82,7 +82,9 @@ story!(a_blob_that_is_there_is_answered_before_its_body_is_sent, async |app| {
 
 story!(if_none_match_star_creates_only, async |app| {
     assert_eq!(app.put(data(HELLO)).header("If-None-Match", "*").body("hello").await.status, 201);
+    let leases = app.get("/api/v1/leases").await.json();
     let again = app.put(data(HELLO)).header("If-None-Match", "*").body("hello").await;
+    assert_eq!(app.get("/api/v1/leases").await.json(), leases, "what is refused holds nothing");
     assert_eq!(again.to_string(), "412 precondition-failed");
 });
 

@@ -63,16 +63,26 @@ pub async fn put(
     request: Request,
 ) -> ApiResult<Response> {
     let hints = Hints::of(&params)?;
+    // What is refused must hold nothing, so this comes before the lease that whoever stores a blob is given.
+    if header(request.headers(), IF_NONE_MATCH.as_str())? == Some("*") {
+        must_be_new(&store, &caller, &digest).await?;
+    }
     if let Some(existing) = store.put_existing(&caller, &digest).await? {
         // The body need not be read: these bytes are here.
-        if header(request.headers(), IF_NONE_MATCH.as_str())? == Some("*") {
-            let reason = format!("the namespace has {digest} already");
-            return Err(Error::PreconditionFailed { reason }.into());
-        }
         return Ok(stored(&existing));
     }
     let algorithm = digest.algorithm();
     receive(&store, &caller, hints, request, Some(digest), algorithm).await
+}
+
+/// # Errors
+/// `PreconditionFailed` when the namespace has these bytes. A record whose bytes are damaged is as good as none.
+async fn must_be_new(store: &Store, caller: &Caller, digest: &Digest) -> Result<()> {
+    match store.open_blob(&caller.namespace, digest).await {
+        Ok(_) => Err(Error::PreconditionFailed { reason: format!("the namespace has {digest} already") }),
+        Err(Error::NotFound { .. } | Error::Corrupt { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// `POST /api/v1/content`: store the body under the digest that it has.
