@@ -1,5 +1,6 @@
 //! HTTP: axum starts here. A request passes the guard, then the credential check, then its handler.
 
+pub mod accept;
 pub mod access;
 pub mod api;
 pub mod blob;

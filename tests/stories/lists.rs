@@ -206,6 +206,18 @@ story!(ndjson_is_the_pages_in_one_stream, async |app| {
     assert_eq!(lines, pages(app, "/api/v1/content?sort=-size&limit=1000").await);
     let some = app.get("/api/v1/content?limit=3").header("Accept", "application/x-ndjson").await.expect(200);
     assert_eq!(some.body.iter().filter(|byte| **byte == b'\n').count(), 3);
+    for (accepts, form) in [
+        ("APPLICATION/X-NDJSON", "application/x-ndjson"),
+        ("application/json;q=0.5, application/x-ndjson", "application/x-ndjson"),
+        ("application/x-ndjson, */*", "application/x-ndjson"),
+        ("application/json, application/x-ndjson;q=0.5", "application/json"),
+        ("application/x-ndjson;q=0, application/*", "application/json"),
+    ] {
+        let answer = app.get("/api/v1/content").header("Accept", accepts).await.expect(200);
+        assert_eq!(answer.header("content-type"), form, "{accepts}");
+    }
+    let refused = app.get("/api/v1/content").header("Accept", "application/json;q=0").await;
+    assert_eq!(refused.to_string(), "406 not-acceptable");
     let neither = app.get("/api/v1/content").header("Accept", "text/html").await;
     assert_eq!(neither.to_string(), "406 not-acceptable");
 });

@@ -91,3 +91,19 @@ story!(a_pull_is_answered_with_its_place_and_its_tag, async |app| {
     assert_eq!((known.status, known.header("cache-control")), (304, "no-cache"));
     app.delete(format!("{}?purge=true", made.place())).await.expect(204);
 });
+
+story!(events_come_in_the_form_that_weighs_most, async |app| {
+    let made = app.post("/api/v1/pulls").json(json!({"ref": NOWHERE})).await.expect(202);
+    app.delete(made.place()).await.expect(202);
+    let events = format!("{}/events", made.place());
+    for (accepts, form) in [
+        ("text/event-stream", "text/event-stream"),
+        ("Text/Event-Stream;q=0.2, Application/X-NDJSON", "application/x-ndjson"),
+        ("application/x-ndjson, */*;q=0.1", "application/x-ndjson"),
+        ("text/event-stream;q=0, */*", "application/x-ndjson"),
+    ] {
+        let answer = app.get(&events).header("Accept", accepts).await.expect(200);
+        assert_eq!(answer.header("content-type"), form, "{accepts}");
+    }
+    assert_eq!(app.get(&events).header("Accept", "text/html").await.to_string(), "406 not-acceptable");
+});

@@ -77,6 +77,10 @@ story!(metrics_come_under_the_name_that_the_scraper_knows, async |app| {
     assert!(plain.header("content-type").starts_with("text/plain"));
     let accepts = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.3";
     let open = app.get("/metrics").header("Accept", accepts).await.expect(200);
+    for refused in ["application/openmetrics-text;q=0", "application/openmetrics-text;q=0.1, text/plain"] {
+        let plain = app.get("/metrics").header("Accept", refused).await.expect(200);
+        assert!(plain.header("content-type").starts_with("text/plain"), "{refused}");
+    }
     assert!(open.header("content-type").starts_with("application/openmetrics-text"));
     assert_eq!(open.header("cache-control"), "no-store");
     let text = String::from_utf8(open.body.to_vec()).expect("text");

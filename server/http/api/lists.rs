@@ -5,50 +5,26 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
-use http::header::{ACCEPT, CONTENT_TYPE, LINK};
+use http::header::{CONTENT_TYPE, LINK};
 use http::{HeaderMap, HeaderValue, Uri};
 use serde::Serialize;
 
 use super::text;
 use crate::error::{Result, with_causes};
+use crate::http::accept::Accept;
 use crate::http::error::ApiError;
 use crate::http::params::Params;
 use crate::limits;
 use crate::store::list::ListQuery;
 use crate::store::lists::Page;
 
+const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
 
 #[derive(Serialize)]
 struct PageBody<T> {
     items: Vec<T>,
     next_cursor: Option<String>,
-}
-
-/// What form of a list the caller accepts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Page,
-    Lines,
-}
-
-fn form(headers: &HeaderMap) -> Result<Form, ApiError> {
-    let accepted: Vec<&str> = headers
-        .get_all(ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .collect();
-    let names = |wanted: &[&str]| {
-        accepted.iter().any(|range| wanted.contains(&range.split(';').next().unwrap_or_default().trim()))
-    };
-    if names(&[NDJSON]) {
-        return Ok(Form::Lines);
-    }
-    if accepted.is_empty() || names(&["application/json", "application/*", "*/*"]) {
-        return Ok(Form::Page);
-    }
-    Err(ApiError::NotAcceptable { offered: "application/json, application/x-ndjson" })
 }
 
 /// Answers a list. `fetch` reads one page of the query it is given.
@@ -65,8 +41,14 @@ where
     T: Serialize + Send + 'static,
     F: AsyncFetch<T>,
 {
-    match form(headers)? {
-        Form::Page => {
+    match Accept::of(headers).choose(&[JSON, NDJSON]) {
+        None => Err(ApiError::NotAcceptable { offered: "application/json, application/x-ndjson" }),
+        Some(NDJSON) => {
+            let asked = Params::of(uri.query())?;
+            let left = if asked.one("limit")?.is_some() { query.limit } else { usize::MAX };
+            lines(query, left, fetch).await
+        }
+        Some(_) => {
             let page = fetch.fetch(query.clone()).await?;
             let next_cursor = page.next.map(|cursor| query.cursor_after(cursor.after));
             let link = next_cursor.as_deref().map(|cursor| next_link(uri, cursor));
@@ -75,11 +57,6 @@ where
                 response.headers_mut().insert(LINK, text(&link));
             }
             Ok(response)
-        }
-        Form::Lines => {
-            let asked = Params::of(uri.query())?;
-            let left = if asked.one("limit")?.is_some() { query.limit } else { usize::MAX };
-            lines(query, left, fetch).await
         }
     }
 }

@@ -9,7 +9,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
 
@@ -17,6 +17,7 @@ use super::{changed, lists, made, moving, tagged};
 use crate::clock::parse_duration;
 use crate::error::Error;
 use crate::http::AppState;
+use crate::http::accept::Accept;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{Json as JsonBody, Path};
 use crate::http::params::{Params, header, idempotency_key};
@@ -127,30 +128,8 @@ pub async fn cancel(
     })
 }
 
-/// In which form events are wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    EventStream,
-    Lines,
-}
-
-fn form(headers: &HeaderMap) -> Result<Form, ApiError> {
-    let accepted: Vec<&str> = headers
-        .get_all(ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(|range| range.split(';').next().unwrap_or_default().trim())
-        .collect();
-    let names = |wanted: &[&str]| accepted.iter().any(|range| wanted.contains(range));
-    if names(&["application/x-ndjson"]) && !names(&["text/event-stream"]) {
-        return Ok(Form::Lines);
-    }
-    if accepted.is_empty() || names(&["text/event-stream", "text/*", "*/*"]) {
-        return Ok(Form::EventStream);
-    }
-    Err(ApiError::NotAcceptable { offered: "text/event-stream, application/x-ndjson" })
-}
+const EVENT_STREAM: &str = "text/event-stream";
+const NDJSON: &str = "application/x-ndjson";
 
 /// `GET /api/v1/pulls/{id}/events`
 pub async fn events(
@@ -159,7 +138,8 @@ pub async fn events(
     Path(id): Path<PullId>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let form = form(&headers)?;
+    let form = Accept::of(&headers).choose(&[EVENT_STREAM, NDJSON]);
+    let form = form.ok_or(ApiError::NotAcceptable { offered: "text/event-stream, application/x-ndjson" })?;
     let last_seen = header(&headers, "last-event-id")?;
     let events = match state.jobs.follow(&caller.namespace, &id, last_seen).await? {
         // The end was seen: to a browser this says that there is nothing more to ask for.
@@ -167,16 +147,15 @@ pub async fn events(
         Follow::Stream(events) => counted(&state, events)?,
     };
     let mut response = match form {
-        Form::EventStream => {
+        NDJSON => {
+            let mut response = Body::from_stream(lines(events)).into_response();
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(NDJSON));
+            response
+        }
+        _ => {
             let first = stream::once(async { Ok(Event::default().retry(RETRY)) });
             let heartbeat = KeepAlive::new().interval(limits::EVENT_HEARTBEAT);
             Sse::new(first.chain(events.map(frame))).keep_alive(heartbeat).into_response()
-        }
-        Form::Lines => {
-            let mut response = Body::from_stream(lines(events)).into_response();
-            let ndjson = HeaderValue::from_static("application/x-ndjson");
-            response.headers_mut().insert(CONTENT_TYPE, ndjson);
-            response
         }
     };
     let headers = response.headers_mut();

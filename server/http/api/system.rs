@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 
@@ -14,6 +14,7 @@ use super::{etag, knows, not_modified, text};
 use crate::clock::Time;
 use crate::config::{Sharing, Shown, Source};
 use crate::http::AppState;
+use crate::http::accept::Accept;
 use crate::http::error::ApiResult;
 use crate::http::params::Params;
 use crate::http::readiness::Check;
@@ -76,10 +77,11 @@ pub async fn version() -> Response {
 
 /// `GET /metrics`: one text, under the name that the scraper knows it by.
 pub async fn metrics(State(state): State<AppState>, headers: HeaderMap) -> Response {
-    let mut accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let content_type = match accepted.any(|line| line.contains("application/openmetrics-text")) {
-        true => Metrics::CONTENT_TYPE,
-        false => "text/plain; charset=utf-8",
+    const OPEN_METRICS: &str = "application/openmetrics-text";
+    // Whoever accepts neither is a person who looks.
+    let content_type = match Accept::of(&headers).choose(&["text/plain", OPEN_METRICS]) {
+        Some(OPEN_METRICS) => Metrics::CONTENT_TYPE,
+        Some(_) | None => "text/plain; charset=utf-8",
     };
     let headers = [(CONTENT_TYPE, HeaderValue::from_static(content_type)), (CACHE_CONTROL, NO_STORE)];
     measure(&state).await;

@@ -4,11 +4,12 @@ use askama::Template;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
 
 use super::prose::{self, Line, Span};
 use super::{Place, Shell};
+use crate::http::accept::Accept;
 use crate::http::error::Problem;
 
 /// The routes that answer with pages.
@@ -56,24 +57,16 @@ pub fn show(response: &mut Response, problem: &Problem) {
 /// Whether `text/html` is named, and weighs at least as much as any JSON (RFC 9110, section 12.5.1). A client that
 /// takes everything is a program.
 fn prefers_html(headers: &HeaderMap) -> bool {
-    let lines = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let (mut html, mut json) = (0.0, 0.0);
-    for range in lines.flat_map(|line| line.split(',')) {
-        let mut parts = range.split(';').map(str::trim);
-        let name = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(1.0, |q| q.parse().unwrap_or(0.0));
-        match name.as_str() {
-            "text/html" | "application/xhtml+xml" => html = f64::max(html, weight),
-            "application/json" | "application/problem+json" => json = f64::max(json, weight),
-            _ => {}
-        }
-    }
-    html > 0.0 && html >= json
+    let accept = Accept::of(headers);
+    let most = |names: [&str; 2]| names.map(|name| accept.names(name)).into_iter().max().unwrap_or_default();
+    let html = most(["text/html", "application/xhtml+xml"]);
+    html > 0 && html >= most(["application/json", "application/problem+json"])
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use axum::response::IntoResponse;
+    use http::header::ACCEPT;
     use http_body_util::BodyExt;
 
     use super::*;
