@@ -67,8 +67,11 @@ pub fn respond(
             let reason = format!("the blob's ETag is \"{}\"", blob.digest);
             return Err(Error::PreconditionFailed { reason }.into());
         }
+        // Ranges are of GET alone (RFC 9110, section 14.2).
+        Wanted::Whole | Wanted::Ranges(_) | Wanted::Unsatisfiable if method == Method::HEAD => {
+            (StatusCode::OK, blob.size, Body::empty())
+        }
         Wanted::Unsatisfiable => return Err(ApiError::RangeNotSatisfiable { size: blob.size }),
-        Wanted::Whole if method == Method::HEAD => (StatusCode::OK, blob.size, Body::empty()),
         Wanted::Whole => {
             let whole = ByteRange { start: 0, end: blob.size };
             (StatusCode::OK, blob.size, body_of(&blob, whole))
