@@ -176,7 +176,8 @@ function addRow(pull) {
 function learn(fresh) {
   const known = pulls.get(fresh.id);
   if (!known) {
-    waiting.set(fresh.id, fresh);
+    // What the page had no room for is not new, unless it runs by now.
+    if (fresh.state === "running" || Date.parse(fresh.created_at) > serverStart) waiting.set(fresh.id, fresh);
     return;
   }
   const before = known.state;
@@ -272,27 +273,51 @@ async function refresh() {
 
 let asking = false;
 let timer = 0;
+const LOGGED_OUT = new Error("logged out");
+
+// An answer of the API about pulls; nothing where there is no such pull.
+async function ask(rest) {
+  const response = await fetch(`/api/v1/pulls${rest}`, { headers: { Accept: "application/json" } });
+  if (response.status === 401) throw LOGGED_OUT;
+  if (response.status === 404) return null;
+  if (!response.ok) throw new Error(`status ${response.status}`);
+  return response.json();
+}
+
+// Rows that no list named: pulls that wait behind many others, or have ended since. A few each time, in turn.
+function unnamed(found) {
+  const rest = [...pulls.values()].filter((pull) => !FINAL.has(pull.state) && !streams.has(pull.id) && !found.has(pull.id));
+  return rest.sort((a, b) => (a.asked ?? 0) - (b.asked ?? 0)).slice(0, 5);
+}
 
 async function poll() {
   clearTimeout(timer);
   if (document.hidden || asking) return;
   asking = true;
   try {
-    const query = new URLSearchParams({ namespace, sort: "-created_at", limit: "20" });
-    const response = await fetch(`/api/v1/pulls?${query}`, { headers: { Accept: "application/json" } });
-    if (response.status === 401) {
-      lost("Logged out: reload the page");
-      return;
+    const found = new Map();
+    // What runs may be older than many that wait.
+    for (const more of [{}, { state: "running" }]) {
+      const query = new URLSearchParams({ namespace, sort: "-created_at", limit: "20", ...more });
+      for (const pull of (await ask(`?${query}`)).items) found.set(pull.id, pull);
     }
-    if (!response.ok) throw new Error(`status ${response.status}`);
-    for (const pull of (await response.json()).items) {
+    for (const known of unnamed(found)) {
+      known.asked = performance.now();
+      const pull = await ask(`/${encodeURIComponent(known.id)}?${new URLSearchParams({ namespace })}`);
+      if (pull) found.set(pull.id, pull);
+    }
+    for (const pull of found.values()) {
       // What a stream tells is newer than any answer that was under way meanwhile.
       if (!streams.has(pull.id)) learn(pull);
     }
     heard();
     offerWaiting();
     follow();
-  } catch {
+  } catch (error) {
+    if (error === LOGGED_OUT) {
+      lost("Logged out: reload the page");
+      return;
+    }
     lost("Reconnecting");
   } finally {
     asking = false;

@@ -18,7 +18,7 @@ use crate::http::AppState;
 use crate::http::access::Identity;
 use crate::http::error::ApiError;
 use crate::http::serve::{Peer, Transport};
-use crate::jobs::Pull;
+use crate::jobs::{JobState, Pull};
 use crate::store::list::{ListQuery, ListRequest, Resource};
 use crate::store::lists::{self, Wanted};
 use crate::store::{DEFAULT_NAMESPACE, Image, Lease, Reach, Scope, Usage};
@@ -90,16 +90,22 @@ fn namespace_of(reach: &Reach) -> String {
     }
 }
 
-/// Those under way first, whenever they began, then the latest of the others; each newest first.
+/// What runs first, then what waits, whenever it was asked for, then the latest of what has ended; each newest first.
 async fn list_pulls(state: &AppState, namespace: &str) -> Result<Vec<Pull>> {
-    let unfinished = ["state==running", "state==cancelling", "state==queued"].map(str::to_owned);
-    let finished = ["finished_at".to_owned()];
+    let of = |state: JobState| (Wanted::default().state(Some(state.as_str())), &[][..]);
+    let ended = ["finished_at".to_owned()];
+    let groups = [
+        of(JobState::Running),
+        of(JobState::Cancelling),
+        of(JobState::Queued),
+        (Wanted::default(), ended.as_slice()),
+    ];
     let mut pulls = Vec::new();
-    for filters in [unfinished.as_slice(), finished.as_slice()] {
+    for (wanted, filters) in groups {
         let room = PULLS.saturating_sub(pulls.len());
         if room > 0 {
             let query = query(&lists::PULLS, namespace, filters, "-created_at", room)?;
-            pulls.extend(state.jobs.list(namespace, &query, Wanted::default()).await?.items);
+            pulls.extend(state.jobs.list(namespace, &query, wanted).await?.items);
         }
     }
     Ok(pulls)
