@@ -15,6 +15,7 @@ pub mod range;
 pub mod readiness;
 pub mod routes;
 pub mod serve;
+pub mod tags;
 pub mod tls;
 pub mod ui;
 

@@ -3,17 +3,16 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{OriginalUri, Request, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{CONTENT_LENGTH, ETAG, LOCATION};
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::data::stored;
-use super::{lists, moving, tagged, text, with_lease};
+use super::{changed, lists, made, moving, tagged, text, with_lease};
 use crate::clock::parse_duration;
 use crate::error::{Error, Result};
 use crate::http::error::{ApiError, ApiResult};
@@ -105,22 +104,15 @@ pub async fn open(
                 digest: &content.digest,
                 content,
             };
-            let headers = [
-                (LOCATION, text(&super::content::location(content))),
-                (ETAG, text(&format!("\"{}\"", content.tag()))),
-            ];
-            let response = (StatusCode::OK, headers, Json(body)).into_response();
+            let response = made(StatusCode::OK, &super::content::location(content), &content.tag(), &body);
             return Ok(with_lease(response, &committed.held));
         }
         Opened::New { ingest, held } => (StatusCode::CREATED, ingest, held),
         Opened::Resumed { ingest, held } => (StatusCode::OK, ingest, held),
     };
-    let mut response = (status, Json(&ingest)).into_response();
-    let headers = response.headers_mut();
     let location = super::location(&format!("/api/v1/ingests/{}", ingest.id), &ingest.namespace);
-    headers.insert(LOCATION, text(&location));
-    headers.insert(ETAG, text(&format!("\"{}\"", ingest.tag())));
-    describe(headers, &ingest, limit);
+    let mut response = made(status, &location, &ingest.tag(), &ingest);
+    describe(response.headers_mut(), &ingest, limit);
     Ok(with_lease(response, &held))
 }
 
@@ -198,8 +190,7 @@ pub async fn truncate(
 ) -> ApiResult<Response> {
     let token = writer_token(&headers)?;
     let ingest = store.truncate_ingest(&caller.namespace, &id, truncate.offset, token).await?;
-    let mut response = Json(&ingest).into_response();
-    response.headers_mut().insert(ETAG, text(&format!("\"{}\"", ingest.tag())));
+    let mut response = changed(&ingest.tag(), &ingest);
     describe(response.headers_mut(), &ingest, store.settings().max_blob_bytes);
     Ok(response)
 }

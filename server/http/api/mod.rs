@@ -13,11 +13,11 @@ pub mod tokens;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, LOCATION};
+use http::header::{CACHE_CONTROL, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
-use super::range::{Comparison, lists};
+use super::tags::{etag, knows, not_modified};
 use crate::store::{DEFAULT_NAMESPACE, Held};
 
 pub static LEASE: HeaderName = HeaderName::from_static("orlop-lease");
@@ -26,21 +26,6 @@ pub static LEASE_EXPIRES: HeaderName = HeaderName::from_static("orlop-lease-expi
 /// A record with its tag; 304 when the caller has it in this state.
 pub fn tagged(request: &HeaderMap, tag: &str, record: &impl Serialize) -> Response {
     if knows(request, tag) { not_modified(tag) } else { changed(tag, record) }
-}
-
-/// Whether the caller has what bears this tag (RFC 9110, section 13.1.2).
-fn knows(request: &HeaderMap, tag: &str) -> bool {
-    let tag = format!("\"{tag}\"");
-    let mut lines = request.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    lines.any(|line| lists(line, &tag, Comparison::Weak))
-}
-
-fn not_modified(tag: &str) -> Response {
-    (StatusCode::NOT_MODIFIED, [etag(tag)]).into_response()
-}
-
-fn etag(tag: &str) -> (HeaderName, HeaderValue) {
-    (ETAG, text(&format!("\"{tag}\"")))
 }
 
 /// A record that a call has just changed.

@@ -10,7 +10,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 
-use super::{etag, knows, not_modified, text};
+use super::text;
 use crate::clock::Time;
 use crate::config::{Sharing, Shown, Source};
 use crate::http::AppState;
@@ -18,6 +18,7 @@ use crate::http::accept::Accept;
 use crate::http::error::ApiResult;
 use crate::http::params::Params;
 use crate::http::readiness::Check;
+use crate::http::tags::{etag, knows, not_modified};
 use crate::limits::{self, Limit};
 use crate::oci::{Algorithm, Digest};
 use crate::store::{Store, Usage};

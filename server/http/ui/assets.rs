@@ -6,13 +6,13 @@
 use std::sync::LazyLock;
 
 use axum::response::{IntoResponse, Response};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue};
 
 use crate::error::Error;
 use crate::http::error::ApiError;
 use crate::http::extract::Path;
-use crate::http::range::{Comparison, lists};
+use crate::http::tags::{etag, knows, not_modified};
 use crate::oci::{Algorithm, Digest};
 
 struct Asset {
@@ -39,26 +39,26 @@ assets! {
 
 /// The tag of each, in the order of the table.
 static TAGS: LazyLock<Vec<String>> = LazyLock::new(|| {
-    let tag = |asset: &Asset| format!("\"{}\"", &Digest::of(Algorithm::Sha256, asset.bytes).hex()[..32]);
+    let tag = |asset: &Asset| Digest::of(Algorithm::Sha256, asset.bytes).hex()[..32].to_owned();
     ASSETS.iter().map(tag).collect()
 });
 
 pub async fn file(Path(name): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
     let found = ASSETS.iter().zip(TAGS.iter()).find(|(asset, _)| asset.name == name);
     let (asset, tag) = found.ok_or_else(|| Error::not_found("file", &name))?;
-    let caching = [
-        (ETAG, HeaderValue::from_str(tag).expect("quotes and hexadecimal digits")),
-        (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-    ];
-    let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    if known.into_iter().any(|line| lists(line, tag, Comparison::Weak)) {
-        return Ok((StatusCode::NOT_MODIFIED, caching).into_response());
+    let caching = (CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    if knows(&headers, tag) {
+        return Ok(([caching], not_modified(tag)).into_response());
     }
-    Ok((caching, [(CONTENT_TYPE, asset.content_type)], asset.bytes).into_response())
+    let content_type = (CONTENT_TYPE, HeaderValue::from_static(asset.content_type));
+    Ok(([etag(tag), caching, content_type], asset.bytes).into_response())
 }
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+    use http::header::{ETAG, IF_NONE_MATCH};
+
     use super::*;
 
     #[test]
