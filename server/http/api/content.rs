@@ -1,12 +1,13 @@
 //! `/api/v1/content`: a namespace's records of blobs.
 
 use axum::Json;
-use axum::extract::{OriginalUri, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
-use super::{changed, lists, tagged};
+use super::lists::Asked;
+use super::{changed, tagged};
 use crate::http::error::ApiResult;
 use crate::http::extract::{MergePatch, Path, given};
 use crate::http::params::{Params, if_match};
@@ -16,20 +17,14 @@ use crate::store::lists::CONTENT;
 use crate::store::{Caller, Content, ContentPatch, LabelPatch, Store, WhenHeld};
 
 /// `GET /api/v1/content`
-pub async fn list(
-    State(store): State<Store>,
-    caller: Caller,
-    params: Params,
-    OriginalUri(uri): OriginalUri,
-    headers: HeaderMap,
-) -> ApiResult<Response> {
-    let (query, wanted) = params.list(&CONTENT, Some(&caller.namespace))?;
-    let wanted = wanted.media_type(params.text("media_type", limits::MEDIA_TYPE_BYTES)?);
+pub async fn list(State(store): State<Store>, caller: Caller, asked: Asked) -> ApiResult<Response> {
+    let (query, wanted) = asked.params.list(&CONTENT, Some(&caller.namespace))?;
+    let wanted = wanted.media_type(asked.params.text("media_type", limits::MEDIA_TYPE_BYTES)?);
     let fetch = move |query| {
         let (store, namespace, wanted) = (store.clone(), caller.namespace.clone(), wanted.clone());
         async move { store.list_content(&namespace, &query, wanted).await }
     };
-    lists::answer(&uri, &headers, query, fetch).await
+    asked.answer(query, fetch).await
 }
 
 /// `GET /api/v1/content/{digest}`

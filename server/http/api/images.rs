@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::{OriginalUri, State};
+use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::{changed, lists, location, made, tagged};
+use super::lists::Asked;
+use super::{changed, location, made, tagged};
 use crate::error::{Error, Result};
 use crate::http::error::ApiResult;
 use crate::http::extract::{Json as JsonBody, MergePatch, Object, Path, given};
-use crate::http::params::{Idempotency, Params, if_match};
+use crate::http::params::{Idempotency, if_match};
 use crate::id::ImageId;
 use crate::limits;
 use crate::oci::Digest;
@@ -21,24 +22,18 @@ use crate::store::{
 };
 
 /// `GET /api/v1/images`
-pub async fn list(
-    State(store): State<Store>,
-    caller: Caller,
-    params: Params,
-    OriginalUri(uri): OriginalUri,
-    headers: HeaderMap,
-) -> ApiResult<Response> {
-    let (query, wanted) = params.list(&IMAGES, Some(&caller.namespace))?;
-    let digest = params.parse::<Digest>("digest")?;
+pub async fn list(State(store): State<Store>, caller: Caller, asked: Asked) -> ApiResult<Response> {
+    let (query, wanted) = asked.params.list(&IMAGES, Some(&caller.namespace))?;
+    let digest = asked.params.parse::<Digest>("digest")?;
     let wanted = wanted
-        .name(params.text("name", limits::REFERENCE_BYTES)?)
-        .name_prefix(params.text("name_prefix", limits::REFERENCE_BYTES)?)
+        .name(asked.params.text("name", limits::REFERENCE_BYTES)?)
+        .name_prefix(asked.params.text("name_prefix", limits::REFERENCE_BYTES)?)
         .digest(digest.as_ref().map(Digest::as_str));
     let fetch = move |query| {
         let (store, namespace, wanted) = (store.clone(), caller.namespace.clone(), wanted.clone());
         async move { store.list_images(&namespace, &query, wanted).await }
     };
-    lists::answer(&uri, &headers, query, fetch).await
+    asked.answer(query, fetch).await
 }
 
 #[derive(Debug, Deserialize, Serialize)]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use axum::extract::{OriginalUri, Request, State};
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,12 +12,13 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::data::stored;
-use super::{changed, lists, made, moving, tagged, text, with_lease};
+use super::lists::Asked;
+use super::{changed, made, moving, tagged, text, with_lease};
 use crate::clock::parse_duration;
 use crate::error::{Error, Result};
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{Json as JsonBody, Path};
-use crate::http::params::{Idempotency, Params, header, size_header};
+use crate::http::params::{Idempotency, header, size_header};
 use crate::id::IngestId;
 use crate::limits;
 use crate::oci::{Algorithm, Digest};
@@ -30,20 +31,14 @@ static UPLOAD_LIMIT: HeaderName = HeaderName::from_static("upload-limit");
 const ORLOP_WRITER: &str = "orlop-writer";
 
 /// `GET /api/v1/ingests`
-pub async fn list(
-    State(store): State<Store>,
-    caller: Caller,
-    params: Params,
-    OriginalUri(uri): OriginalUri,
-    headers: HeaderMap,
-) -> ApiResult<Response> {
-    let (query, wanted) = params.list(&INGESTS, Some(&caller.namespace))?;
-    let wanted = wanted.reference(params.text("ref", limits::REF_BYTES)?);
+pub async fn list(State(store): State<Store>, caller: Caller, asked: Asked) -> ApiResult<Response> {
+    let (query, wanted) = asked.params.list(&INGESTS, Some(&caller.namespace))?;
+    let wanted = wanted.reference(asked.params.text("ref", limits::REF_BYTES)?);
     let fetch = move |query| {
         let (store, namespace, wanted) = (store.clone(), caller.namespace.clone(), wanted.clone());
         async move { store.list_ingests(&namespace, &query, wanted).await }
     };
-    lists::answer(&uri, &headers, query, fetch).await
+    asked.answer(query, fetch).await
 }
 
 #[derive(Debug, Deserialize)]

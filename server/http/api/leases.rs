@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use axum::extract::{OriginalUri, State};
+use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::{changed, lists, location, made};
+use super::lists::Asked;
+use super::{changed, location, made};
 use crate::clock::{Time, parse_duration};
 use crate::error::{Error, Result};
 use crate::http::error::ApiResult;
 use crate::http::extract::{Json as JsonBody, MergePatch, Path, given, parsed};
-use crate::http::params::{Idempotency, Params, if_match};
+use crate::http::params::{Idempotency, if_match};
 use crate::id::LeaseId;
 use crate::store::lists::{LEASE_RESOURCES, LEASES};
 use crate::store::{Caller, Expiry, LabelPatch, Labels, LeasePatch, NewLease, ResourceKind, Store};
@@ -21,15 +22,9 @@ use crate::store::{Caller, Expiry, LabelPatch, Labels, LeasePatch, NewLease, Res
 const DEFAULT_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// `GET /api/v1/leases`
-pub async fn list(
-    State(store): State<Store>,
-    caller: Caller,
-    params: Params,
-    OriginalUri(uri): OriginalUri,
-    headers: HeaderMap,
-) -> ApiResult<Response> {
-    let (query, wanted) = params.list(&LEASES, Some(&caller.namespace))?;
-    let kind = params.one("kind")?;
+pub async fn list(State(store): State<Store>, caller: Caller, asked: Asked) -> ApiResult<Response> {
+    let (query, wanted) = asked.params.list(&LEASES, Some(&caller.namespace))?;
+    let kind = asked.params.one("kind")?;
     if let Some(kind) = kind.filter(|kind| !["user", "grace", "pull"].contains(kind)) {
         let reason = format!("`{kind}` is no kind of lease: user, grace or pull");
         return Err(Error::invalid_field("kind", reason).into());
@@ -39,7 +34,7 @@ pub async fn list(
         let (store, namespace, wanted) = (store.clone(), caller.namespace.clone(), wanted.clone());
         async move { store.list_leases(&namespace, &query, wanted).await }
     };
-    lists::answer(&uri, &headers, query, fetch).await
+    asked.answer(query, fetch).await
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -132,16 +127,14 @@ pub async fn resources(
     State(store): State<Store>,
     caller: Caller,
     Path(id): Path<LeaseId>,
-    params: Params,
-    OriginalUri(uri): OriginalUri,
-    headers: HeaderMap,
+    asked: Asked,
 ) -> ApiResult<Response> {
-    let (query, _) = params.list(&LEASE_RESOURCES, Some(&caller.namespace))?;
+    let (query, _) = asked.params.list(&LEASE_RESOURCES, Some(&caller.namespace))?;
     let fetch = move |query| {
         let (store, namespace, id) = (store.clone(), caller.namespace.clone(), id.clone());
         async move { store.list_lease_resources(&namespace, &id, &query).await }
     };
-    lists::answer(&uri, &headers, query, fetch).await
+    asked.answer(query, fetch).await
 }
 
 /// What a lease names, as a path says it.

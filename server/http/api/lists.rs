@@ -2,10 +2,12 @@
 
 use axum::Json;
 use axum::body::Body;
+use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use http::header::{CONTENT_TYPE, LINK};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Uri};
 use serde::Serialize;
 
@@ -27,36 +29,49 @@ struct PageBody<T> {
     next_cursor: Option<String>,
 }
 
-/// Answers a list. `fetch` reads one page of the query it is given.
-///
-/// # Errors
-/// What `fetch` fails with on the first page; `NotAcceptable`.
-pub async fn answer<T, F>(
-    uri: &Uri,
-    headers: &HeaderMap,
-    query: ListQuery,
-    fetch: F,
-) -> Result<Response, ApiError>
-where
-    T: Serialize + Send + 'static,
-    F: AsyncFetch<T>,
-{
-    match Accept::of(headers).choose(&[JSON, NDJSON]) {
-        None => Err(ApiError::NotAcceptable { offered: "application/json, application/x-ndjson" }),
-        Some(NDJSON) => {
-            let asked = Params::of(uri.query())?;
-            let left = if asked.one("limit")?.is_some() { query.limit } else { usize::MAX };
-            lines(query, left, fetch).await
-        }
-        Some(_) => {
-            let page = fetch.fetch(query.clone()).await?;
-            let next_cursor = page.next.map(|cursor| query.cursor_after(cursor.after));
-            let link = next_cursor.as_deref().map(|cursor| next_link(uri, cursor));
-            let mut response = Json(PageBody { items: page.items, next_cursor }).into_response();
-            if let Some(link) = link {
-                response.headers_mut().insert(LINK, text(&link));
+/// A list as it is asked for.
+pub struct Asked {
+    /// [`Params::list`] reads the query of them.
+    pub params: Params,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl<S: Sync> FromRequestParts<S> for Asked {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Asked, ApiError> {
+        let params = Params::from_request_parts(parts, state).await?;
+        Ok(Asked { params, uri: parts.uri.clone(), headers: parts.headers.clone() })
+    }
+}
+
+impl Asked {
+    /// Answers in the form that the caller wants. `fetch` reads one page of the query it is given.
+    ///
+    /// # Errors
+    /// What `fetch` fails with on the first page; `NotAcceptable`.
+    pub async fn answer<T, F>(&self, query: ListQuery, fetch: F) -> Result<Response, ApiError>
+    where
+        T: Serialize + Send + 'static,
+        F: AsyncFetch<T>,
+    {
+        match Accept::of(&self.headers).choose(&[JSON, NDJSON]) {
+            None => Err(ApiError::NotAcceptable { offered: "application/json, application/x-ndjson" }),
+            Some(NDJSON) => {
+                let is_limited = self.params.names().any(|name| name == "limit");
+                lines(query.clone(), if is_limited { query.limit } else { usize::MAX }, fetch).await
             }
-            Ok(response)
+            Some(_) => {
+                let page = fetch.fetch(query.clone()).await?;
+                let next_cursor = page.next.map(|cursor| query.cursor_after(cursor.after));
+                let link = next_cursor.as_deref().map(|cursor| next_link(&self.uri, cursor));
+                let mut response = Json(PageBody { items: page.items, next_cursor }).into_response();
+                if let Some(link) = link {
+                    response.headers_mut().insert(LINK, text(&link));
+                }
+                Ok(response)
+            }
         }
     }
 }

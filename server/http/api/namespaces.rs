@@ -1,16 +1,17 @@
 //! `/api/v1/namespaces`: separate sets of records over one set of blobs. A credential sees those that it reaches.
 
-use axum::extract::{FromRequestParts, OriginalUri, State};
+use axum::extract::{FromRequestParts, State};
 use axum::response::Response;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::{changed, lists, made, tagged};
+use super::lists::Asked;
+use super::{changed, made, tagged};
 use crate::http::access::Identity;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{Json as JsonBody, MergePatch, Path, given};
-use crate::http::params::{Idempotency, Params, if_match};
+use crate::http::params::{Idempotency, if_match};
 use crate::store::lists::NAMESPACES;
 use crate::store::{LabelPatch, Labels, NamespacePatch, Store};
 
@@ -28,20 +29,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Reached {
 }
 
 /// `GET /api/v1/namespaces`
-pub async fn list(
-    State(store): State<Store>,
-    identity: Identity,
-    params: Params,
-    OriginalUri(uri): OriginalUri,
-    headers: HeaderMap,
-) -> ApiResult<Response> {
-    let (query, wanted) = params.list(&NAMESPACES, None)?;
+pub async fn list(State(store): State<Store>, identity: Identity, asked: Asked) -> ApiResult<Response> {
+    let (query, wanted) = asked.params.list(&NAMESPACES, None)?;
     let reach = identity.reach();
     let fetch = move |query| {
         let (store, reach, wanted) = (store.clone(), reach.clone(), wanted.clone());
         async move { store.list_namespaces(&reach, &query, wanted).await }
     };
-    lists::answer(&uri, &headers, query, fetch).await
+    asked.answer(query, fetch).await
 }
 
 #[derive(Debug, Deserialize, Serialize)]

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{OriginalUri, State};
+use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -13,7 +13,8 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
 
-use super::{changed, lists, made, moving, tagged};
+use super::lists::Asked;
+use super::{changed, made, moving, tagged};
 use crate::clock::parse_duration;
 use crate::error::Error;
 use crate::http::AppState;
@@ -31,15 +32,9 @@ use crate::store::{Caller, Labels};
 const RETRY: Duration = Duration::from_millis(2000);
 
 /// `GET /api/v1/pulls`
-pub async fn list(
-    State(jobs): State<Jobs>,
-    caller: Caller,
-    params: Params,
-    OriginalUri(uri): OriginalUri,
-    headers: HeaderMap,
-) -> ApiResult<Response> {
-    let (query, wanted) = params.list(&PULLS, Some(&caller.namespace))?;
-    let state = params.one("state")?;
+pub async fn list(State(jobs): State<Jobs>, caller: Caller, asked: Asked) -> ApiResult<Response> {
+    let (query, wanted) = asked.params.list(&PULLS, Some(&caller.namespace))?;
+    let state = asked.params.one("state")?;
     if let Some(state) = state.filter(|state| JobState::ALL.iter().all(|known| known.as_str() != *state)) {
         let known = JobState::ALL.map(JobState::as_str).join(", ");
         return Err(Error::invalid_field("state", format!("`{state}` is no state of a pull: {known}")).into());
@@ -49,7 +44,7 @@ pub async fn list(
         let (jobs, namespace, wanted) = (jobs.clone(), caller.namespace.clone(), wanted.clone());
         async move { jobs.list(&namespace, &query, wanted).await }
     };
-    lists::answer(&uri, &headers, query, fetch).await
+    asked.answer(query, fetch).await
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,40 +3,35 @@
 use std::collections::BTreeSet;
 
 use axum::Json;
-use axum::extract::{OriginalUri, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::leases::parse_expiry;
-use super::{lists, made, tagged};
+use super::lists::Asked;
+use super::{made, tagged};
 use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::http::AppState;
 use crate::http::access::Identity;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{Json as JsonBody, Path, given};
-use crate::http::params::{Idempotency, Params, if_match};
+use crate::http::params::{Idempotency, if_match};
 use crate::id::TokenId;
 use crate::store::lists::TOKENS;
 use crate::store::{Expiry, NewToken, Reach, Scope, Store, Token};
 
 /// `GET /api/v1/tokens`: those that reach no further than the caller's own.
-pub async fn list(
-    State(store): State<Store>,
-    identity: Identity,
-    params: Params,
-    OriginalUri(uri): OriginalUri,
-    headers: HeaderMap,
-) -> ApiResult<Response> {
-    let (query, _) = params.list(&TOKENS, None)?;
+pub async fn list(State(store): State<Store>, identity: Identity, asked: Asked) -> ApiResult<Response> {
+    let (query, _) = asked.params.list(&TOKENS, None)?;
     let reach = identity.reach();
     let fetch = move |query| {
         let (store, reach) = (store.clone(), reach.clone());
         async move { store.list_tokens(&reach, &query).await }
     };
-    lists::answer(&uri, &headers, query, fetch).await
+    asked.answer(query, fetch).await
 }
 
 #[derive(Debug, Deserialize, Serialize)]
