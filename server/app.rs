@@ -34,8 +34,7 @@ impl App {
     /// `AlreadyExists` when another server has the data directory; `Unavailable` when the database does not answer.
     pub async fn open(config: Config, clock: Clock) -> Result<App> {
         let shutdown = Shutdown::new();
-        let events = Events::default();
-        let (db, store) = open_store(&config, &clock, &events, &shutdown).await?;
+        let (db, store) = open_store(&config, &clock, &shutdown).await?;
         let repaired = store.repair().await?;
         store.start_tasks();
         let metrics = Arc::new(Metrics::new());
@@ -53,7 +52,6 @@ impl App {
             auth_required: config.auth_required(),
             config: Arc::new(config),
             metrics,
-            events,
             shutdown,
             event_places: Arc::new(Semaphore::new(limits::EVENT_CLIENTS)),
             readiness: Default::default(),
@@ -92,12 +90,7 @@ impl App {
     }
 }
 
-async fn open_store(
-    config: &Config,
-    clock: &Clock,
-    events: &Events,
-    shutdown: &Shutdown,
-) -> Result<(Db, Store)> {
+async fn open_store(config: &Config, clock: &Clock, shutdown: &Shutdown) -> Result<(Db, Store)> {
     let directory = config.data_dir.clone();
     let disk = shutdown.spawn_blocking("open the data directory", move || Disk::open(&directory)).await??;
     let db = match &config.database_url {
@@ -114,7 +107,7 @@ async fn open_store(
         },
         max_blob_bytes: config.max_blob_size,
     };
-    let store = Store::new(disk, db.clone(), clock.clone(), settings, events.clone(), shutdown.clone());
+    let store = Store::new(disk, db.clone(), clock.clone(), settings, Events::default(), shutdown.clone());
     // Before anything else looks into it: also a command that ends at once changes only what is its own.
     store.claim_database().await?;
     Ok((db, store))
@@ -158,7 +151,7 @@ pub async fn serve(config: Config) -> Result<()> {
 /// `AlreadyExists` when a server runs; as [`Store::create_token`].
 pub async fn create_token_offline(config: Config, new: NewToken) -> Result<(Token, String)> {
     let shutdown = Shutdown::new();
-    let (db, store) = open_store(&config, &Clock::system(), &Events::default(), &shutdown).await?;
+    let (db, store) = open_store(&config, &Clock::system(), &shutdown).await?;
     let made = store.create_token(new).await;
     shutdown.drain(config.shutdown_grace).await;
     db.close().await;

@@ -24,10 +24,8 @@ pub enum ApiError {
     NotAcceptable { offered: &'static str },
     UnsupportedMediaType { expected: &'static str },
     RangeNotSatisfiable { size: u64 },
-    Gone { reason: String },
     UriTooLong,
     HeadersTooLarge,
-    RateLimited { reason: &'static str, retry_after: Duration },
 }
 
 impl From<Error> for ApiError {
@@ -100,10 +98,8 @@ impl ApiError {
             ApiError::NotAcceptable { .. } => kinds::NOT_ACCEPTABLE,
             ApiError::UnsupportedMediaType { .. } => kinds::UNSUPPORTED_MEDIA_TYPE,
             ApiError::RangeNotSatisfiable { .. } => kinds::RANGE_NOT_SATISFIABLE,
-            ApiError::Gone { .. } => kinds::GONE,
             ApiError::UriTooLong => kinds::URI_TOO_LONG,
             ApiError::HeadersTooLarge => kinds::HEADERS_TOO_LARGE,
-            ApiError::RateLimited { .. } => kinds::RATE_LIMITED,
         }
     }
 
@@ -147,10 +143,8 @@ impl ApiError {
             | ApiError::NotAcceptable { .. }
             | ApiError::UnsupportedMediaType { .. }
             | ApiError::RangeNotSatisfiable { .. }
-            | ApiError::Gone { .. }
             | ApiError::UriTooLong
-            | ApiError::HeadersTooLarge
-            | ApiError::RateLimited { .. } => None,
+            | ApiError::HeadersTooLarge => None,
         }
     }
 
@@ -164,10 +158,8 @@ impl ApiError {
                 }
                 other => other.to_string(),
             },
-            ApiError::Unauthenticated { reason } | ApiError::RateLimited { reason, .. } => {
-                (*reason).to_owned()
-            }
-            ApiError::Forbidden { reason } | ApiError::Gone { reason } => reason.clone(),
+            ApiError::Unauthenticated { reason } => (*reason).to_owned(),
+            ApiError::Forbidden { reason } => reason.clone(),
             ApiError::Misdirected { host } => format!("this server does not go by the name `{host}`"),
             ApiError::NoSuchPath => "there is nothing at this path".to_owned(),
             ApiError::MethodNotAllowed => "this path does not know this method".to_owned(),
@@ -198,10 +190,7 @@ impl ApiError {
                 | Error::Unprocessable(Unprocessable::ChunkDigestMismatch { offset, .. }),
             ) => vec![(UPLOAD_OFFSET, HeaderValue::from(*offset))],
             ApiError::Store(Error::Unavailable { .. }) => vec![retry(crate::limits::UNAVAILABLE_RETRY)],
-            ApiError::RateLimited { retry_after, .. }
-            | ApiError::Store(Error::TooMany { retry_after, .. }) => {
-                vec![retry(*retry_after)]
-            }
+            ApiError::Store(Error::TooMany { retry_after, .. }) => vec![retry(*retry_after)],
             ApiError::Unauthenticated { .. } => {
                 vec![(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"orlop\""))]
             }

@@ -32,19 +32,10 @@ use crate::limits;
 #[derive(Debug)]
 pub struct Json<T>(pub T);
 
-/// The body of a PATCH (RFC 7396): `application/merge-patch+json`, or plain JSON, which is the same text. Fields that
-/// can be removed are of the type [`Change`].
+/// The body of a PATCH (RFC 7396): `application/merge-patch+json`, or plain JSON, which is the same text. A field is read
+/// with [`given`]; one that can be removed is an `Option` within.
 #[derive(Debug)]
 pub struct MergePatch<T>(pub T);
-
-/// A field of a merge patch. Give it `#[serde(default)]`: a field that is not there is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Change<T> {
-    #[default]
-    Keep,
-    Remove,
-    Set(T),
-}
 
 /// Path parameters.
 ///
@@ -191,12 +182,6 @@ pub fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(deserializer: 
     }
 
     deserializer.deserialize_str(Parsed(PhantomData))
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Change<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Change<T>, D::Error> {
-        Ok(Option::deserialize(deserializer)?.map_or(Change::Remove, Change::Set))
-    }
 }
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {

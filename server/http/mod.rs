@@ -42,7 +42,6 @@ use self::routes::{Route, find_route};
 
 use crate::clock::{Clock, Time};
 use crate::config::Config;
-use crate::events::Events;
 use crate::jobs::Jobs;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -111,7 +110,6 @@ pub struct Parts {
     pub jobs: Jobs,
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
-    pub events: Events,
     pub shutdown: Shutdown,
     pub clock: Clock,
     pub started_at: Time,

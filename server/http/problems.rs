@@ -79,9 +79,6 @@ problems! {
     INVALID_STATE "invalid-state" CONFLICT "Not possible in this state",
         "What the request names is in a state that does not allow this step.",
         "Read its state, and see `detail`.";
-    GONE "gone" GONE "Gone",
-        "The events asked for are no longer kept.",
-        "Read the current state, then follow from now on.";
     PRECONDITION_FAILED "precondition-failed" PRECONDITION_FAILED "Precondition failed",
         "`If-Match`, `If-None-Match` or a relative did not hold: somebody else changed it meanwhile.",
         "Read it again for its `ETag` of now, and decide anew.";

@@ -84,12 +84,6 @@ impl BlobStream {
         self.offset
     }
 
-    /// Bytes that come over the wire and are dropped before the first chunk: not zero when the server ignored
-    /// the range that was asked for.
-    pub fn skipping(&self) -> u64 {
-        self.to_skip
-    }
-
     /// The next bytes, never none of them; `None` once there were exactly as many as the descriptor promises.
     /// May be dropped while it waits, without losing a byte.
     ///

@@ -11,7 +11,6 @@ use url::Url;
 use crate::error::{Error, Result, Upstream, UpstreamKind};
 use crate::limits;
 use crate::oci::media_type::{self, Kind};
-use crate::oci::platform::NoMatch;
 use crate::oci::{Algorithm, Descriptor, Digest, Document, Reference};
 use crate::registry::blob::{BlobStream, content_length, range_refused, read_bounded};
 use crate::registry::failure::{bad_answer, upstream};
@@ -56,11 +55,6 @@ enum Place {
 impl Repository {
     pub(super) fn new(registry: Registry, host: Host, name: String) -> Repository {
         Repository { registry, host, name }
-    }
-
-    /// `host[:port]` that is asked.
-    pub fn host(&self) -> &str {
-        &self.host.authority
     }
 
     /// What `reference` stands for: its digest where it has one, else what its tag points to now.
@@ -137,11 +131,6 @@ impl Repository {
             return Err(range_refused(&answer.url, offset));
         }
         BlobStream::open(answer, descriptor.size, offset, self.registry.patience().stall)
-    }
-
-    /// The error of a pull that finds nothing to run in this repository's index.
-    pub fn lacks_platform(&self, none: &NoMatch) -> Error {
-        self.failed(UpstreamKind::NoPlatform, none.to_string())
     }
 
     fn failed(&self, kind: UpstreamKind, reason: String) -> Error {

@@ -59,11 +59,6 @@ impl Retries {
         Retries { policy, failures: 0, received_bytes: 0 }
     }
 
-    /// Which attempt is being made, from 1.
-    pub fn attempt(&self) -> u32 {
-        self.failures + 1
-    }
-
     /// Counts new bytes: ones that were not there before this attempt.
     pub fn received(&mut self, bytes: u64) {
         self.received_bytes = self.received_bytes.saturating_add(bytes);
@@ -129,7 +124,6 @@ mod tests {
         let error = failure(UpstreamKind::Unreachable, None);
         let waits: Vec<_> = std::iter::from_fn(|| retries.failed(&error, 0)).map(|w| w.as_millis()).collect();
         assert_eq!(waits, [250, 500, 1000, 2000]);
-        assert_eq!(retries.attempt(), 6);
     }
 
     #[test]

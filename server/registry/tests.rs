@@ -160,11 +160,9 @@ async fn a_server_that_ignores_the_range_is_read_up_to_the_offset() {
     let registry = FixtureRegistry::start().await;
     let bytes: Vec<u8> = (0..=255).cycle().take(200_000).collect();
     registry.push_blob(&bytes);
-    registry.fail("/blobs/", Fault::IgnoreRange, 2);
+    registry.fail("/blobs/", Fault::IgnoreRange, 1);
     let repository = app(&registry);
     assert_eq!(read(&repository, &blob(&bytes), 150_000).await.expect("the bytes"), bytes[150_000..]);
-    let stream = repository.fetch_blob(&blob(&bytes), 7).await.expect("a stream");
-    assert_eq!((stream.offset(), stream.skipping()), (7, 7));
 }
 
 #[tokio::test]

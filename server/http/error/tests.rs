@@ -40,6 +40,7 @@ fn one_of_each() -> Vec<ApiError> {
         Error::PreconditionFailed { reason: text() },
         Error::WriterLost,
         Error::TooLarge { what: "the body", limit: 1 },
+        Error::TooMany { what: "pulls", limit: 1, retry_after: Duration::from_secs(1) },
         Error::OutOfSpace { doing: text(), source: text().into() },
         Error::Unavailable { what: "the database", source: None },
         Error::Corrupt { digest: text(), reason: text() },
@@ -63,10 +64,8 @@ fn one_of_each() -> Vec<ApiError> {
         ApiError::NotAcceptable { offered: "x" },
         ApiError::UnsupportedMediaType { expected: "x" },
         ApiError::RangeNotSatisfiable { size: 1 },
-        ApiError::Gone { reason: text() },
         ApiError::UriTooLong,
         ApiError::HeadersTooLarge,
-        ApiError::RateLimited { reason: "x", retry_after: Duration::from_secs(1) },
     ];
     store.into_iter().map(ApiError::from).chain(http).collect()
 }

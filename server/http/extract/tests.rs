@@ -21,10 +21,10 @@ struct Open {
 #[derive(Debug, PartialEq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Edit {
-    #[serde(default)]
-    media_type: Change<String>,
-    #[serde(default)]
-    labels: Change<BTreeMap<String, Option<String>>>,
+    #[serde(default, deserialize_with = "given")]
+    media_type: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given")]
+    labels: Option<BTreeMap<String, Option<String>>>,
 }
 
 fn app() -> Router {
@@ -117,10 +117,10 @@ async fn a_missing_body_is_none_only_where_that_is_allowed() {
 #[tokio::test]
 async fn a_merge_patch_tells_removal_from_absence() {
     let edit = async |body: &'static str| ask("POST", "/edit", "application/merge-patch+json", body).await.1;
-    assert_eq!(edit("{}").await, "Edit { media_type: Keep, labels: Keep }");
-    assert_eq!(edit(r#"{"media_type":null}"#).await, "Edit { media_type: Remove, labels: Keep }");
+    assert_eq!(edit("{}").await, "Edit { media_type: None, labels: None }");
+    assert_eq!(edit(r#"{"media_type":null}"#).await, "Edit { media_type: Some(None), labels: None }");
     let set = edit(r#"{"media_type":"a/b","labels":{"x":null}}"#).await;
-    assert_eq!(set, r#"Edit { media_type: Set("a/b"), labels: Set({"x": None}) }"#);
+    assert_eq!(set, r#"Edit { media_type: Some(Some("a/b")), labels: Some({"x": None}) }"#);
 }
 
 #[tokio::test]
