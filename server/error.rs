@@ -124,6 +124,8 @@ pub struct Upstream {
 pub enum UpstreamKind {
     /// No connection, or it broke: worth another try.
     Unreachable,
+    /// Its certificate does not prove that it is the registry: somebody must act.
+    Untrusted,
     /// 401 or 403.
     Denied,
     /// The registry does not have it.

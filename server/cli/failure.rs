@@ -151,6 +151,10 @@ impl Failure {
             "forbidden" => "a token that may do this, in ORLOP_TOKEN or --token-file (orlop token create)",
             "not-found" => "check the spelling, and --namespace",
             "upstream-no-platform" => "one of those, with --platform",
+            "upstream-untrusted" => {
+                "put the registry's CA into the trust store of the server's system and start the server again; \
+                 --insecure is for tests"
+            }
             _ => return of_server.map(str::to_owned),
         };
         Some(ours.to_owned())

@@ -34,7 +34,7 @@ pub struct PullArgs {
     /// Label of the job and the image; repeatable
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     label: Vec<(String, String)>,
-    /// Allow plain HTTP to the registry; on loopback it is allowed anyway
+    /// Allow plain HTTP to the registry, and any certificate: for tests; on loopback both are allowed anyway
     #[arg(long)]
     insecure: bool,
     /// Start the pull, print its id, and do not follow it

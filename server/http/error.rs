@@ -235,6 +235,7 @@ fn doc_of(error: &Error) -> &'static ProblemDoc {
         Error::Corrupt { .. } => kinds::CORRUPT_CONTENT,
         Error::Upstream(upstream) => match upstream.kind {
             UpstreamKind::Unreachable => kinds::UPSTREAM_UNREACHABLE,
+            UpstreamKind::Untrusted => kinds::UPSTREAM_UNTRUSTED,
             UpstreamKind::Denied => kinds::UPSTREAM_DENIED,
             UpstreamKind::NotFound => kinds::UPSTREAM_NOT_FOUND,
             UpstreamKind::RateLimited => kinds::UPSTREAM_RATE_LIMITED,

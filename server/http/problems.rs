@@ -143,6 +143,11 @@ problems! {
     UPSTREAM_UNREACHABLE "upstream-unreachable" BAD_GATEWAY "Registry unreachable",
         "There is no connection to the registry, or it broke.",
         "Check the name and the network; a retry keeps what has arrived.";
+    UPSTREAM_UNTRUSTED "upstream-untrusted" BAD_GATEWAY "Registry not trusted",
+        "The registry's certificate does not prove that it is the registry: it has expired, is for another name, or was \
+         issued by somebody whom this system does not trust.",
+        "If the registry has a CA of its own, put that into the system's trust store on the server and start the server \
+         again. `insecure` takes any certificate: it is for tests.";
     UPSTREAM_RATE_LIMITED "upstream-rate-limited" BAD_GATEWAY "Limited by the registry",
         "The registry wants fewer requests.",
         "Try again later, or use credentials: most registries allow more with them.";

@@ -242,6 +242,7 @@ pub struct JobError {
 #[serde(rename_all = "kebab-case")]
 pub enum JobErrorCode {
     UpstreamUnreachable,
+    UpstreamUntrusted,
     UpstreamDenied,
     UpstreamNotFound,
     UpstreamRateLimited,
@@ -295,6 +296,13 @@ impl JobError {
             UpstreamKind::Unreachable => {
                 (JobErrorCode::UpstreamUnreachable, Some("is the registry's name right, and is it up?"))
             }
+            UpstreamKind::Untrusted => (
+                JobErrorCode::UpstreamUntrusted,
+                Some(
+                    "a CA of the registry's own belongs into the trust store of the server's system, and the server \
+                     started again; `insecure` takes any certificate, and is for tests",
+                ),
+            ),
             UpstreamKind::Denied => (
                 JobErrorCode::UpstreamDenied,
                 Some("the image may be private, or not exist: many registries do not tell the two apart"),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
+use rustls::CertificateError;
 use url::Url;
 
 use crate::clock::Time;
@@ -27,13 +28,16 @@ pub(super) fn bad_answer(url: &Url, reason: impl Into<String>) -> Error {
     upstream(UpstreamKind::BadAnswer, url, reason)
 }
 
-/// The connection could not be made, or broke.
+/// The connection could not be made, or broke; or nothing proves who is at its other end.
 pub(super) fn no_connection(url: &Url, error: &reqwest::Error) -> Error {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     let mut innermost = String::new();
     while let Some(current) = cause {
         if let Some(refused) = current.downcast_ref::<Refused>() {
             return upstream(UpstreamKind::Forbidden, url, refused.to_string());
+        }
+        if let Some(fault) = certificate_fault(current) {
+            return upstream(UpstreamKind::Untrusted, url, fault);
         }
         cause = current.source();
         // The outermost text holds the URL; the innermost says what happened ("connection refused").
@@ -49,6 +53,30 @@ pub(super) fn no_connection(url: &Url, error: &reqwest::Error) -> Error {
         _ => format!("the connection broke: {innermost}"),
     };
     upstream(UpstreamKind::Unreachable, url, what)
+}
+
+/// What is wrong with the peer's certificate, where this is what an error says.
+fn certificate_fault(mut error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    // What an I/O error was made of is not among its sources, and may be one again.
+    while let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        error = inner;
+    }
+    let Some(rustls::Error::InvalidCertificate(fault)) = error.downcast_ref() else { return None };
+    Some(match fault {
+        CertificateError::UnknownIssuer => {
+            "its certificate was issued by somebody whom this system does not trust"
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "its certificate has expired",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "its certificate is not valid yet, or the clock of this machine is wrong"
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "its certificate is for another name"
+        }
+        CertificateError::Revoked => "its certificate was revoked",
+        // There may be more kinds in a later version.
+        _ => "its certificate is not valid",
+    })
 }
 
 /// An answer with a status that is not success. `code` is the registry's own error code, already checked.

@@ -10,7 +10,8 @@ pub fn retriable(error: &Error) -> bool {
     let Error::Upstream(upstream) = error else { return false };
     match upstream.kind {
         UpstreamKind::Unreachable | UpstreamKind::RateLimited | UpstreamKind::ServerError => true,
-        UpstreamKind::Denied
+        UpstreamKind::Untrusted
+        | UpstreamKind::Denied
         | UpstreamKind::NotFound
         | UpstreamKind::BadAnswer
         | UpstreamKind::Mismatch
@@ -105,6 +106,7 @@ mod tests {
             (UpstreamKind::Unreachable, true),
             (UpstreamKind::RateLimited, true),
             (UpstreamKind::ServerError, true),
+            (UpstreamKind::Untrusted, false),
             (UpstreamKind::Denied, false),
             (UpstreamKind::NotFound, false),
             (UpstreamKind::BadAnswer, false),

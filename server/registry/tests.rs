@@ -45,6 +45,27 @@ async fn read(repository: &Repository, descriptor: &Descriptor, offset: u64) -> 
     Ok(whole)
 }
 
+/// Where a server is that has this certificate, shakes hands, and says nothing.
+async fn certified(certificate: rcgen::Certificate, key: rcgen::KeyPair) -> Url {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key.into())
+        .expect("a pair");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("its address").port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let _ = acceptor.accept(stream).await;
+        }
+    });
+    Url::parse(&format!("https://127.0.0.1:{port}/v2/")).expect("a url")
+}
+
 fn failure<T: std::fmt::Debug>(result: Result<T>) -> Upstream {
     match result.expect_err("a failure") {
         Error::Upstream(upstream) => upstream,

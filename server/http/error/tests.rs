@@ -46,6 +46,7 @@ fn one_of_each() -> Vec<ApiError> {
         Error::Corrupt { digest: text(), reason: text() },
         Error::internal("x"),
         upstream(UpstreamKind::Unreachable),
+        upstream(UpstreamKind::Untrusted),
         upstream(UpstreamKind::Denied),
         upstream(UpstreamKind::NotFound),
         upstream(UpstreamKind::RateLimited),

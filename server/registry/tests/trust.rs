@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use super::super::failure::no_connection;
 use super::super::fixture::sha256;
 use super::*;
 
@@ -128,6 +129,35 @@ fn only_a_written_port_80_goes_without_a_try_of_tls() {
     ] {
         let host = Host { authority: authority.to_owned(), transport: Transport::Insecure };
         assert_eq!(host.names_plain_port(), goes_plain, "{authority}");
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_proves_nothing_is_told_as_such() {
+    use rcgen::{CertificateParams, CertifiedIssuer, KeyPair, date_time_ymd};
+    let key = || KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, "Harbour");
+    let issuer = CertifiedIssuer::self_signed(params, key()).expect("an issuer");
+    let issued = |name: &str, until: i32| {
+        let (mut params, key) = (CertificateParams::new([name.to_owned()]).expect("a name"), key());
+        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(until, 1, 1));
+        (params.signed_by(&key, &issuer).expect("a certificate"), key)
+    };
+    let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let root = reqwest::Certificate::from_der(issuer.der()).expect("a root");
+    for ((certificate, key), words) in [
+        ((own.cert, own.signing_key), "issued by somebody whom this system does not trust"),
+        (issued("127.0.0.1", 2021), "has expired"),
+        (issued("registry.example", 2999), "is for another name"),
+    ] {
+        let url = certified(certificate, key).await;
+        let client = reqwest::Client::builder().tls_certs_merge([root.clone()]).build().expect("a client");
+        let error = client.get(url.clone()).send().await.expect_err("nobody to trust");
+        let told = failure::<()>(Err(no_connection(&url, &error)));
+        assert_eq!((told.kind, retriable(&Error::Upstream(told.clone()))), (UpstreamKind::Untrusted, false));
+        assert!(told.reason.contains(words), "{}", told.reason);
     }
 }
 
