@@ -83,12 +83,15 @@ async fn a_pull_that_begins_while_the_database_is_away_waits_for_it() {
     let (registry, directory) = (FixtureRegistry::start().await, directory());
     registry.push_image("app", Some("v1"), "linux/amd64", &[b"layer"]);
     let server = Server::start(directory.path()).await;
+    let (caller, asked) = (caller("default"), ask(format!("{}/app:v1", registry.host())));
+    let request = Request::check(&caller, &asked).expect("a request");
+    let row = server.jobs.new_row(&caller, &asked, &request);
+    server.store.record_pull(&row).await.expect("its row");
     // Rows can be written, and nobody gets to read one.
     let readers = futures_util::future::join_all((0..4).map(|_| server.db.read())).await;
-    let asked = ask(format!("{}/app:v1", registry.host()));
-    let created = server.jobs.create_pull(&caller("default"), &asked, None).await.expect("a pull");
-    let Created::New(pull) = created else { panic!("nothing else runs") };
-    let live = server.jobs.find_live(&pull.id).expect("it waits");
+    let id = row.id.clone();
+    server.jobs.start(Record::of_row(row).expect("a record"));
+    let live = server.jobs.find_live(&id).expect("it waits");
     let events = follow(live, None, Clock::system(), server.shutdown.soft().clone());
     let mut events = Box::pin(events.expect("it has not ended"));
     let is_trouble = |event: &PullEvent| event.name() == "log" && event.data().contains("trying again");
