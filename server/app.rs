@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::db::Db;
 use crate::disk::Disk;
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, Result};
 use crate::events::Events;
 use crate::http::serve::Server;
 use crate::http::{self, AppState, Parts, tls};
@@ -74,8 +74,12 @@ impl App {
         let serving = state.shutdown.spawn("accept", server.serve(listener, Arc::new(routes)));
         // It goes on while connections do, which is for the grace time to end.
         state.shutdown.soft().run_until_cancelled(serving).await;
+        let was_told_to = state.shutdown.is_stopping();
         self.close().await;
-        Ok(())
+        match was_told_to {
+            true => Ok(()),
+            false => Err(Error::internal("serve: nobody accepts connections any more")),
+        }
     }
 
     /// Ends everything, in reverse: requests and jobs first, then the store's own writers, then the database.

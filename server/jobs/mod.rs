@@ -240,11 +240,33 @@ impl Jobs {
             let retry_after = Duration::from_secs(30);
             return Err(Error::TooMany { what: "pulls", limit: limits::PULL_QUEUE, retry_after });
         }
-        self.0.store.record_pull(&row).await?;
+        if let Err(error) = self.0.store.record_pull(&row).await {
+            if matches!(error, Error::Unavailable { .. }) {
+                self.start_if_recorded(row);
+            }
+            return Err(error);
+        }
         let record = Record::of_row(row)?;
         let shown = record.show(self.now());
         self.start(record);
         Ok(Created::New(shown))
+    }
+
+    /// A pull of which nobody knows whether it was written down: if it was, it must not stand still until the next start.
+    fn start_if_recorded(&self, row: PullRow) {
+        const AGAIN_AFTER: Duration = Duration::from_secs(5);
+        let jobs = self.clone();
+        let soft = self.0.shutdown.soft().clone();
+        let looking = async move {
+            loop {
+                match jobs.0.store.find_pull(&row.namespace, &row.id).await {
+                    Ok(found) => return Record::of_row(found).map(|record| jobs.start(record)),
+                    Err(Error::Unavailable { .. }) => tokio::time::sleep(AGAIN_AFTER).await,
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        self.0.shutdown.spawn("look-for-pull", async move { soft.run_until_cancelled(looking).await });
     }
 
     /// What an idempotency key remembers, as it is answered again.

@@ -101,3 +101,18 @@ async fn a_pull_that_begins_while_the_database_is_away_waits_for_it() {
     assert!(matches!(&last.body, PullEventBody::End(end) if end.state == JobState::Succeeded), "{last:?}");
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_that_was_recorded_after_all_begins() {
+    let (registry, directory) = (FixtureRegistry::start().await, directory());
+    registry.push_image("app", Some("v1"), "linux/amd64", &[b"layer"]);
+    let server = Server::start(directory.path()).await;
+    let (caller, asked) = (caller("default"), ask(format!("{}/app:v1", registry.host())));
+    let request = Request::check(&caller, &asked).expect("a request");
+    let row = server.jobs.new_row(&caller, &asked, &request);
+    server.store.record_pull(&row).await.expect("its row");
+    server.jobs.start_if_recorded(row.clone());
+    server.jobs.start_if_recorded(server.jobs.new_row(&caller, &asked, &request));
+    server.find_running(&row.id, |pull| pull.state == JobState::Succeeded).await;
+    server.stop().await;
+}
