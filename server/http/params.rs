@@ -13,6 +13,7 @@ use super::access::Identity;
 use super::error::ApiError;
 use crate::clock::parse_duration;
 use crate::error::{Error, Result};
+use crate::id::LeaseId;
 use crate::limits;
 use crate::store::list::{ListQuery, ListRequest, Resource};
 use crate::store::lists::Wanted;
@@ -212,8 +213,11 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Caller, ApiError> {
         let identity = Identity::of(parts);
         let namespace = namespace_of(&Params::of(parts.uri.query())?, &identity)?.to_owned();
-        let lease = header(&parts.headers, ORLOP_LEASE)?.map(str::to_owned);
-        Ok(Caller { namespace, lease, reach: identity.reach() })
+        let lease = header(&parts.headers, ORLOP_LEASE)?;
+        if let Some(id) = lease {
+            id.parse::<LeaseId>().map_err(|error| error.in_field("Orlop-Lease"))?;
+        }
+        Ok(Caller { namespace, lease: lease.map(str::to_owned), reach: identity.reach() })
     }
 }
 

@@ -197,6 +197,25 @@ story!(a_lease_that_was_named_holds_what_is_stored_until_it_is_released, async |
     app.delete(&blob).await.expect(204);
 });
 
+story!(a_lease_is_named_in_its_own_letters_or_not_at_all, async |app| {
+    let target = json!({"media_type": "text/plain", "digest": HELLO, "size": 5});
+    app.post("/api/v1/content").body("hello").await.expect(201);
+    let image = || {
+        let new = json!({"name": "app:1", "target": target});
+        app.post("/api/v1/images").header("Idempotency-Key", "k1").json(new)
+    };
+    image().await.expect(201);
+    for wrong in ["", "a b", "a/b", &"x".repeat(256)] {
+        let store = app.post("/api/v1/content").body("hello");
+        let open = app.post("/api/v1/ingests").json(json!({"ref": "u"}));
+        // Also where the answer is remembered.
+        for request in [store, open, image()] {
+            let refused = request.header("Orlop-Lease", wrong).await.expect(400);
+            assert_eq!(refused.json()["field"], "Orlop-Lease", "{wrong:?}");
+        }
+    }
+});
+
 story!(a_repeated_post_without_an_id_makes_one_lease, async |app| {
     let ask = || app.post(LEASES).header("Idempotency-Key", "k1");
     let first = ask().await.expect(201).json();
