@@ -76,10 +76,14 @@ impl Sink {
                 if let Err(error) = self.take(&batch) {
                     return (self, batches, Err(error));
                 }
-                batch = match (told(&self), batches.try_recv()) {
-                    (true, Ok(next)) => next,
-                    (_, _) => return (self, batches, Ok(true)),
-                };
+                // Asked first: a batch that is taken off the queue must be written.
+                if !told(&self) {
+                    return (self, batches, Ok(true));
+                }
+                match batches.try_recv() {
+                    Ok(next) => batch = next,
+                    Err(_) => return (self, batches, Ok(true)),
+                }
             }
         });
         writing.await.expect("writing to a file does not panic")

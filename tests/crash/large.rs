@@ -11,6 +11,26 @@ use crate::support::served::Served;
 const MIB: usize = 1 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_written_down_on_its_way_loses_none_of_its_bytes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let server = Served::start(&directory.path().join("data"), &[]);
+    // More than two checkpoints, sent faster than they are written.
+    let bytes = noise(12, 150 * MIB + 77);
+    for _ in 0..2 {
+        let opened = server.request(Method::POST, "/api/v1/ingests").json(json!({"ref": "u"})).await;
+        let ingest = opened.expect(201).place().to_owned();
+        let append = server.request(Method::PATCH, format!("{ingest}/data")).body(&bytes);
+        let append = append.header("content-type", "application/partial-upload").header("upload-offset", "0");
+        let appended = append.await.expect(204);
+        assert_eq!(appended.header("upload-offset"), bytes.len().to_string());
+        let status = server.request(Method::GET, &ingest).await.expect(200).json();
+        assert_eq!(status["digest"], sha256(&bytes));
+        server.request(Method::DELETE, &ingest).await.expect(204);
+    }
+    assert!(server.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_ingest_has_the_bytes_that_were_sent_after_a_kill_and_goes_on() {
     let directory = tempfile::tempdir().expect("a directory");
     let data = directory.path().join("data");
