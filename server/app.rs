@@ -141,7 +141,11 @@ pub async fn serve(config: Config) -> Result<()> {
         app.state.store.database_kind(),
     );
     if app.state.auth_required {
-        eprintln!("  every call needs a token: orlop token create --name NAME --scope admin");
+        eprintln!(
+            "  every call needs a token; the first is made while no server runs here:\n    \
+             orlop token create --name NAME --scope admin --data-dir {}",
+            config.data_dir.display()
+        );
     }
     info!(%address, "Serving");
     app.serve(listener).await?;

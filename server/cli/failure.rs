@@ -151,6 +151,10 @@ impl Failure {
             "forbidden" => "a token that may do this, in ORLOP_TOKEN or --token-file (orlop token create)",
             "not-found" => "check the spelling, and --namespace",
             "upstream-no-platform" => "one of those, with --platform",
+            "upstream-forbidden-address" => {
+                "a registry of the server's own network is allowed by its setting private_registries \
+                 (orlop serve --private-registries allow)"
+            }
             "upstream-untrusted" => {
                 "put the registry's CA into the trust store of the server's system and start the server again; \
                  --insecure is for tests"

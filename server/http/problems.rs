@@ -165,5 +165,6 @@ problems! {
         "Try again after `Retry-After`.";
     OUT_OF_SPACE "out-of-space" INSUFFICIENT_STORAGE "Out of space",
         "The server's disk, or a quota, is full.",
-        "Free space, for example by deleting images and collecting garbage. Ingests keep the bytes they have.";
+        "Free space: delete content or ingests that nobody needs, or make the file system larger. Ingests keep the bytes \
+         they have.";
 }

@@ -73,6 +73,9 @@ impl FromStr for Reference {
         if text.is_empty() {
             return Err(wrong("it is empty"));
         }
+        if text.contains("://") {
+            return Err(wrong("leave out the scheme, as in registry.example.com/app:1.2"));
+        }
         let (rest, digest) = match text.split_once('@') {
             None => (text, None),
             Some((rest, digest)) => (rest, Some(digest.parse::<Digest>()?)),

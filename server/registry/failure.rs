@@ -39,6 +39,11 @@ pub(super) fn no_connection(url: &Url, error: &reqwest::Error) -> Error {
         if let Some(fault) = certificate_fault(current) {
             return upstream(UpstreamKind::Untrusted, url, fault);
         }
+        if speaks_no_tls(current) {
+            let why =
+                "what answers there does not speak TLS: a registry with plain HTTP alone needs `--insecure`";
+            return upstream(UpstreamKind::Unreachable, url, why);
+        }
         cause = current.source();
         // The outermost text holds the URL; the innermost says what happened ("connection refused").
         if cause.is_none() {
@@ -56,13 +61,9 @@ pub(super) fn no_connection(url: &Url, error: &reqwest::Error) -> Error {
 }
 
 /// What is wrong with the peer's certificate, where this is what an error says.
-fn certificate_fault(mut error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
-    // What an I/O error was made of is not among its sources, and may be one again.
-    while let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-        error = inner;
-    }
-    let Some(rustls::Error::InvalidCertificate(fault)) = error.downcast_ref() else { return None };
-    Some(match fault {
+fn certificate_fault(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let Some(rustls::Error::InvalidCertificate(fault)) = within(error).downcast_ref() else { return None };
+    let why = match fault {
         CertificateError::UnknownIssuer => {
             "its certificate was issued by somebody whom this system does not trust"
         }
@@ -74,9 +75,23 @@ fn certificate_fault(mut error: &(dyn std::error::Error + 'static)) -> Option<&'
             "its certificate is for another name"
         }
         CertificateError::Revoked => "its certificate was revoked",
-        // There may be more kinds in a later version.
-        _ => "its certificate is not valid",
-    })
+        // There are rarer kinds, and may be more in a later version.
+        other => return Some(format!("its certificate is not valid: {other}")),
+    };
+    Some(why.to_owned())
+}
+
+/// Whether the peer was asked for TLS and speaks something else.
+fn speaks_no_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(within(error).downcast_ref(), Some(rustls::Error::InvalidMessage(_)))
+}
+
+/// What an I/O error was made of, which is not among its sources, and may be one again.
+fn within<'e>(mut error: &'e (dyn std::error::Error + 'static)) -> &'e (dyn std::error::Error + 'static) {
+    while let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        error = inner;
+    }
+    error
 }
 
 /// An answer with a status that is not success. `code` is the registry's own error code, already checked.

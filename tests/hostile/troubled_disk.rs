@@ -191,6 +191,8 @@ async fn a_blob_can_be_deleted_when_the_disk_is_full_to_the_last_byte() {
     let digest = app.put_blob(&noise(1, 2 << 20)).await;
     let written = std::fs::write(disk.path().join("ballast"), vec![1; 12 << 20]);
     assert!(written.is_err(), "the disk is full now");
+    let told = app.get("/readyz").await.expect(503).json();
+    assert_eq!(told["checks"][0]["name"], "disk");
     app.restart().await;
     app.get(format!("/api/v1/content/{digest}/data")).await.expect(200);
     let deleted = app.delete(format!("/api/v1/content/{digest}")).await;
