@@ -165,6 +165,16 @@ limits! {
         "Configs and layers of one pull, whose picture is held in memory and in its row.";
     REDIRECTS "redirects": usize = 5, "redirects",
         "Redirects followed for one request to a registry.";
+    REGISTRIES "registries": usize = 1_000, "registries",
+        "Registries with settings of their own; they are listed whole.";
+    REGISTRY_MIRRORS "registry_mirrors": usize = 16, "hosts",
+        "Mirrors of one registry: each may cost a request, and a wait, before the next is asked.";
+    REGISTRY_HEADERS "registry_headers": usize = 32, "headers",
+        "Headers that are sent to one host of a registry.";
+    REGISTRY_TOKEN_HOSTS "registry_token_hosts": usize = 16, "hosts",
+        "Token servers that may have the credential of one host.";
+    PEM_BYTES "pem_bytes": usize = 256 * KIB as usize, "bytes",
+        "Certificates and keys in one field of a registry's settings, or in one file of a hosts directory.";
     UPSTREAM_RETRY_AFTER "upstream_retry_after": Duration = 300, "seconds",
         "The longest Retry-After of a registry that is obeyed.";
     PULL_PROGRESS_BYTES "pull_progress_bytes": u64 = 64 * KIB, "bytes",

@@ -149,7 +149,7 @@ impl Jobs {
     /// Nothing runs yet: call [`Jobs::resume_unfinished`] once the store is repaired.
     pub fn new(store: Store, clock: Clock, shutdown: Shutdown, settings: Settings) -> Jobs {
         Jobs(Arc::new(Inner {
-            registry: Registry::new(settings.addresses, settings.patience, clock.clone()),
+            registry: Registry::new(settings.patience, clock.clone()),
             turns: Semaphore::new(settings.pulls),
             recording: tokio::sync::Mutex::default(),
             flights: Flights::default(),

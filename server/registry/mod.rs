@@ -2,24 +2,28 @@
 //! bytes of blobs. It knows the wire and nothing of the store; to stop it, drop its futures.
 //!
 //! Nobody at the other end is trusted: every document is verified against its digest, every length has a bound,
-//! every wait a limit, and every address is checked when it is connected to (`address.rs`). What fails says so
-//! as [`Error::Upstream`]; [`retriable`] and [`Retries`] tell whether and when to ask again.
+//! every wait a limit, every address is checked when it is connected to (`address.rs`), and a credential goes to whom
+//! it is meant for (`auth.rs`). What fails says so as [`Error::Upstream`]; [`retriable`] and [`Retries`] tell whether and when to ask again.
 
 mod address;
+mod auth;
 mod blob;
 mod challenge;
+mod credential;
+mod endpoint;
 mod failure;
+mod hosts;
 mod repository;
 mod retry;
-mod token;
+mod settings;
+mod trace;
 mod transport;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
-use url::Url;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result, UpstreamKind};
@@ -27,18 +31,21 @@ use crate::oci::Reference;
 
 pub use address::AddressPolicy;
 pub use blob::BlobStream;
+pub use credential::{Credential, Secret};
+pub use endpoint::{Capability, Endpoint, Transport};
+pub use hosts::{Found, HostsDirs};
 pub use repository::{Fetched, Repository, Resolved};
 pub use retry::{Retries, RetryPolicy, retriable};
-pub use transport::{Patience, Transport};
+pub use settings::{ClientCertificate, HostSettings, RegistrySettings};
+pub use trace::{Exchange, Outcome, Told, Trace};
+pub use transport::Patience;
 
+use auth::{Keyring, Refusal, Scope};
 use blob::read_bounded;
-use challenge::Wanted;
-use failure::{bad_answer, error_code, refused_by, upstream};
-use token::{Scope, Tokens};
-use transport::{Answer, Clients, Request, has_user_info};
+use endpoint::Scheme;
+use failure::{error_code, refused_by};
+use transport::{Answer, Clients, Redirects, Request};
 
-/// Longest answer of a token server, in bytes: tokens of real registries have up to about 5,000.
-const MAX_TOKEN_ANSWER_BYTES: usize = 64 * 1024;
 /// Longest error body looked at for its code, in bytes.
 const MAX_ERROR_BYTES: usize = 16 * 1024;
 /// Most hosts remembered to speak plain HTTP.
@@ -50,76 +57,67 @@ pub struct Registry(Arc<Inner>);
 
 struct Inner {
     clients: Clients,
-    addresses: AddressPolicy,
     clock: Clock,
-    tokens: Tokens,
+    keyring: Keyring,
     /// `host[:port]` that had no TLS to offer where it was not required.
     plain_hosts: Mutex<HashSet<String>>,
-}
-
-/// Where a repository lives. Mirrors and credentials of a host become more of these, and fields of it.
-#[derive(Debug, Clone)]
-struct Host {
-    /// `host[:port]` that speaks for the registry.
-    authority: String,
-    transport: Transport,
 }
 
 /// One request to a repository: everything of it but where and how it is sent.
 #[derive(Debug, Clone)]
 struct Ask {
     method: Method,
+    /// What an endpoint must be good for to be asked.
+    capability: Capability,
     /// Below `/v2/<repository>/`, such as `blobs/sha256:…`: text of our grammar only.
     path: String,
     headers: HeaderMap,
 }
 
 impl Registry {
-    /// A client that contacts what `addresses` allows. Nothing is sent and nothing is opened yet.
-    pub fn new(addresses: AddressPolicy, patience: Patience, clock: Clock) -> Registry {
+    /// Nothing is sent and nothing is opened yet.
+    pub fn new(patience: Patience, clock: Clock) -> Registry {
         Registry(Arc::new(Inner {
             clients: Clients::new(patience),
-            addresses,
             clock,
-            tokens: Tokens::default(),
+            keyring: Keyring::default(),
             plain_hosts: Mutex::default(),
         }))
     }
 
-    /// The repository that `reference` names. Nothing is sent yet.
-    pub fn repository(&self, reference: &Reference, transport: Transport) -> Repository {
-        let host = Host { authority: reference.api_host().to_owned(), transport };
-        Repository::new(self.clone(), host, reference.repository().to_owned())
+    /// The repository that `reference` names, to be asked at `endpoints` in their order. Nothing is sent yet.
+    pub fn repository(&self, reference: &Reference, endpoints: Vec<Endpoint>, trace: Trace) -> Repository {
+        Repository::new(self.clone(), endpoints, reference.repository().to_owned(), trace)
     }
 
     fn patience(&self) -> Patience {
         self.0.clients.patience()
     }
 
-    /// Sends `ask` and gives an answer of success, or of a refused range.
+    /// Sends `ask` to one endpoint and gives an answer of success, or of a refused range.
     ///
     /// HTTPS comes first. Where less is enough (loopback, or the request says insecure) a host that cannot be
     /// spoken to so is tried with plain HTTP, and remembered.
-    async fn ask(&self, host: &Host, repository: &str, ask: &Ask) -> Result<Answer> {
-        let secure = host.url("https", repository, &ask.path)?;
-        let plain_is_enough = host.transport == Transport::Insecure || address::is_loopback(&secure);
-        if !plain_is_enough {
-            return self.ask_at(host, repository, secure, ask).await;
+    async fn ask(&self, endpoint: &Endpoint, repository: &str, ask: &Ask, trace: &Trace) -> Result<Answer> {
+        let at = |scheme| self.ask_by(scheme, endpoint, repository, ask, trace);
+        match endpoint.scheme {
+            Scheme::Https => return at("https").await,
+            Scheme::Http => return at("http").await,
+            Scheme::Either => {}
         }
-        let plain = host.url("http", repository, &ask.path)?;
-        if self.plain_hosts().contains(&host.authority) || host.names_plain_port() {
-            let answer = self.ask_at(host, repository, plain, ask).await;
+        if self.plain_hosts().contains(&endpoint.authority) || endpoint.names_plain_port() {
+            let answer = at("http").await;
             // Whatever answers there now may have TLS; the next try finds out.
             if answer.as_ref().is_err_and(is_unreachable) {
-                self.plain_hosts().remove(&host.authority);
+                self.plain_hosts().remove(&endpoint.authority);
             }
             return answer;
         }
-        match self.ask_at(host, repository, secure, ask).await {
+        match at("https").await {
             Err(error) if is_unreachable(&error) => {
-                let answer = self.ask_at(host, repository, plain, ask).await;
+                let answer = at("http").await;
                 if !answer.as_ref().is_err_and(is_unreachable) {
-                    self.remember_plain(&host.authority);
+                    self.remember_plain(&endpoint.authority);
                 }
                 answer
             }
@@ -127,67 +125,44 @@ impl Registry {
         }
     }
 
-    /// Sends `ask` to `url`, with a token where one is kept or the registry hands one out.
-    async fn ask_at(&self, host: &Host, repository: &str, url: Url, ask: &Ask) -> Result<Answer> {
-        let scope = Scope { origin: url.origin().ascii_serialization(), repository: repository.to_owned() };
+    /// Sends `ask` by one protocol, with what lets us in there.
+    async fn ask_by(
+        &self,
+        scheme: &str,
+        endpoint: &Endpoint,
+        repository: &str,
+        ask: &Ask,
+        trace: &Trace,
+    ) -> Result<Answer> {
+        let url = endpoint.url(scheme, &format!("{repository}/{}", ask.path))?;
+        let scope = Scope {
+            origin: url.origin().ascii_serialization(),
+            repository: repository.to_owned(),
+            who: endpoint.credential.as_ref().map(Credential::fingerprint).unwrap_or_default(),
+        };
         let request = |authorization: Option<HeaderValue>| Request {
             method: ask.method.clone(),
             url: url.clone(),
             headers: ask.headers.clone(),
+            own_headers: endpoint.headers.clone(),
             authorization,
-            transport: host.transport,
-            addresses: self.0.addresses,
+            body: None,
+            trust: endpoint.trust.clone(),
+            plain: endpoint.is_plain(),
+            addresses: endpoint.addresses,
+            redirects: Redirects::Followed,
+            trace,
         };
-        let kept = self.0.tokens.find(&scope, self.0.clock.now());
-        let answer = self.0.clients.send(request(kept)).await?;
+        let sent = self.first_authorization(endpoint, &scope);
+        let answer = self.0.clients.send(request(sent.clone())).await?;
         // A 401 of somebody we were redirected to is not the registry's question.
         if answer.response.status() != StatusCode::UNAUTHORIZED || answer.url.origin() != url.origin() {
             return self.accept(answer).await;
         }
-        // A kept token that was not taken is replaced by the one that comes now.
-        let authorization = self.fetch_token(host, &answer, scope).await?;
+        let refusal = Refusal { endpoint, scope, answer: &answer, sent, trace };
+        let authorization = self.authorize(refusal).await?;
         let answer = self.0.clients.send(request(Some(authorization))).await?;
         self.accept(answer).await
-    }
-
-    /// Gets the token that anybody may have. No credential is sent, for there is none.
-    async fn fetch_token(&self, host: &Host, refusal: &Answer, scope: Scope) -> Result<HeaderValue> {
-        let url = &refusal.url;
-        let denied = |why: &str| upstream(UpstreamKind::Denied, url, why);
-        let lines = refusal.response.headers().get_all(WWW_AUTHENTICATE).iter();
-        let (realm, service, asked_scope) = match Wanted::from_headers(lines.filter_map(|l| l.to_str().ok()))
-        {
-            Wanted::Bearer { realm, service, scope } => (realm, service, scope),
-            Wanted::Basic => {
-                return Err(denied("the registry wants a user and a password"));
-            }
-            Wanted::Unknown => {
-                return Err(denied("the registry wants credentials of a kind that is not known"));
-            }
-        };
-        let mut realm = Url::parse(&realm).map_err(|_| bad_answer(url, "its token realm is not a URL"))?;
-        if !realm.has_host() || has_user_info(&realm) {
-            return Err(bad_answer(url, "its token realm is not the URL of a host"));
-        }
-        realm.set_fragment(None);
-        let wanted = asked_scope.unwrap_or_else(|| format!("repository:{}:pull", scope.repository));
-        realm
-            .query_pairs_mut()
-            .extend_pairs(service.iter().map(|s| ("service", s)))
-            .append_pair("scope", &wanted);
-        let request = Request {
-            method: Method::GET,
-            url: realm,
-            headers: HeaderMap::new(),
-            authorization: None,
-            transport: host.transport,
-            addresses: refusal.addresses,
-        };
-        let answer = self.accept(self.0.clients.send(request).await?).await?;
-        let (body, realm) = read_bounded(answer, MAX_TOKEN_ANSWER_BYTES, self.patience().stall).await?;
-        let token: Option<token::Answer> = serde_json::from_slice(&body).ok();
-        let kept = token.and_then(|token| self.0.tokens.keep(scope, &token, self.0.clock.now()));
-        kept.ok_or_else(|| bad_answer(&realm, "its answer has no token in it"))
     }
 
     /// Passes an answer of success, or the refusal of a range, and turns any other into an error.
@@ -215,19 +190,6 @@ impl Registry {
 
     fn plain_hosts(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
         self.0.plain_hosts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Host {
-    fn url(&self, scheme: &str, repository: &str, path: &str) -> Result<Url> {
-        let text = format!("{scheme}://{}/v2/{repository}/{path}", self.authority);
-        Url::parse(&text)
-            .map_err(|_| Error::invalid(format!("`{}` is not a registry's host", self.authority)))
-    }
-
-    /// Whether the port of plain HTTP is written there. A host without a port has HTTPS on the usual one.
-    fn names_plain_port(&self) -> bool {
-        self.authority.ends_with(":80")
     }
 }
 

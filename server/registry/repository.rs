@@ -1,6 +1,9 @@
 //! One repository of a registry: resolve a reference, fetch documents, open blobs
 //! (OCI distribution spec, "Pulling manifests" and "Pulling blobs").
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::Bytes;
 use reqwest::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
@@ -15,7 +18,7 @@ use crate::oci::{Algorithm, Descriptor, Digest, Document, Reference};
 use crate::registry::blob::{BlobStream, content_length, range_refused, read_bounded};
 use crate::registry::failure::{bad_answer, upstream};
 use crate::registry::transport::Answer;
-use crate::registry::{Ask, Host, Registry};
+use crate::registry::{Ask, Capability, Endpoint, Registry, Trace};
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
@@ -23,9 +26,16 @@ const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-conten
 #[derive(Clone)]
 pub struct Repository {
     registry: Registry,
-    host: Host,
+    /// In the order in which they are asked.
+    endpoints: Arc<[Endpoint]>,
+    /// Those that did not help, as bits: they are asked last from then on.
+    shunned: Arc<AtomicU64>,
     name: String,
+    trace: Trace,
 }
+
+/// Most endpoints of one registry: each has a bit.
+pub(super) const MOST_ENDPOINTS: usize = 32;
 
 /// What a reference stands for just now.
 #[derive(Debug, Clone)]
@@ -53,8 +63,68 @@ enum Place {
 }
 
 impl Repository {
-    pub(super) fn new(registry: Registry, host: Host, name: String) -> Repository {
-        Repository { registry, host, name }
+    pub(super) fn new(
+        registry: Registry,
+        endpoints: Vec<Endpoint>,
+        name: String,
+        trace: Trace,
+    ) -> Repository {
+        let endpoints = endpoints.into_iter().take(MOST_ENDPOINTS).collect();
+        Repository { registry, endpoints, shunned: Arc::default(), name, trace }
+    }
+
+    /// Asks the endpoints that can, one after the other, until one answers.
+    ///
+    /// # Errors
+    /// The failure of the one that came furthest: a refusal tells more than a silence.
+    async fn ask(&self, ask: Ask) -> Result<Answer> {
+        let able = self.in_order(ask.capability);
+        let mut failure = None;
+        for (at, place) in able.iter().copied().enumerate() {
+            let endpoint = &self.endpoints[place];
+            let error = match self.registry.ask(endpoint, &self.name, &ask, &self.trace).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if let Some(next) = able.get(at + 1) {
+                self.trace.tell_fallback(&endpoint.authority, &self.endpoints[*next].authority, &error);
+            }
+            if !is_not_found(&error) {
+                self.shun(place);
+            }
+            failure = match failure {
+                Some(earlier) if weight(&earlier) > weight(&error) => Some(earlier),
+                Some(_) | None => Some(error),
+            };
+        }
+        let (name, capability) = (&self.name, ask.capability);
+        Err(failure.unwrap_or_else(|| {
+            let reason =
+                format!("no host that is configured for `{name}` may be asked to {}", capability.as_str());
+            self.failed(UpstreamKind::Forbidden, reason)
+        }))
+    }
+
+    /// The places of the endpoints that can, those that failed before last.
+    fn in_order(&self, capability: Capability) -> Vec<usize> {
+        let shunned = self.shunned.load(Ordering::Relaxed);
+        let able = |place: &usize| self.endpoints[*place].can(capability);
+        let mut places: Vec<usize> = (0..self.endpoints.len()).filter(able).collect();
+        places.sort_by_key(|place| shunned >> place & 1);
+        places
+    }
+
+    fn shun(&self, place: usize) {
+        self.shunned.fetch_or(1 << place, Ordering::Relaxed);
+    }
+
+    /// Bytes were not what was promised: from now on the registry itself is asked before its mirrors.
+    pub fn distrust_mirrors(&self) {
+        for (place, _) in
+            self.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.mirrored.is_some())
+        {
+            self.shun(place);
+        }
     }
 
     /// What `reference` stands for: its digest where it has one, else what its tag points to now.
@@ -68,9 +138,13 @@ impl Repository {
             .map(Digest::as_str)
             .or(reference.tag())
             .ok_or_else(|| Error::invalid(format!("`{reference}` names neither a tag nor a digest")))?;
-        let ask =
-            Ask { method: Method::HEAD, path: format!("manifests/{name}"), headers: document_headers() };
-        let head = match self.registry.ask(&self.host, &self.name, &ask).await {
+        let ask = Ask {
+            method: Method::HEAD,
+            capability: if digest.is_some() { Capability::Pull } else { Capability::Resolve },
+            path: format!("manifests/{name}"),
+            headers: document_headers(),
+        };
+        let head = match self.ask(ask).await {
             Ok(answer) => described(&answer, digest)?,
             Err(error) if wants_get(&error) => None,
             Err(error) => return Err(error),
@@ -125,8 +199,9 @@ impl Repository {
             let range = HeaderValue::try_from(format!("bytes={offset}-"));
             headers.insert(reqwest::header::RANGE, range.expect("digits are a header value"));
         }
-        let ask = Ask { method: Method::GET, path: Place::Blobs.path(descriptor.digest.as_str()), headers };
-        let answer = self.registry.ask(&self.host, &self.name, &ask).await?;
+        let path = Place::Blobs.path(descriptor.digest.as_str());
+        let answer =
+            self.ask(Ask { method: Method::GET, capability: Capability::Pull, path, headers }).await?;
         if answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             return Err(range_refused(&answer.url, offset));
         }
@@ -134,7 +209,7 @@ impl Repository {
     }
 
     fn failed(&self, kind: UpstreamKind, reason: String) -> Error {
-        let host = self.host.authority.clone();
+        let host = self.endpoints.last().map(|endpoint| endpoint.authority.clone()).unwrap_or_default();
         Error::Upstream(Upstream { kind, host, reason, status: None, retry_after: None })
     }
 
@@ -153,8 +228,14 @@ impl Repository {
     }
 
     async fn get_document_at(&self, place: Place, name: &str, digest: Option<&Digest>) -> Result<Fetched> {
-        let ask = Ask { method: Method::GET, path: place.path(name), headers: document_headers() };
-        let answer = self.registry.ask(&self.host, &self.name, &ask).await?;
+        let answer = self
+            .ask(Ask {
+                method: Method::GET,
+                capability: if digest.is_some() { Capability::Pull } else { Capability::Resolve },
+                path: place.path(name),
+                headers: document_headers(),
+            })
+            .await?;
         if answer.response.status() != StatusCode::OK
             || answer.response.headers().contains_key(CONTENT_ENCODING)
         {
@@ -242,4 +323,15 @@ fn wants_get(error: &Error) -> bool {
 
 fn is_not_found(error: &Error) -> bool {
     matches!(error, Error::Upstream(upstream) if upstream.kind == UpstreamKind::NotFound)
+}
+
+/// How far an endpoint came before it failed.
+fn weight(error: &Error) -> u8 {
+    let Error::Upstream(upstream) = error else { return 4 };
+    match upstream.kind {
+        UpstreamKind::Unreachable | UpstreamKind::Untrusted | UpstreamKind::Forbidden => 0,
+        UpstreamKind::NotFound => 1,
+        UpstreamKind::Denied | UpstreamKind::RateLimited | UpstreamKind::ServerError => 2,
+        UpstreamKind::BadAnswer | UpstreamKind::Mismatch | UpstreamKind::NoPlatform => 3,
+    }
 }

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use url::Url;
+
 use super::fixture::{Auth, Fault, FixtureRegistry, INDEX, LAYER, MANIFEST};
 use super::*;
 use crate::clock::Time;
 use crate::error::Upstream;
 use crate::oci::{Algorithm, Descriptor, Digest};
 
+mod credentials;
 mod trust;
 
 fn client() -> Registry {
@@ -16,15 +19,21 @@ fn client() -> Registry {
         header: Duration::from_millis(500),
         ..Patience::default()
     };
-    Registry::new(AddressPolicy::Private, patience, Clock::new(|| Time(0)))
+    Registry::new(patience, Clock::new(|| Time(0)))
 }
 
 fn reference(registry: &FixtureRegistry, rest: &str) -> Reference {
     format!("{}/{rest}", registry.host()).parse().expect("a reference")
 }
 
+/// The repository of `reference` at its own host.
+fn at_home(client: &Registry, reference: &Reference, transport: Transport) -> Repository {
+    let endpoint = Endpoint::of(reference, transport, AddressPolicy::Private);
+    client.repository(reference, vec![endpoint], Trace::default())
+}
+
 fn app(registry: &FixtureRegistry) -> Repository {
-    client().repository(&reference(registry, "app"), Transport::Verified)
+    at_home(&client(), &reference(registry, "app"), Transport::Verified)
 }
 
 fn blob(bytes: &[u8]) -> Descriptor {

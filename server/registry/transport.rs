@@ -1,20 +1,27 @@
 //! One request and its answer: the addresses it may reach, the redirects it may follow, the time it may take.
 
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
-use reqwest::{Client, Method, Response, redirect};
+use reqwest::{Certificate, Client, Identity, Method, Response, redirect};
+use tokio::time::Instant;
 use url::Url;
 
 use crate::error::{Error, Result, UpstreamKind};
 use crate::limits;
 use crate::registry::address::{AddressPolicy, GuardedResolver, is_loopback};
+use crate::registry::endpoint::Trust;
 use crate::registry::failure::{bad_answer, no_connection, upstream};
+use crate::registry::trace::{Exchange, Outcome, Trace};
 
 /// Idle connections kept per host, and for how long: a pull's layers reuse them.
 const IDLE_CONNECTIONS: usize = 10;
 const IDLE_TIME: Duration = Duration::from_secs(30);
+/// Most clients kept, one for each set of terms in use.
+const MOST_CLIENTS: usize = 64;
 
 /// How long to wait for a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,25 +44,28 @@ impl Default for Patience {
     }
 }
 
-/// How sure we must be of whom we talk to. Content is verified by digest either way; a tag is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Transport {
-    /// TLS with a certificate that the system trusts; on loopback also less than that.
-    #[default]
-    Verified,
-    /// TLS with any certificate, or plain HTTP: the caller says so for this request.
-    Insecure,
-}
-
 /// Where a request goes, and on what terms.
-pub(super) struct Request {
+pub(super) struct Request<'r> {
     pub method: Method,
     pub url: Url,
     pub headers: HeaderMap,
-    /// Sent to the origin of `url` and to nobody else.
+    /// Sent to the origin of `url` and to nobody else, as is `authorization`.
+    pub own_headers: HeaderMap,
     pub authorization: Option<HeaderValue>,
-    pub transport: Transport,
+    pub body: Option<Bytes>,
+    pub trust: Trust,
+    /// Whether plain HTTP is enough beyond loopback.
+    pub plain: bool,
     pub addresses: AddressPolicy,
+    pub redirects: Redirects,
+    pub trace: &'r Trace,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Redirects {
+    Followed,
+    /// The request carries a secret in more than its head: it goes to nobody else.
+    Refused,
 }
 
 /// The last answer of a chain of redirects.
@@ -68,15 +78,22 @@ pub(super) struct Answer {
     pub addresses: AddressPolicy,
 }
 
-/// The HTTP clients, one per policy and strictness, for a pooled connection is as good as its check was.
+/// The HTTP clients, one for each set of terms: a pooled connection is as good as its check was.
 pub(super) struct Clients {
     patience: Patience,
-    made: [OnceLock<Client>; 4],
+    made: Mutex<HashMap<Terms, Client>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Terms {
+    addresses: AddressPolicy,
+    trust: Trust,
+    lax: bool,
 }
 
 impl Clients {
     pub fn new(patience: Patience) -> Clients {
-        Clients { patience, made: Default::default() }
+        Clients { patience, made: Mutex::default() }
     }
 
     pub fn patience(&self) -> Patience {
@@ -88,12 +105,15 @@ impl Clients {
     /// # Errors
     /// `Upstream`: `Unreachable` without a connection or an answer in time, `Forbidden` for an address or a
     /// scheme that may not be used, `BadAnswer` for a redirect that leads nowhere. Any status is an answer.
-    pub async fn send(&self, request: Request) -> Result<Answer> {
+    pub async fn send(&self, request: Request<'_>) -> Result<Answer> {
         let (mut url, mut addresses) = (request.url.clone(), request.addresses);
         for _ in 0..=limits::REDIRECTS {
             let response = self.send_once(&request, &url, addresses).await?;
             addresses = addresses.narrowed_by(response.remote_addr());
             match next_hop(&response, &url)? {
+                Some(_) if request.redirects == Redirects::Refused => {
+                    return Err(bad_answer(&url, "it redirects a request that carries a credential"));
+                }
                 Some(next) => url = next,
                 None => return Ok(Answer { response, url, addresses }),
             }
@@ -101,21 +121,58 @@ impl Clients {
         Err(bad_answer(&request.url, format!("it redirects more than {} times", limits::REDIRECTS)))
     }
 
-    async fn send_once(&self, request: &Request, url: &Url, addresses: AddressPolicy) -> Result<Response> {
+    async fn send_once(
+        &self,
+        request: &Request<'_>,
+        url: &Url,
+        addresses: AddressPolicy,
+    ) -> Result<Response> {
+        let began = Instant::now();
+        let answered = self.attempt(request, url, addresses).await;
+        request.trace.tell(|| Exchange {
+            method: request.method.to_string(),
+            url: shown(url),
+            authorization: match request.authorization {
+                Some(_) if url.origin() != request.url.origin() => None,
+                ref given => given.as_ref().and_then(scheme_of),
+            },
+            range: request
+                .headers
+                .get(reqwest::header::RANGE)
+                .and_then(|v| v.to_str().ok())
+                .map(str::to_owned),
+            outcome: match &answered {
+                Ok(response) => Outcome::answered(response),
+                Err(error) => Outcome::Failed { reason: error.to_string() },
+            },
+            took: began.elapsed(),
+        });
+        answered
+    }
+
+    async fn attempt(&self, request: &Request<'_>, url: &Url, addresses: AddressPolicy) -> Result<Response> {
         let forbidden = |why: String| upstream(UpstreamKind::Forbidden, url, why);
         addresses.check_literal(url).map_err(|refused| forbidden(refused.to_string()))?;
-        let lax = request.transport == Transport::Insecure || is_loopback(url);
-        if url.scheme() != "https" && !lax {
+        let own = url.origin() == request.url.origin();
+        let lax = request.trust.is_lax() || request.trust.is_default() && is_loopback(url);
+        if url.scheme() != "https" && !lax && !request.plain {
             return Err(forbidden(
                 "plain HTTP is used on loopback only, or where the request says insecure".into(),
             ));
         }
-        let mut sent = self.client(addresses, lax)?.request(request.method.clone(), url.clone());
-        sent = sent.headers(request.headers.clone());
-        if let Some(authorization) = &request.authorization
-            && url.origin() == request.url.origin()
-        {
-            sent = sent.header(AUTHORIZATION, authorization);
+        let trust = if own { request.trust.clone() } else { request.trust.without_identity() };
+        let client = self.client(Terms { addresses, trust, lax })?;
+        let mut sent = client.request(request.method.clone(), url.clone()).headers(request.headers.clone());
+        if own {
+            let mut headers = request.own_headers.clone();
+            // One that was configured by hand stands where nothing better is known.
+            if let Some(authorization) = &request.authorization {
+                headers.insert(AUTHORIZATION, authorization.clone());
+            }
+            sent = sent.headers(headers);
+        }
+        if let Some(body) = &request.body {
+            sent = sent.body(body.clone());
         }
         let response = match tokio::time::timeout(self.patience.header, sent.send()).await {
             Ok(answered) => answered.map_err(|error| no_connection(url, &error))?,
@@ -130,38 +187,66 @@ impl Clients {
         }
     }
 
-    fn client(&self, addresses: AddressPolicy, lax: bool) -> Result<&Client> {
-        let place = match addresses {
-            AddressPolicy::Public => 0,
-            AddressPolicy::Private => 2,
-        };
-        let cell = &self.made[place + usize::from(lax)];
-        if let Some(client) = cell.get() {
-            return Ok(client);
+    fn client(&self, terms: Terms) -> Result<Client> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = made.get(&terms) {
+            return Ok(client.clone());
         }
-        let client = self.build(addresses, lax).map_err(|source| Error::Internal {
+        let client = self.build(&terms).map_err(|source| Error::Internal {
             doing: "set up the registry client (are the system's CA certificates installed?)".into(),
             source: Some(source.into()),
         })?;
-        Ok(cell.get_or_init(|| client))
+        // All of them may be in use: they cost a handshake each to get back, and memory is bounded.
+        if made.len() >= MOST_CLIENTS {
+            made.clear();
+        }
+        made.insert(terms, client.clone());
+        Ok(client)
     }
 
-    fn build(&self, addresses: AddressPolicy, lax: bool) -> reqwest::Result<Client> {
-        Client::builder()
+    fn build(&self, terms: &Terms) -> reqwest::Result<Client> {
+        let mut roots = Vec::new();
+        for pem in terms.trust.roots() {
+            roots.extend(Certificate::from_pem_bundle(pem.as_bytes())?);
+        }
+        let mut builder = Client::builder()
             .user_agent(concat!("orlop/", env!("CARGO_PKG_VERSION")))
-            .dns_resolver(GuardedResolver(addresses))
+            .dns_resolver(GuardedResolver(terms.addresses))
             .redirect(redirect::Policy::none())
             .referer(false)
             // A proxy would connect in our stead, past the address policy.
             .no_proxy()
             // Retries are the caller's, who knows what they cost.
             .retry(reqwest::retry::never())
-            .connect_timeout(self.patience.connect)
+            .connect_timeout(terms.trust.connect_timeout().unwrap_or(self.patience.connect))
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .pool_idle_timeout(IDLE_TIME)
-            .tls_danger_accept_invalid_certs(lax)
-            .build()
+            .tls_certs_merge(roots)
+            .tls_danger_accept_invalid_certs(terms.lax);
+        if let Some(own) = terms.trust.identity() {
+            let pem = format!("{}\n{}", own.certificate, own.key.expose());
+            builder = builder.identity(Identity::from_pem(pem.as_bytes())?);
+        }
+        builder.build()
     }
+}
+
+/// `url` as it may be told: a query is where signatures stand.
+fn shown(url: &Url) -> String {
+    let mut bare = url.clone();
+    bare.set_fragment(None);
+    // Neither fails for a URL that has a host.
+    let _ = bare.set_username("");
+    let _ = bare.set_password(None);
+    let hidden = bare.query().is_some_and(|query| !query.starts_with("ns="));
+    bare.set_query(None);
+    if hidden { format!("{bare}?…") } else { bare.to_string() }
+}
+
+/// `Bearer` of `Bearer ey…`.
+fn scheme_of(authorization: &HeaderValue) -> Option<String> {
+    let text = authorization.to_str().ok()?;
+    text.split_once(' ').map(|(scheme, _)| scheme.to_owned())
 }
 
 /// Where a redirect leads; `None` for any other answer.

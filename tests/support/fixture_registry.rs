@@ -34,6 +34,7 @@ pub struct Seen {
     /// With its query.
     pub path: String,
     pub headers: HashMap<String, String>,
+    pub body: String,
 }
 
 /// How the next answer to a matching request is wrong.
@@ -70,13 +71,24 @@ pub enum Fault {
 #[derive(Debug, Clone)]
 pub enum Auth {
     /// Wants the token that `realm` (default: this registry's own `/token`) hands out, with this life in seconds.
-    Token {
-        realm: Option<String>,
-        expires_in: u64,
-    },
+    Token { realm: Option<String>, expires_in: u64 },
     /// Hands out tokens and takes none of them.
     TokenRejected,
+    /// Wants a password and takes none.
     Basic,
+    /// Wants this `user:password`.
+    Password(&'static str),
+}
+
+/// Whom the token server hands tokens to; without it, to anybody.
+#[derive(Debug, Clone)]
+pub enum TokenFor {
+    /// `user:password`, by GET.
+    Password(&'static str),
+    /// `user:password`, by OAuth2's POST alone.
+    PostedPassword(&'static str),
+    /// This refresh token, which each answer replaces by a new one.
+    Refresh(String),
 }
 
 #[derive(Default)]
@@ -87,6 +99,7 @@ struct State {
     faults: Vec<Planned>,
     seen: Vec<Seen>,
     auth: Option<Auth>,
+    token_for: Option<TokenFor>,
     tokens_made: usize,
 }
 
@@ -222,6 +235,10 @@ impl FixtureRegistry {
     }
 
     /// All requests so far, in the order they came.
+    pub fn hand_tokens_to(&self, whom: TokenFor) {
+        self.state().token_for = Some(whom);
+    }
+
     pub fn seen(&self) -> Vec<Seen> {
         self.state().seen.clone()
     }
@@ -281,8 +298,13 @@ async fn read_request(stream: &mut TcpStream) -> Option<Seen> {
     let (method, rest) = lines.next()?.split_once(' ')?;
     let (path, _) = rest.split_once(' ')?;
     let headers = lines.filter_map(|line| line.split_once(':'));
-    let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect();
-    Some(Seen { method: method.to_owned(), path: path.to_owned(), headers })
+    let headers: HashMap<String, String> =
+        headers.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect();
+    let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.ok()?;
+    let body = String::from_utf8(body).ok()?;
+    Some(Seen { method: method.to_owned(), path: path.to_owned(), headers, body })
 }
 
 async fn write_reply(stream: &mut TcpStream, seen: &Seen, reply: Reply) -> io::Result<()> {
@@ -314,7 +336,11 @@ impl State {
     fn reply(&mut self, seen: &Seen, address: SocketAddr, planned: &Option<Fault>) -> Reply {
         let path = seen.path.split('?').next().unwrap_or_default();
         if path == "/token" {
-            return self.token(planned);
+            return match self.token_for {
+                Some(TokenFor::PostedPassword(_)) if seen.method == "GET" => Reply::new(404, vec![], b""),
+                _ if self.may_have_token(seen) => self.token(planned),
+                _ => Reply::new(401, vec![], b""),
+            };
         }
         if let Some(challenge) = self.challenge(seen, address) {
             return Reply::new(401, vec![("WWW-Authenticate", challenge)], b"");
@@ -335,11 +361,36 @@ impl State {
         self.tokens_made += 1;
         let expires_in = match &self.auth {
             Some(Auth::Token { expires_in, .. }) => *expires_in,
-            Some(Auth::TokenRejected | Auth::Basic) | None => 60,
+            Some(Auth::TokenRejected | Auth::Basic | Auth::Password(_)) | None => 60,
         };
-        let body = format!(r#"{{"token":"secret-{}","expires_in":{expires_in}}}"#, self.tokens_made);
+        let made = self.tokens_made;
+        let refresh = match &mut self.token_for {
+            Some(TokenFor::Refresh(newest)) => {
+                *newest = format!("refresh-{made}");
+                format!(r#","refresh_token":"{newest}""#)
+            }
+            Some(TokenFor::Password(_) | TokenFor::PostedPassword(_)) | None => String::new(),
+        };
+        let body = format!(r#"{{"token":"secret-{made}","expires_in":{expires_in}{refresh}}}"#);
         Reply::new(200, vec![("Content-Type", "application/json".to_owned())], body.as_bytes())
             .spoiled(planned)
+    }
+
+    fn may_have_token(&self, seen: &Seen) -> bool {
+        let form = |name: &str| {
+            let pairs = url::form_urlencoded::parse(seen.body.as_bytes());
+            pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+        };
+        match &self.token_for {
+            None => true,
+            Some(TokenFor::Password(pair)) => seen.method == "GET" && has_password(seen, pair),
+            Some(TokenFor::PostedPassword(pair)) => {
+                let posted =
+                    form("username").zip(form("password")).map(|(user, word)| format!("{user}:{word}"));
+                posted.as_deref() == Some(*pair) && form("grant_type").as_deref() == Some("password")
+            }
+            Some(TokenFor::Refresh(newest)) => form("refresh_token").as_ref() == Some(newest),
+        }
     }
 
     fn challenge(&self, seen: &Seen, address: SocketAddr) -> Option<String> {
@@ -353,7 +404,8 @@ impl State {
                 Some(format!(r#"Bearer realm="{realm}",service="fixture""#))
             }
             Auth::TokenRejected => Some(format!(r#"Bearer realm="{}""#, own())),
-            Auth::Basic => Some(r#"Basic realm="fixture""#.to_owned()),
+            Auth::Password(pair) if has_password(seen, pair) => None,
+            Auth::Basic | Auth::Password(_) => Some(r#"Basic realm="fixture""#.to_owned()),
         }
     }
 
@@ -368,6 +420,13 @@ impl State {
         let bytes = self.blobs.get(digest)?;
         Some(("application/octet-stream".to_owned(), bytes.clone()))
     }
+}
+
+/// RFC 7617: `Basic` and the pair in base 64.
+fn has_password(seen: &Seen, pair: &str) -> bool {
+    use base64::Engine as _;
+    let expected = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
+    seen.headers.get("authorization") == Some(&expected)
 }
 
 impl Reply {

@@ -52,8 +52,8 @@ async fn an_anonymous_token_is_fetched_once_and_again_when_it_ends() {
     let seconds = Arc::new(AtomicI64::new(0));
     let now = seconds.clone();
     let clock = Clock::new(move || Time(now.load(Ordering::Relaxed) * 1_000_000));
-    let client = Registry::new(AddressPolicy::Private, Patience::default(), clock);
-    let repository = client.repository(&reference(&registry, "team/app"), Transport::Verified);
+    let client = Registry::new(Patience::default(), clock);
+    let repository = at_home(&client, &reference(&registry, "team/app"), Transport::Verified);
     let tokens = || registry.log().iter().filter(|line| line.starts_with("GET /token")).count();
     for (at, fetched) in [(0, 1), (200, 1), (299, 2)] {
         seconds.store(at, Ordering::Relaxed);
@@ -107,11 +107,13 @@ async fn a_token_realm_is_a_strangers_word_and_judged_as_one() {
 #[tokio::test]
 async fn an_address_that_is_not_allowed_is_never_connected_to() {
     let registry = FixtureRegistry::start().await;
-    let client = Registry::new(AddressPolicy::Public, Patience::default(), Clock::system());
+    let client = Registry::new(Patience::default(), Clock::system());
     let port = registry.host().rsplit_once(':').expect("a port").1.to_owned();
     for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
         let reference: Reference = format!("{host}:{port}/app:v1").parse().expect("a reference");
-        let told = failure(client.repository(&reference, Transport::Insecure).resolve(&reference).await);
+        let endpoint = Endpoint::of(&reference, Transport::Insecure, AddressPolicy::Public);
+        let repository = client.repository(&reference, vec![endpoint], Trace::default());
+        let told = failure(repository.resolve(&reference).await);
         assert_eq!(told.kind, UpstreamKind::Forbidden, "{host}: {}", told.reason);
     }
     assert!(registry.log().is_empty());
@@ -127,8 +129,9 @@ fn only_a_written_port_80_goes_without_a_try_of_tls() {
         ("[::80]", false),
         ("[::1]:80", true),
     ] {
-        let host = Host { authority: authority.to_owned(), transport: Transport::Insecure };
-        assert_eq!(host.names_plain_port(), goes_plain, "{authority}");
+        let reference: Reference = format!("{authority}/app").parse().expect("a reference");
+        let endpoint = Endpoint::of(&reference, Transport::Insecure, AddressPolicy::Public);
+        assert_eq!(endpoint.names_plain_port(), goes_plain, "{authority}");
     }
 }
 
@@ -167,7 +170,7 @@ async fn a_host_that_does_not_listen_is_unreachable() {
     let host = listener.local_addr().expect("its address");
     drop(listener);
     let reference: Reference = format!("{host}/app:v1").parse().expect("a reference");
-    let told = failure(client().repository(&reference, Transport::Verified).resolve(&reference).await);
+    let told = failure(at_home(&client(), &reference, Transport::Verified).resolve(&reference).await);
     assert_eq!((told.kind, told.host), (UpstreamKind::Unreachable, host.to_string()));
     assert!(told.reason.contains("refused"), "{}", told.reason);
 }

@@ -1,0 +1,439 @@
+//! `Authorization` for a registry: what it takes as it is, or a token from the server it names (distribution spec,
+//! "Token Authentication Specification"; OAuth2 for refresh tokens), kept until it expires.
+//!
+//! Secrets go to the endpoint they are meant for and to its token server, never to anybody whom one of these names.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quick_cache::sync::Cache;
+use reqwest::Method;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use url::{Url, form_urlencoded};
+
+use crate::clock::Time;
+use crate::error::{Error, Result, UpstreamKind};
+use crate::registry::Registry;
+use crate::registry::blob::read_bounded;
+use crate::registry::challenge::Wanted;
+use crate::registry::credential::{Credential, Secret};
+use crate::registry::endpoint::{Endpoint, authority_of};
+use crate::registry::failure::{bad_answer, upstream};
+use crate::registry::trace::Trace;
+use crate::registry::transport::{Answer, Redirects, Request, has_user_info};
+
+/// How long a token counts when its maker does not say: the token spec's default.
+const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+/// How long before its end a token is no longer used: it must still count when the request arrives.
+const MARGIN: Duration = Duration::from_secs(5);
+/// No token is kept longer, whatever its maker says.
+const LONGEST_LIFE: Duration = Duration::from_secs(3600);
+/// Most tokens kept: one per repository in use.
+const MOST_KEPT: usize = 1024;
+/// Longest answer of a token server, in bytes: tokens of real registries have up to about 5,000.
+const MAX_TOKEN_ANSWER_BYTES: usize = 64 * 1024;
+/// Who we are to a token server (RFC 6749, section 2.2).
+const CLIENT_ID: &str = "orlop";
+
+/// What a token opens, and for whom: one repository at one `scheme://host:port`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Scope {
+    pub origin: String,
+    pub repository: String,
+    /// The credential behind it; empty for anybody's.
+    pub who: String,
+}
+
+/// An `Authorization` value, and until when it counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Kept {
+    authorization: HeaderValue,
+    /// `None`: until it is refused.
+    ends_at: Option<Time>,
+}
+
+impl Kept {
+    fn counts(&self, now: Time) -> bool {
+        self.ends_at.is_none_or(|end| end > now.plus(MARGIN))
+    }
+}
+
+/// What was learned about who is let in by what: one for all pulls.
+pub(super) struct Keyring {
+    kept: Cache<Scope, Kept>,
+    /// The refresh token that a server gave in place of the configured one, by the origin of its realm and by that one.
+    refreshed: Cache<(String, String), Secret>,
+}
+
+impl Default for Keyring {
+    fn default() -> Keyring {
+        Keyring { kept: Cache::new(MOST_KEPT), refreshed: Cache::new(MOST_KEPT) }
+    }
+}
+
+impl Keyring {
+    /// The `Authorization` value for `scope`, if one is kept and still counts.
+    pub fn find(&self, scope: &Scope, now: Time) -> Option<HeaderValue> {
+        self.kept.get(scope).filter(|kept| kept.counts(now)).map(|kept| kept.authorization)
+    }
+
+    /// The value for `scope` that is kept, unless it is the one just `refused`, or a new one: made once, however many
+    /// ask for it meanwhile.
+    async fn obtain(
+        &self,
+        scope: &Scope,
+        refused: Option<&HeaderValue>,
+        now: Time,
+        make: impl Future<Output = Result<Kept>>,
+    ) -> Result<HeaderValue> {
+        let guard = loop {
+            match self.kept.get_value_or_guard_async(scope).await {
+                Ok(kept) if kept.counts(now) && Some(&kept.authorization) != refused => {
+                    return Ok(kept.authorization);
+                }
+                Ok(useless) => drop(self.kept.remove_if(scope, |kept| *kept == useless)),
+                Err(guard) => break guard,
+            }
+        };
+        let made = make.await?;
+        let authorization = made.authorization.clone();
+        // It may have been pushed out already by others; then it is asked for again.
+        let _ = guard.insert(made);
+        Ok(authorization)
+    }
+}
+
+/// The answer of a token server.
+#[derive(Debug, serde::Deserialize)]
+struct TokenAnswer {
+    #[serde(default)]
+    token: String,
+    #[serde(default)]
+    access_token: String,
+    #[serde(default)]
+    expires_in: Option<i64>,
+    #[serde(default)]
+    refresh_token: String,
+}
+
+impl TokenAnswer {
+    /// `None` when there is no token in the answer, or one that no header can carry.
+    fn kept(&self, now: Time) -> Option<Kept> {
+        let token = if self.token.is_empty() { &self.access_token } else { &self.token };
+        Some(Kept { authorization: bearer(token)?, ends_at: Some(now.plus(self.life())) })
+    }
+
+    fn life(&self) -> Duration {
+        let said = self.expires_in.and_then(|seconds| u64::try_from(seconds).ok()).filter(|s| *s > 0);
+        said.map_or(DEFAULT_LIFE, Duration::from_secs).min(LONGEST_LIFE)
+    }
+}
+
+fn bearer(token: &str) -> Option<HeaderValue> {
+    if token.is_empty() || !token.bytes().all(|c| c.is_ascii_graphic()) {
+        return None;
+    }
+    secret_header(&format!("Bearer {token}"))
+}
+
+fn secret_header(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// RFC 7617, section 2.
+fn basic(username: &str, password: &Secret) -> HeaderValue {
+    use base64::Engine as _;
+    let pair = format!("{username}:{}", password.expose());
+    let text = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
+    secret_header(&text).expect("base 64 is a header value")
+}
+
+/// A 401 that is to be answered.
+pub(super) struct Refusal<'r> {
+    pub endpoint: &'r Endpoint,
+    pub scope: Scope,
+    pub answer: &'r Answer,
+    /// What was sent, and not taken.
+    pub sent: Option<HeaderValue>,
+    pub trace: &'r Trace,
+}
+
+/// Where a token is to be had.
+struct Realm {
+    url: Url,
+    service: Option<String>,
+    scope: String,
+}
+
+impl Registry {
+    /// What to send to `endpoint` without having been asked: what is kept, or what needs no question.
+    pub(super) fn first_authorization(&self, endpoint: &Endpoint, scope: &Scope) -> Option<HeaderValue> {
+        match &endpoint.credential {
+            Some(Credential::RegistryToken { token }) => bearer(token.expose()),
+            Some(Credential::Password { .. } | Credential::IdentityToken { .. }) | None => {
+                self.0.keyring.find(scope, self.0.clock.now())
+            }
+        }
+    }
+
+    /// What to send after a 401.
+    ///
+    /// # Errors
+    /// `Upstream` `Denied` when there is nothing that could help, or the token server refuses; its failures.
+    pub(super) async fn authorize(&self, refusal: Refusal<'_>) -> Result<HeaderValue> {
+        let url = &refusal.answer.url;
+        let denied = |why: &str| Err(upstream(UpstreamKind::Denied, url, why));
+        let lines = refusal.answer.response.headers().get_all(WWW_AUTHENTICATE).iter();
+        let wanted = Wanted::from_headers(lines.filter_map(|line| line.to_str().ok()));
+        let credential = refusal.endpoint.credential.as_ref();
+        let now = self.0.clock.now();
+        let sent = refusal.sent.as_ref();
+        match (wanted, credential) {
+            (_, Some(Credential::RegistryToken { .. })) => {
+                denied("the registry refuses the token (status 401)")
+            }
+            (Wanted::Basic, Some(Credential::Password { username, password })) => {
+                let authorization = basic(username, password);
+                if Some(&authorization) == sent {
+                    return denied("the registry refuses the user or the password (status 401)");
+                }
+                let made = async { Ok(Kept { authorization, ends_at: None }) };
+                self.0.keyring.obtain(&refusal.scope, sent, now, made).await
+            }
+            (Wanted::Basic, None) => denied("the registry wants a user and a password"),
+            (Wanted::Basic, Some(Credential::IdentityToken { .. })) => {
+                denied("the registry wants a user and a password, and an identity token is configured")
+            }
+            (Wanted::Bearer { realm, service, scope }, _) => {
+                let scope = scope.unwrap_or_else(|| format!("repository:{}:pull", refusal.scope.repository));
+                let realm = Realm { url: realm_url(url, &realm)?, service, scope };
+                let made = self.fetch_token(&refusal, &realm);
+                self.0.keyring.obtain(&refusal.scope, sent, now, made).await
+            }
+            (Wanted::Unknown, _) => denied("the registry wants credentials of a kind that is not known"),
+        }
+    }
+
+    /// Gets a token: with the credential where the realm may have it, or the one that anybody gets.
+    async fn fetch_token(&self, refusal: &Refusal<'_>, realm: &Realm) -> Result<Kept> {
+        let endpoint = refusal.endpoint;
+        if endpoint.credential.is_some() && !endpoint.trusts_realm(&refusal.answer.url, &realm.url) {
+            let why = format!(
+                "it sends us for a token to `{}`, which is not configured as a token host of this registry: \
+                 no credential goes there",
+                authority_of(&realm.url)
+            );
+            return Err(upstream(UpstreamKind::Denied, &refusal.answer.url, why));
+        }
+        let answer = match &endpoint.credential {
+            None | Some(Credential::RegistryToken { .. }) => self.get_token(refusal, realm, None).await,
+            Some(Credential::Password { username, password }) => {
+                match self.get_token(refusal, realm, Some(basic(username, password))).await {
+                    // The older way is not known there: RFC 6749, section 4.3.
+                    Err(error) if is_status(&error, &[404, 405]) => {
+                        let grant = [
+                            ("grant_type", "password"),
+                            ("username", username),
+                            ("password", password.expose()),
+                        ];
+                        self.post_token(refusal, realm, &grant).await
+                    }
+                    settled => settled,
+                }
+            }
+            Some(Credential::IdentityToken { token }) => self.refresh_token(refusal, realm, token).await,
+        };
+        let (answer, url) = answer.map_err(|error| refused_there(error, endpoint.credential.is_some()))?;
+        answer.kept(self.0.clock.now()).ok_or_else(|| bad_answer(&url, "its answer has no token in it"))
+    }
+
+    /// RFC 6749, section 6, with the newest refresh token: a server may give another one with each answer.
+    async fn refresh_token(
+        &self,
+        refusal: &Refusal<'_>,
+        realm: &Realm,
+        token: &Secret,
+    ) -> Result<(TokenAnswer, Url)> {
+        let key = (realm.url.origin().ascii_serialization(), refusal.scope.who.clone());
+        let newest = self.0.keyring.refreshed.get(&key);
+        let grant = |token: &Secret| {
+            let token = token.expose().to_owned();
+            async move {
+                let grant = [("grant_type", "refresh_token"), ("refresh_token", token.as_str())];
+                self.post_token(refusal, realm, &grant).await
+            }
+        };
+        let answer = match &newest {
+            None => grant(token).await?,
+            Some(newest) => match grant(newest).await {
+                Err(error) if is_status(&error, &[400, 401]) => grant(token).await?,
+                settled => settled?,
+            },
+        };
+        if !answer.0.refresh_token.is_empty() && answer.0.refresh_token.len() <= MAX_TOKEN_ANSWER_BYTES {
+            self.0.keyring.refreshed.insert(key, Secret::new(answer.0.refresh_token.clone()));
+        }
+        Ok(answer)
+    }
+
+    /// The token spec's own way.
+    async fn get_token(
+        &self,
+        refusal: &Refusal<'_>,
+        realm: &Realm,
+        authorization: Option<HeaderValue>,
+    ) -> Result<(TokenAnswer, Url)> {
+        let mut url = realm.url.clone();
+        url.query_pairs_mut()
+            .extend_pairs(realm.service.iter().map(|service| ("service", service)))
+            .append_pair("scope", &realm.scope);
+        self.ask_for_token(Request { authorization, ..token_request(refusal, Method::GET, url) }).await
+    }
+
+    /// OAuth2's way ("Token Authentication using OAuth2" of the distribution project).
+    async fn post_token(
+        &self,
+        refusal: &Refusal<'_>,
+        realm: &Realm,
+        grant: &[(&str, &str)],
+    ) -> Result<(TokenAnswer, Url)> {
+        let mut request = token_request(refusal, Method::POST, realm.url.clone());
+        let service = realm.service.iter().map(|service| ("service", service));
+        let form = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(grant)
+            .append_pair("client_id", CLIENT_ID)
+            .append_pair("scope", &realm.scope)
+            .extend_pairs(service)
+            .finish();
+        request.body = Some(Bytes::from(form));
+        request.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        request.redirects = Redirects::Refused;
+        self.ask_for_token(request).await
+    }
+
+    async fn ask_for_token(&self, request: Request<'_>) -> Result<(TokenAnswer, Url)> {
+        let answer = self.accept(self.0.clients.send(request).await?).await?;
+        let (body, url) = read_bounded(answer, MAX_TOKEN_ANSWER_BYTES, self.patience().stall).await?;
+        let answer = serde_json::from_slice(&body).ok();
+        let answer = answer.ok_or_else(|| bad_answer(&url, "its answer has no token in it"))?;
+        Ok((answer, url))
+    }
+}
+
+fn token_request<'r>(refusal: &Refusal<'r>, method: Method, url: Url) -> Request<'r> {
+    let endpoint = refusal.endpoint;
+    let own = url.origin() == refusal.answer.url.origin();
+    Request {
+        method,
+        url,
+        headers: HeaderMap::new(),
+        own_headers: HeaderMap::new(),
+        authorization: None,
+        body: None,
+        trust: if own { endpoint.trust.clone() } else { endpoint.trust.without_identity() },
+        plain: endpoint.is_plain(),
+        addresses: refusal.answer.addresses,
+        redirects: Redirects::Followed,
+        trace: refusal.trace,
+    }
+}
+
+fn realm_url(url: &Url, realm: &str) -> Result<Url> {
+    let mut realm = Url::parse(realm).map_err(|_| bad_answer(url, "its token realm is not a URL"))?;
+    if !matches!(realm.scheme(), "http" | "https") || !realm.has_host() || has_user_info(&realm) {
+        return Err(bad_answer(url, "its token realm is not the URL of a host"));
+    }
+    realm.set_fragment(None);
+    Ok(realm)
+}
+
+fn is_status(error: &Error, statuses: &[u16]) -> bool {
+    matches!(error, Error::Upstream(upstream) if upstream.status.is_some_and(|status| statuses.contains(&status)))
+}
+
+/// A token server's refusal in words that say whose it is.
+fn refused_there(error: Error, with_credential: bool) -> Error {
+    match error {
+        Error::Upstream(mut told) if matches!(told.status, Some(400 | 401 | 403)) => {
+            let status = told.status.unwrap_or_default();
+            let what = if with_credential { "these credentials" } else { "us without credentials" };
+            told.kind = UpstreamKind::Denied;
+            told.reason = format!("the token server refuses {what} (status {status})");
+            Error::Upstream(told)
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(text: &str) -> TokenAnswer {
+        serde_json::from_str(text).expect(text)
+    }
+
+    fn scope(repository: &str) -> Scope {
+        Scope { origin: "https://r.io".into(), repository: repository.into(), who: String::new() }
+    }
+
+    async fn obtain(keyring: &Keyring, token: &str, now: Time) -> HeaderValue {
+        let made = async { Ok(answer(&format!(r#"{{"token":"{token}"}}"#)).kept(now).expect("a token")) };
+        keyring.obtain(&scope("a"), None, now, made).await.expect("a token")
+    }
+
+    #[tokio::test]
+    async fn a_token_is_used_until_shortly_before_its_end() {
+        let (keyring, start) = (Keyring::default(), Time(0));
+        let at = |seconds| start.plus(Duration::from_secs(seconds));
+        assert_eq!(obtain(&keyring, "t", start).await, "Bearer t");
+        assert_eq!(keyring.find(&scope("a"), at(54)).expect("still counts"), "Bearer t");
+        assert_eq!(keyring.find(&scope("a"), at(55)), None);
+        assert_eq!(keyring.find(&scope("b"), start), None);
+        assert_eq!(obtain(&keyring, "u", at(54)).await, "Bearer t");
+        assert_eq!(obtain(&keyring, "u", at(55)).await, "Bearer u");
+    }
+
+    #[tokio::test]
+    async fn a_failure_to_get_a_token_is_nobodys_token() {
+        let (keyring, now) = (Keyring::default(), Time(0));
+        let failed = async { Err(Error::invalid("x")) };
+        keyring.obtain(&scope("a"), None, now, failed).await.expect_err("no token");
+        assert_eq!(obtain(&keyring, "t", now).await, "Bearer t");
+    }
+
+    #[test]
+    fn a_token_that_no_header_can_carry_is_no_token() {
+        for bad in
+            [r#"{}"#, r#"{"token":""}"#, r#"{"token":"a\r\nX: y"}"#, r#"{"token":"a b"}"#, r#"{"token":"é"}"#]
+        {
+            assert!(answer(bad).kept(Time(0)).is_none(), "{bad}");
+        }
+        let kept = answer(r#"{"access_token":"x"}"#).kept(Time(0)).expect("a token");
+        assert!(kept.authorization.is_sensitive());
+    }
+
+    #[test]
+    fn no_answer_makes_a_token_live_for_ever() {
+        for (text, seconds) in [
+            (r#"{"expires_in":300}"#, 300),
+            (r#"{"expires_in":0}"#, 60),
+            (r#"{"expires_in":-5}"#, 60),
+            (r#"{"expires_in":9000000000}"#, 3600),
+        ] {
+            assert_eq!(answer(text).life(), Duration::from_secs(seconds), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_so_many_tokens_are_kept() {
+        let keyring = Keyring::default();
+        for number in 0..MOST_KEPT * 3 {
+            let made = async { Ok(answer(r#"{"token":"t"}"#).kept(Time(0)).expect("a token")) };
+            keyring.obtain(&scope(&number.to_string()), None, Time(0), made).await.expect("a token");
+        }
+        assert!(keyring.kept.len() <= MOST_KEPT);
+    }
+}

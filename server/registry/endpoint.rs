@@ -1,0 +1,276 @@
+//! Where a registry is asked, and on what terms: the registry's own host, or a mirror of it.
+
+use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::HeaderMap;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use url::Url;
+
+use crate::error::{Error, Result};
+use crate::id::hex;
+use crate::oci::Reference;
+use crate::registry::address::{AddressPolicy, is_loopback};
+use crate::registry::credential::{Credential, Secret};
+
+/// The path of the distribution API (distribution spec, "Determining Support").
+pub(super) const API_PATH: &str = "/v2";
+/// Token servers that live beside their registry under another name, and are known to belong to it.
+const KNOWN_TOKEN_HOSTS: [(&str, &str); 2] =
+    [("registry-1.docker.io", "auth.docker.io"), ("registry.gitlab.com", "gitlab.com")];
+
+/// How sure a pull wants to be of whom it talks to. Content is verified by digest either way; a tag is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Transport {
+    /// TLS with a certificate that the system trusts; on loopback also less than that.
+    #[default]
+    Verified,
+    /// TLS with any certificate, or plain HTTP: the caller says so for this pull.
+    Insecure,
+}
+
+/// What an endpoint is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Capability {
+    /// What is under a digest.
+    Pull,
+    /// What a tag points to.
+    Resolve,
+    /// What refers to a digest.
+    Referrers,
+    /// Never used here; hosts files name it.
+    Push,
+}
+
+impl Capability {
+    pub const ALL: [Capability; 4] =
+        [Capability::Pull, Capability::Resolve, Capability::Referrers, Capability::Push];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Capability::Pull => "pull",
+            Capability::Resolve => "resolve",
+            Capability::Referrers => "referrers",
+            Capability::Push => "push",
+        }
+    }
+}
+
+/// The protocol that an endpoint is spoken to with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Https,
+    Http,
+    /// HTTPS, and plain HTTP where there is none.
+    Either,
+}
+
+/// One place that speaks for a registry.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// `host[:port]`.
+    pub(super) authority: String,
+    pub(super) scheme: Scheme,
+    /// Whether plain HTTP was asked for, which is then enough for its redirects too.
+    pub(super) plain: bool,
+    /// What stands before the repository, without a slash at its end.
+    pub(super) path: String,
+    pub(super) capabilities: BTreeSet<Capability>,
+    pub(super) trust: Trust,
+    /// Sent to this endpoint only.
+    pub(super) headers: HeaderMap,
+    pub(super) credential: Option<Credential>,
+    /// `host[:port]` of token servers that may have the credential, beside the endpoint itself.
+    pub(super) token_hosts: Vec<String>,
+    /// The name of the registry that a mirror is asked to speak for.
+    pub(super) mirrored: Option<String>,
+    pub(super) addresses: AddressPolicy,
+}
+
+impl Endpoint {
+    /// The registry's own host, as nobody has configured it.
+    pub fn of(reference: &Reference, transport: Transport, addresses: AddressPolicy) -> Endpoint {
+        let authority = reference.api_host().to_owned();
+        let trust = match transport {
+            Transport::Verified => Trust::default(),
+            Transport::Insecure => Trust::nobody_in_particular(),
+        };
+        let loopback = Url::parse(&format!("https://{authority}/")).is_ok_and(|url| is_loopback(&url));
+        let scheme = match transport {
+            Transport::Verified if !loopback => Scheme::Https,
+            Transport::Verified | Transport::Insecure => Scheme::Either,
+        };
+        Endpoint {
+            authority,
+            scheme,
+            plain: false,
+            path: API_PATH.to_owned(),
+            capabilities: Capability::ALL.into(),
+            trust,
+            headers: HeaderMap::new(),
+            credential: None,
+            token_hosts: Vec::new(),
+            mirrored: None,
+            addresses,
+        }
+    }
+
+    /// The endpoint with this credential instead of its own.
+    pub fn with_credential(self, credential: Option<Credential>) -> Endpoint {
+        Endpoint { credential, ..self }
+    }
+
+    /// `host[:port]`.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    pub fn has_credential(&self) -> bool {
+        self.credential.is_some()
+    }
+
+    /// Whether plain HTTP was configured for it.
+    pub(super) fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    pub(super) fn can(&self, capability: Capability) -> bool {
+        self.capabilities.contains(&capability)
+    }
+
+    /// The URL of `path` below the API; `path` is text of our grammars only.
+    pub(super) fn url(&self, scheme: &str, path: &str) -> Result<Url> {
+        let text = format!("{scheme}://{}{}/{path}", self.authority, self.path);
+        let mut url = Url::parse(&text)
+            .map_err(|_| Error::invalid(format!("`{}` is not a registry's host", self.authority)))?;
+        if let Some(name) = &self.mirrored {
+            url.query_pairs_mut().append_pair("ns", name);
+        }
+        Ok(url)
+    }
+
+    /// Whether the port of plain HTTP is written there. A host without a port has HTTPS on the usual one.
+    pub(super) fn names_plain_port(&self) -> bool {
+        self.authority.ends_with(":80")
+    }
+
+    /// Whether the token server at `realm` may have the credential that is meant for this endpoint: it is the
+    /// endpoint itself, or configured, and no less private than the endpoint is.
+    pub(super) fn trusts_realm(&self, asked: &Url, realm: &Url) -> bool {
+        let named = authority_of(realm);
+        let known = KNOWN_TOKEN_HOSTS.contains(&(self.authority.as_str(), named.as_str()));
+        let same_privacy = realm.scheme() == "https" || asked.scheme() == "http";
+        same_privacy && (realm.origin() == asked.origin() || known || self.token_hosts.contains(&named))
+    }
+}
+
+/// `host[:port]` of `url`, without the port that its scheme has anyway.
+pub(super) fn authority_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// Whom to believe at the other end of a connection, and who we are there. Equal ones share connections.
+#[derive(Debug, Clone)]
+pub struct Trust(Arc<Trusted>);
+
+#[derive(Debug, Default)]
+struct Trusted {
+    /// Certificates of any kind, and plain HTTP.
+    lax: bool,
+    /// Further certificate authorities, in PEM.
+    roots: Vec<String>,
+    /// Our certificate chain and its key, in PEM.
+    identity: Option<Identity>,
+    connect_timeout: Option<Duration>,
+    /// Names all of the above: what connections are shared by.
+    fingerprint: String,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    pub certificate: String,
+    pub key: Secret,
+}
+
+impl Default for Trust {
+    fn default() -> Trust {
+        Trust(Arc::default())
+    }
+}
+
+impl Trust {
+    /// Any certificate, or none at all.
+    fn nobody_in_particular() -> Trust {
+        Trust::new(true, Vec::new(), None, None)
+    }
+
+    pub(super) fn new(
+        lax: bool,
+        roots: Vec<String>,
+        identity: Option<Identity>,
+        connect_timeout: Option<Duration>,
+    ) -> Trust {
+        let mut all = Sha256::new();
+        let mut add = |text: &str| {
+            all.update((text.len() as u64).to_be_bytes());
+            all.update(text);
+        };
+        add(if lax { "lax" } else { "strict" });
+        add(&roots.len().to_string());
+        roots.iter().for_each(|root| add(root));
+        for part in identity.iter().flat_map(|own| [own.certificate.as_str(), own.key.expose()]) {
+            add(part);
+        }
+        add(&format!("{connect_timeout:?}"));
+        let fingerprint = hex(&all.finalize());
+        Trust(Arc::new(Trusted { lax, roots, identity, connect_timeout, fingerprint }))
+    }
+
+    /// The same towards somebody else: who we are is for the endpoint alone.
+    pub(super) fn without_identity(&self) -> Trust {
+        match self.0.identity {
+            None => self.clone(),
+            Some(_) => Trust::new(self.0.lax, self.0.roots.clone(), None, self.0.connect_timeout),
+        }
+    }
+
+    pub(super) fn is_lax(&self) -> bool {
+        self.0.lax
+    }
+
+    /// Whether nothing was configured: then less is enough on loopback.
+    pub(super) fn is_default(&self) -> bool {
+        !self.0.lax && self.0.roots.is_empty() && self.0.identity.is_none()
+    }
+
+    pub(super) fn roots(&self) -> &[String] {
+        &self.0.roots
+    }
+
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.0.identity.as_ref()
+    }
+
+    pub(super) fn connect_timeout(&self) -> Option<Duration> {
+        self.0.connect_timeout
+    }
+}
+
+impl PartialEq for Trust {
+    fn eq(&self, other: &Trust) -> bool {
+        self.0.fingerprint == other.0.fingerprint
+    }
+}
+
+impl Eq for Trust {}
+
+impl Hash for Trust {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.fingerprint.hash(state);
+    }
+}

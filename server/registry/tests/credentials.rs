@@ -1,0 +1,261 @@
+//! Who gets a credential, and what it gets us.
+
+use std::collections::BTreeMap;
+
+use super::super::fixture::{TokenFor, sha256};
+use super::*;
+
+fn password(text: &str) -> Credential {
+    let (username, password) = text.split_once(':').expect("a pair");
+    Credential::Password { username: username.into(), password: Secret::new(password) }
+}
+
+/// The repository `app` of `registry`, with a credential and with token hosts.
+fn known(
+    client: &Registry,
+    registry: &FixtureRegistry,
+    credential: Credential,
+    token_hosts: &[String],
+) -> Repository {
+    let reference = reference(registry, "app");
+    let endpoint = Endpoint::of(&reference, Transport::Verified, AddressPolicy::Private);
+    let endpoint =
+        Endpoint { token_hosts: token_hosts.to_vec(), ..endpoint.with_credential(Some(credential)) };
+    client.repository(&reference, vec![endpoint], Trace::default())
+}
+
+/// What was sent as `Authorization`, request by request.
+fn sent(registry: &FixtureRegistry) -> Vec<String> {
+    let scheme = |value: &String| value.split(' ').next().unwrap_or_default().to_owned();
+    registry
+        .seen()
+        .iter()
+        .map(|seen| seen.headers.get("authorization").map(scheme).unwrap_or_default())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_password_is_sent_when_it_is_asked_for_and_then_at_once() {
+    let registry = FixtureRegistry::start().await;
+    registry.push_blob(b"x");
+    registry.require(Auth::Password("me:s3cret"));
+    let client = client();
+    let repository = known(&client, &registry, password("me:s3cret"), &[]);
+    for _ in 0..2 {
+        read(&repository, &blob(b"x"), 0).await.expect("the bytes");
+    }
+    assert_eq!(sent(&registry), ["", "Basic", "Basic"]);
+    let wrong = known(&client, &registry, password("me:other"), &[]);
+    let told = failure(read(&wrong, &blob(b"x"), 0).await);
+    assert_eq!(told.kind, UpstreamKind::Denied);
+    assert!(!format!("{told:?}").contains("other"), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_password_gets_a_token_and_the_registry_never_sees_it() {
+    for whom in [TokenFor::Password("me:s3cret"), TokenFor::PostedPassword("me:s3cret")] {
+        let registry = FixtureRegistry::start().await;
+        registry.push_blob(b"x");
+        registry.require(Auth::Token { realm: None, expires_in: 300 });
+        registry.hand_tokens_to(whom);
+        let client = client();
+        let repository = known(&client, &registry, password("me:s3cret"), &[]);
+        read(&repository, &blob(b"x"), 0).await.expect("the bytes");
+        for seen in registry.seen().iter().filter(|seen| !seen.path.starts_with("/token")) {
+            assert!(seen.headers.get("authorization").is_none_or(|value| value.starts_with("Bearer ")));
+        }
+        let told = failure(read(&known(&client, &registry, password("me:no"), &[]), &blob(b"x"), 0).await);
+        assert_eq!(told.kind, UpstreamKind::Denied);
+        assert!(told.reason.contains("refuses these credentials"), "{}", told.reason);
+    }
+}
+
+#[tokio::test]
+async fn an_identity_token_is_changed_for_access_and_for_its_successor() {
+    let registry = FixtureRegistry::start().await;
+    registry.push_blob(b"x");
+    registry.require(Auth::Token { realm: None, expires_in: 1 });
+    registry.hand_tokens_to(TokenFor::Refresh("first".into()));
+    let client = client();
+    let identity = Credential::IdentityToken { token: Secret::new("first") };
+    for _ in 0..2 {
+        read(&known(&client, &registry, identity.clone(), &[]), &blob(b"x"), 0).await.expect("the bytes");
+    }
+    let posted: Vec<BTreeMap<String, String>> = registry
+        .seen()
+        .iter()
+        .filter(|seen| seen.method == "POST")
+        .map(|seen| url::form_urlencoded::parse(seen.body.as_bytes()).into_owned().collect())
+        .collect();
+    let refresh: Vec<_> = posted.iter().map(|form| form["refresh_token"].as_str()).collect();
+    assert_eq!(refresh, ["first", "refresh-1"]);
+    assert_eq!(
+        (posted[0]["grant_type"].as_str(), posted[0]["scope"].as_str()),
+        ("refresh_token", "repository:app:pull")
+    );
+}
+
+#[tokio::test]
+async fn a_registry_token_is_sent_as_it_is_and_its_refusal_is_final() {
+    let registry = FixtureRegistry::start().await;
+    registry.push_blob(b"x");
+    registry.require(Auth::Token { realm: None, expires_in: 300 });
+    let client = client();
+    let token = |text: &str| Credential::RegistryToken { token: Secret::new(text) };
+    read(&known(&client, &registry, token("secret-1"), &[]), &blob(b"x"), 0).await.expect("the bytes");
+    let told = failure(read(&known(&client, &registry, token("wrong"), &[]), &blob(b"x"), 0).await);
+    assert_eq!((told.kind, sent(&registry)), (UpstreamKind::Denied, vec!["Bearer".to_owned(); 2]));
+}
+
+#[tokio::test]
+async fn a_realm_on_another_host_gets_a_credential_only_where_it_is_configured() {
+    let (registry, elsewhere) = (FixtureRegistry::start().await, FixtureRegistry::start().await);
+    registry.push_blob(b"x");
+    let realm = Some(format!("http://{}/token", elsewhere.host()));
+    registry.require(Auth::Token { realm, expires_in: 300 });
+    elsewhere.hand_tokens_to(TokenFor::Password("me:s3cret"));
+    let client = client();
+    let told = failure(read(&known(&client, &registry, password("me:s3cret"), &[]), &blob(b"x"), 0).await);
+    assert_eq!(told.kind, UpstreamKind::Denied);
+    assert!(told.reason.contains(&elsewhere.host()) && !told.reason.contains("s3cret"), "{}", told.reason);
+    assert!(elsewhere.seen().is_empty(), "nothing at all is sent there");
+    let configured = known(&client, &registry, password("me:s3cret"), &[elsewhere.host()]);
+    read(&configured, &blob(b"x"), 0).await.expect("the bytes");
+}
+
+#[tokio::test]
+async fn a_redirect_never_takes_a_credential_along() {
+    let (registry, storage) = (FixtureRegistry::start().await, FixtureRegistry::start().await);
+    storage.push_blob(b"far away");
+    storage.require(Auth::Basic);
+    registry.push_blob(b"near");
+    registry.require(Auth::Password("me:s3cret"));
+    let repository = known(&client(), &registry, password("me:s3cret"), &[]);
+    read(&repository, &blob(b"near"), 0).await.expect("the bytes");
+    let to = format!("http://{}/v2/x/blobs/{}", storage.host(), sha256(b"far away"));
+    registry.fail("/blobs/", Fault::Status(307, vec![("Location", to)]), 1);
+    let told = failure(read(&repository, &blob(b"far away"), 0).await);
+    assert_eq!((told.kind, sent(&storage)), (UpstreamKind::Denied, vec![String::new()]));
+
+    // Nor does a token server that sends the form on.
+    registry.require(Auth::Token { realm: None, expires_in: 300 });
+    let to = format!("http://{}/token", storage.host());
+    registry.fail("/token", Fault::Status(307, vec![("Location", to)]), 1);
+    let identity = Credential::IdentityToken { token: Secret::new("s3cret") };
+    let told = failure(read(&known(&client(), &registry, identity, &[]), &blob(b"near"), 0).await);
+    assert_eq!((told.kind, storage.seen().len()), (UpstreamKind::BadAnswer, 1), "{}", told.reason);
+}
+
+#[tokio::test]
+async fn many_who_need_a_token_cost_one_request_for_it() {
+    let registry = FixtureRegistry::start().await;
+    registry.push_blob(b"x");
+    registry.require(Auth::Token { realm: None, expires_in: 300 });
+    registry.hand_tokens_to(TokenFor::Password("me:s3cret"));
+    let repository = known(&client(), &registry, password("me:s3cret"), &[]);
+    let descriptor = blob(b"x");
+    let reads = (0..20).map(|_| read(&repository, &descriptor, 0));
+    for got in futures_util::future::join_all(reads).await {
+        got.expect("the bytes");
+    }
+    assert_eq!(registry.log().iter().filter(|line| line.contains("/token")).count(), 1);
+}
+
+/// Endpoints of one registry: mirrors first, each without anything of its own.
+fn mirrored(
+    client: &Registry,
+    origin: &FixtureRegistry,
+    mirrors: &[&FixtureRegistry],
+    trace: Trace,
+) -> Repository {
+    let mirror = |host: &&FixtureRegistry| HostSettings {
+        url: Some(format!("http://{}", host.host()).parse().expect("a URL")),
+        ..HostSettings::default()
+    };
+    let settings =
+        RegistrySettings { mirrors: mirrors.iter().map(mirror).collect(), ..RegistrySettings::default() };
+    let reference = reference(origin, "app");
+    let endpoints =
+        settings.check().expect("good settings").endpoints(&reference, AddressPolicy::Private, true);
+    client.repository(&reference, endpoints, trace)
+}
+
+#[tokio::test]
+async fn a_mirror_is_asked_first_by_name_and_the_registry_when_it_does_not_help() {
+    let (origin, mirror) = (FixtureRegistry::start().await, FixtureRegistry::start().await);
+    origin.push_image("app", Some("v1"), "linux/amd64", &[b"layer"]);
+    mirror.push_image("app", Some("v1"), "linux/amd64", &[b"layer"]);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let hear = told.clone();
+    let trace = Trace::to(move |what| hear.lock().expect("no holder panics").push(what));
+    let client = client();
+    let repository = mirrored(&client, &origin, &[&mirror], trace);
+    repository.resolve(&reference(&origin, "app:v1")).await.expect("resolved");
+    read(&repository, &blob(b"layer"), 0).await.expect("the bytes");
+    assert!(origin.seen().is_empty());
+    let asked = format!(
+        "GET /v2/app/blobs/{}?ns=127.0.0.1%3A{}",
+        sha256(b"layer"),
+        origin.host().rsplit_once(':').expect("a port").1
+    );
+    assert_eq!(mirror.log()[1], asked);
+
+    // What it lacks is had from the registry, and it is asked again for the next.
+    origin.push_blob(b"only here");
+    read(&repository, &blob(b"only here"), 0).await.expect("the bytes");
+    read(&repository, &blob(b"layer"), 0).await.expect("the bytes");
+    assert_eq!((mirror.seen().len(), origin.seen().len()), (4, 1), "{:?}", origin.log());
+
+    // One that fails is asked last from then on.
+    mirror.fail("/blobs/", Fault::Status(500, vec![]), 100);
+    for _ in 0..2 {
+        read(&repository, &blob(b"layer"), 0).await.expect("the bytes");
+    }
+    assert_eq!(mirror.seen().len(), 5);
+    let told = told.lock().expect("no holder panics");
+    let fallbacks = told.iter().filter(|what| matches!(what, Told::Fallback { .. })).count();
+    assert_eq!(fallbacks, 2, "{told:?}");
+}
+
+#[tokio::test]
+async fn the_failure_that_is_told_is_of_the_host_that_came_furthest() {
+    let (origin, mirror) = (FixtureRegistry::start().await, FixtureRegistry::start().await);
+    origin.require(Auth::Basic);
+    let repository = mirrored(&client(), &origin, &[&mirror], Trace::default());
+    let told = failure(repository.resolve(&reference(&origin, "app:v1")).await);
+    assert_eq!((told.kind, told.host), (UpstreamKind::Denied, origin.host()));
+    let gone = FixtureRegistry::start().await;
+    let lost = mirrored(&client(), &gone, &[&mirror], Trace::default());
+    let reference = reference(&gone, "app:v1");
+    drop(gone);
+    assert_eq!(failure(lost.resolve(&reference).await).host, mirror.host());
+}
+
+#[tokio::test]
+async fn no_trace_holds_a_secret() {
+    let registry = FixtureRegistry::start().await;
+    registry.push_blob(b"x");
+    registry.require(Auth::Token { realm: None, expires_in: 300 });
+    registry.hand_tokens_to(TokenFor::Password("me:s3cret"));
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let hear = told.clone();
+    let trace = Trace::to(move |what| hear.lock().expect("no holder panics").push(what));
+    let reference = reference(&registry, "app");
+    let endpoint = Endpoint::of(&reference, Transport::Verified, AddressPolicy::Private);
+    let endpoint = endpoint.with_credential(Some(password("me:s3cret")));
+    let repository = client().repository(&reference, vec![endpoint], trace);
+    read(&repository, &blob(b"x"), 0).await.expect("the bytes");
+    let lines: Vec<String> = told
+        .lock()
+        .expect("no holder panics")
+        .iter()
+        .map(|what| match what {
+            Told::Exchange(exchange) => exchange.to_string(),
+            Told::Fallback { .. } => panic!("{what:?}"),
+        })
+        .collect();
+    let all = format!("{lines:#?} {told:?}");
+    assert!(!all.contains("s3cret") && !all.contains("secret-") && !all.contains("bWU6"), "{all}");
+    let last = lines.last().expect("a request");
+    assert!(last.contains("(Bearer) → 200"), "{last}");
+}
