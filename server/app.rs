@@ -14,7 +14,7 @@ use crate::error::{Doing, Error, Result};
 use crate::events::Events;
 use crate::http::serve::Server;
 use crate::http::{self, AppState, Parts, tls};
-use crate::jobs::{self, AddressPolicy, Jobs};
+use crate::jobs::{self, AddressPolicy, DockerConfig, HostsDirs, Jobs, Sources};
 use crate::limits;
 use crate::shutdown::{Drained, Shutdown};
 use crate::store::{NewToken, Repaired, Settings, Sharing, Store, Token};
@@ -44,6 +44,11 @@ impl App {
         };
         let mut settings = jobs::Settings::new(config.pull_concurrency, config.layer_concurrency, addresses);
         settings.metrics = metrics.jobs.clone();
+        settings.sources = Sources {
+            hosts: Arc::new(HostsDirs::new(config.hosts_dirs.clone())),
+            docker: DockerConfig::new(config.docker_config.clone()),
+            rules: Arc::new(config.registry_rules.clone()),
+        };
         let jobs = Jobs::new(store.clone(), clock.clone(), shutdown.clone(), settings);
         jobs.resume_unfinished().await?;
         let state = AppState::new(Parts {
@@ -111,7 +116,7 @@ async fn open_store(config: &Config, clock: &Clock, shutdown: &Shutdown) -> Resu
         },
         max_blob_bytes: config.max_blob_size,
     };
-    let store = Store::new(disk, db.clone(), clock.clone(), settings, Events::default(), shutdown.clone());
+    let store = Store::new(disk, db.clone(), clock.clone(), settings, Events::default(), shutdown.clone())?;
     // Before anything else looks into it: also a command that ends at once changes only what is its own.
     store.claim_database().await?;
     Ok((db, store))

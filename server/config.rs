@@ -19,6 +19,7 @@ pub use settings::{Kind, SETTINGS, Setting, example};
 pub use sources::{ServeArgs, Source};
 
 use crate::error::{Error, Result};
+use crate::oci::Rules;
 use values::Values;
 
 /// What the server was told, in checked types.
@@ -48,6 +49,11 @@ pub struct Config {
     pub pull_concurrency: usize,
     pub layer_concurrency: usize,
     pub private_registries: PrivateRegistries,
+    /// Which registries pulls may name.
+    pub registry_rules: Rules,
+    /// Hosts directories, in the order in which they are looked into.
+    pub hosts_dirs: Vec<PathBuf>,
+    pub docker_config: Option<PathBuf>,
     shown: Vec<Shown>,
 }
 
@@ -152,6 +158,15 @@ impl Config {
                     ("refuse", PrivateRegistries::Refuse),
                 ];
                 values::one_of(text, &choices)
+            })?,
+            registry_rules: Rules {
+                allowed: values.parse("allowed_registries", values::rules)?,
+                denied: values.parse("denied_registries", values::rules)?,
+            },
+            hosts_dirs: values
+                .parse("hosts_dir", |text| Ok(values::listed(text).map(PathBuf::from).collect()))?,
+            docker_config: values.parse("docker_config", |text| {
+                Ok(Some(text).filter(|path| !path.is_empty()).map(PathBuf::from))
             })?,
             shown: values.shown(),
         };

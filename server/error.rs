@@ -26,6 +26,8 @@ pub enum Error {
     Conflict(Conflict),
     /// Another writer has the ingest; `offset` is where it stands.
     Busy { offset: u64, retry_after: Duration },
+    /// The operator's rules do not allow it, whoever asks.
+    Refused { reason: String },
     /// `If-Match` and its relatives did not hold.
     PreconditionFailed { reason: String },
     /// The writer token is not (or no longer) the ingest's writer.
@@ -190,7 +192,7 @@ impl fmt::Display for Error {
             Error::Busy { offset, .. } => {
                 write!(f, "the ingest has another writer, which stands at offset {offset}")
             }
-            Error::PreconditionFailed { reason } => f.write_str(reason),
+            Error::Refused { reason } | Error::PreconditionFailed { reason } => f.write_str(reason),
             Error::WriterLost => f.write_str("the writer token is not this ingest's writer: open it again"),
             Error::TooLarge { what, limit } => write!(f, "{what} is larger than the limit of {limit} bytes"),
             Error::TooMany { what, limit, .. } => {
@@ -254,6 +256,7 @@ impl std::error::Error for Error {
             | Error::Unprocessable(_)
             | Error::Conflict(_)
             | Error::Busy { .. }
+            | Error::Refused { .. }
             | Error::PreconditionFailed { .. }
             | Error::WriterLost
             | Error::TooLarge { .. }

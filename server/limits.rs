@@ -163,6 +163,8 @@ limits! {
         "Platforms of one pull; each may cost a manifest.";
     PULL_BLOBS "pull_blobs": usize = 4_096, "blobs",
         "Configs and layers of one pull, whose picture is held in memory and in its row.";
+    PULL_TRACE "pull_trace": usize = 1_000, "requests",
+        "Requests that the trace of a pull remembers, the last ones; they stand in its row.";
     REDIRECTS "redirects": usize = 5, "redirects",
         "Redirects followed for one request to a registry.";
     REGISTRIES "registries": usize = 1_000, "registries",

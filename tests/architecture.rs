@@ -36,13 +36,14 @@ const DOORS: [(&str, &str); 18] = [
     ("tokio::spawn(", "shutdown.rs"),
     ("task::spawn(", "shutdown.rs"),
     ("std::fs", "disk/ unpack/ cli/ config.rs config/ registry/hosts.rs"),
-    ("tokio::fs", "disk/ unpack/ cli/ config.rs config/"),
+    ("tokio::fs", "disk/ unpack/ cli/ config.rs config/ registry/docker_config.rs"),
     ("rustix::fs", "disk/ unpack/"),
     ("os::unix::fs", "disk/ unpack/ cli/ config.rs config/"),
     ("SystemTime::now", "clock.rs app.rs telemetry.rs"),
     (
         "Instant::now",
-        "clock.rs app.rs telemetry.rs http/connection.rs http/connection/ http/guard.rs registry/blob.rs",
+        "clock.rs app.rs telemetry.rs http/connection.rs http/connection/ http/guard.rs registry/blob.rs \
+         registry/transport.rs registry/probe.rs",
     ),
     ("Timestamp::now", "clock.rs app.rs telemetry.rs"),
     ("crate::http::ui", "http/mod.rs http/routes.rs http/error.rs http/ui/"),

@@ -25,7 +25,7 @@ fn store_over(directory: &Path, db: Db, shutdown: &Shutdown) -> Store {
         max_blob_bytes: 1 << 30,
     };
     let disk = Disk::open(directory).expect("a data directory");
-    Store::new(disk, db, Clock::system(), settings, Events::default(), shutdown.clone())
+    Store::new(disk, db, Clock::system(), settings, Events::default(), shutdown.clone()).expect("a store")
 }
 
 async fn pull(jobs: &Jobs, reference: String, platforms: &[&str]) -> Pull {

@@ -191,6 +191,7 @@ impl Failure {
             Error::AlreadyExists { .. }
             | Error::Conflict(_)
             | Error::Busy { .. }
+            | Error::Refused { .. }
             | Error::PreconditionFailed { .. }
             | Error::WriterLost => Exit::Conflict,
             Error::TooLarge { .. } | Error::TooMany { .. } | Error::OutOfSpace { .. } => Exit::Exhausted,

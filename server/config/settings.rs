@@ -102,6 +102,29 @@ pub const SETTINGS: &[Setting] = &[
         "auto",
         "Whether a pull may contact addresses of private networks; auto allows it where no token is asked for",
     ),
+    Setting {
+        key: "allowed_registries",
+        kind: Kind::List,
+        value_name: "RULE,…",
+        default: "",
+        help: "Registries that pulls may name, as in ghcr.io, *.example.com or docker.io/library \
+               [default: all of them]",
+    },
+    Setting {
+        key: "denied_registries",
+        kind: Kind::List,
+        value_name: "RULE,…",
+        default: "",
+        help: "Registries that no pull may name, whatever is allowed",
+    },
+    Setting {
+        key: "hosts_dir",
+        kind: Kind::List,
+        value_name: "DIR,…",
+        default: "",
+        help: "Directories with a hosts.toml for each registry, as containerd reads them: mirrors, certificates, headers",
+    },
+    text("docker_config", "FILE", "", "Docker's config.json, whose credentials pulls may use"),
 ];
 
 /// A configuration file that sets nothing and says everything, for `orlop config example`.

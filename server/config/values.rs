@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 use super::{DatabaseUrl, Gathered, Given, Kind, SETTINGS, Shown, Source, TlsFiles};
 use crate::clock::parse_duration;
 use crate::error::{Error, Result};
+use crate::oci::Rule;
 
 /// The gathered texts, each asked for by its key.
 pub struct Values(Gathered);
@@ -132,7 +133,6 @@ pub fn path(text: &str) -> Result<PathBuf> {
 
 /// Host names as they stand in a `Host` header, without a port.
 pub fn hosts(text: &str) -> Result<Vec<String>> {
-    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
     let parse = |name: &str| {
         let plain = !name.contains(['/', '@', '*']) && !name.contains(char::is_whitespace);
         match name.parse::<http::uri::Authority>() {
@@ -140,7 +140,17 @@ pub fn hosts(text: &str) -> Result<Vec<String>> {
             Ok(_) | Err(_) => Err(Error::invalid(format!("`{name}` is not a host name without a port"))),
         }
     };
-    names.map(parse).collect()
+    listed(text).map(parse).collect()
+}
+
+/// Rules for registries.
+pub fn rules(text: &str) -> Result<Vec<Rule>> {
+    listed(text).map(str::parse).collect()
+}
+
+/// The parts of a list.
+pub fn listed(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty())
 }
 
 pub fn log_filter(text: &str) -> Result<String> {

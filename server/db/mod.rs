@@ -19,6 +19,7 @@ pub mod leases;
 pub mod meta;
 pub mod namespaces;
 pub mod pulls;
+pub mod registries;
 pub mod tokens;
 
 pub use conn::Conn;

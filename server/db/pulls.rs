@@ -119,6 +119,13 @@ pub async fn update_pull(tx: &mut Tx, row: &PullRow, seen: &str) -> Result<bool>
     Ok(updated == 1)
 }
 
+/// Takes a finished pull up again, if its state is still `seen`; whether it was.
+pub async fn reopen_pull(tx: &mut Tx, row: &PullRow, seen: &str) -> Result<bool> {
+    const SQL: &str = "UPDATE pulls SET state = $2, detail = $3, error = NULL, finished_at = NULL
+        WHERE id = $1 AND state = $4 AND finished_at IS NOT NULL";
+    Ok(execute!(tx, SQL, &row.id, &row.state, &row.detail, seen)? == 1)
+}
+
 /// Removes a finished pull from history.
 pub async fn delete_finished(tx: &mut Tx, namespace: &str, id: &str) -> Result<bool> {
     const SQL: &str = "DELETE FROM pulls WHERE namespace = $1 AND id = $2 AND finished_at IS NOT NULL";

@@ -10,11 +10,13 @@ mod direct;
 mod flush;
 mod ingest;
 mod layout;
+mod secret_key;
 
 pub use blobs::BlobFile;
 pub use flush::Flush;
 pub use ingest::{IngestFile, Staged};
 pub use layout::{IndexEntry, boot_id};
+pub use secret_key::SECRET_KEY_BYTES;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};

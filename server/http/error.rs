@@ -226,6 +226,7 @@ fn doc_of(error: &Error) -> &'static ProblemDoc {
             Conflict::State { .. } => kinds::INVALID_STATE,
         },
         Error::Busy { .. } => kinds::INGEST_BUSY,
+        Error::Refused { .. } => kinds::FORBIDDEN,
         Error::PreconditionFailed { .. } => kinds::PRECONDITION_FAILED,
         Error::WriterLost => kinds::WRITER_LOST,
         Error::TooLarge { .. } => kinds::TOO_LARGE,
@@ -281,6 +282,7 @@ fn extras_of(error: &Error) -> Extras {
         | Error::AlreadyExists { .. }
         | Error::Unprocessable(_)
         | Error::Conflict(Conflict::State { .. })
+        | Error::Refused { .. }
         | Error::PreconditionFailed { .. }
         | Error::WriterLost
         | Error::OutOfSpace { .. }

@@ -8,7 +8,7 @@ use axum::routing::{MethodFilter, on};
 use http::Method;
 
 use super::AppState;
-use super::api::{content, data, images, ingests, leases, namespaces, pulls, system, tokens};
+use super::api::{content, data, images, ingests, leases, namespaces, pulls, registries, system, tokens};
 use super::ui;
 
 /// Who may call a route.
@@ -122,6 +122,14 @@ routes! {
     GET "/api/v1/pulls/{id}" Read ["namespace" "wait"] => pulls::show;
     DELETE "/api/v1/pulls/{id}" Write ["namespace" "purge"] => pulls::cancel;
     GET "/api/v1/pulls/{id}/events" Read ["namespace"] => pulls::events;
+    POST "/api/v1/pulls/{id}/retry" Write ["namespace"] => pulls::retry;
+    GET "/api/v1/pulls/{id}/trace" Read ["namespace"] => pulls::trace;
+
+    GET "/api/v1/registries" Admin [] => registries::list;
+    GET "/api/v1/registries/{host}" Admin [] => registries::show;
+    PUT "/api/v1/registries/{host}" Admin [] => registries::put;
+    DELETE "/api/v1/registries/{host}" Admin [] => registries::delete;
+    POST "/api/v1/registries/{host}/test" Admin [] => registries::test;
 
     GET "/api/v1/tokens" Admin ["sort" "limit" "cursor"] => tokens::list;
     POST "/api/v1/tokens" Admin [] => tokens::create;

@@ -11,18 +11,24 @@ mod lease;
 mod progress;
 mod pull;
 mod record;
+mod registries;
 mod request;
 mod run;
+mod trace;
 mod view;
 mod watch;
 
 pub use event::{
     LogLevel, PullEnd, PullEvent, PullEventBody, PullLog, PullPhaseChange, PullReset, ResetReason,
 };
-pub use request::PullRequest;
+pub use request::{CredentialUse, PullRequest};
+pub use trace::{PullTrace, TraceLine};
 pub use view::{BlobRole, BlobState, JobError, JobErrorCode, JobState, Phase, Pull, PullBlob, PullProgress};
 
-pub use crate::registry::{AddressPolicy, Patience, RetryPolicy};
+pub use crate::registry::{
+    AddressPolicy, Capability, Credential, DockerConfig, HostsDirs, Patience, Probe, RetryPolicy, Secret,
+};
+pub use registries::{Change, HostChange, RegistryChange, RegistryView, Sources};
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -33,7 +39,7 @@ use futures_util::Stream;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
-use crate::error::{Error, Result};
+use crate::error::{Conflict, Error, Result};
 use crate::id::new_id;
 use crate::limits;
 use crate::registry::Registry;
@@ -60,6 +66,7 @@ pub struct Settings {
     pub lease: Duration,
     pub retry: RetryPolicy,
     pub patience: Patience,
+    pub sources: Sources,
     pub metrics: JobMetrics,
 }
 
@@ -73,6 +80,7 @@ impl Settings {
             lease: Duration::from_secs(3600),
             retry: RetryPolicy::default(),
             patience: Patience::default(),
+            sources: Sources::default(),
             metrics: JobMetrics::default(),
         }
     }
@@ -206,29 +214,33 @@ impl Jobs {
         asked: &PullRequest,
         idempotency_key: Option<&str>,
     ) -> Result<Created> {
-        let request = Request::check(caller, asked)?;
+        let credential = asked.auth.as_ref().map(|auth| serde_json::to_string(auth).expect("texts are JSON"));
+        let mark = credential.as_ref().map(|secret| self.0.store.mark_secret(secret));
+        let request = Request { auth: mark, ..Request::check(caller, asked)? };
+        self.0.settings.sources.rules.check(&request.reference)?;
         let keyed =
             idempotency_key.map(|key| Keyed::new(&caller.namespace, key, "POST", "/api/v1/pulls", &request));
         let row = self.new_row(caller, asked, &request);
         let (maker, finder, namespace) = (self.clone(), self.clone(), caller.namespace.clone());
         let make = async move {
-            let created = maker.record_pull(row, request.lease.as_deref()).await?;
+            let created = maker.record_pull(row, request.lease.as_deref(), credential).await?;
             Ok((created.remembered(), created))
         };
         let find = async move |remembered: String| {
             let created = finder.find_created(&namespace, &remembered).await?;
             Ok((remembered, created))
         };
-        // To the end, also when the client goes away: a row without its task would stand still until the next start.
-        let (store, (reply, answer)) = (self.0.store.clone(), tokio::sync::oneshot::channel());
-        self.0.shutdown.spawn("create-pull", async move {
-            let _ = reply.send(store.make_once(keyed, make, |(remembered, _)| remembered, find).await);
-        });
-        let made = answer.await.map_err(|_| Error::internal("record a pull"))?;
-        made.map(|(_, created)| created)
+        let store = self.0.store.clone();
+        let making = async move { store.make_once(keyed, make, |(remembered, _)| remembered, find).await };
+        self.to_the_end("create-pull", making).await.map(|(_, created)| created)
     }
 
-    async fn record_pull(&self, row: PullRow, lease: Option<&str>) -> Result<Created> {
+    async fn record_pull(
+        &self,
+        row: PullRow,
+        lease: Option<&str>,
+        credential: Option<String>,
+    ) -> Result<Created> {
         if let Some(lease) = lease {
             self.0.store.find_lease(&row.namespace, lease).await?;
         }
@@ -236,11 +248,8 @@ impl Jobs {
         if let Some(equal) = self.0.store.find_equal_pull(&row).await? {
             return Ok(Created::Existing(self.show(equal)?));
         }
-        if self.live().len() >= limits::PULL_QUEUE + self.0.settings.pulls {
-            let retry_after = Duration::from_secs(30);
-            return Err(Error::TooMany { what: "pulls", limit: limits::PULL_QUEUE, retry_after });
-        }
-        if let Err(error) = self.0.store.record_pull(&row).await {
+        self.check_queue()?;
+        if let Err(error) = self.0.store.record_pull(&row, credential.as_deref()).await {
             if matches!(error, Error::Unavailable { .. }) {
                 self.start_if_recorded(row);
             }
@@ -250,6 +259,29 @@ impl Jobs {
         let shown = record.show(self.now());
         self.start(record);
         Ok(Created::New(shown))
+    }
+
+    fn check_queue(&self) -> Result<()> {
+        if self.live().len() < limits::PULL_QUEUE + self.0.settings.pulls {
+            return Ok(());
+        }
+        let retry_after = Duration::from_secs(30);
+        Err(Error::TooMany { what: "pulls", limit: limits::PULL_QUEUE, retry_after })
+    }
+
+    /// Runs `work` to its end, also when the client goes away: a row without its task would stand still until the next
+    /// start.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        self.0.shutdown.spawn(name, async move {
+            // A caller that went away no longer wants to know.
+            let _ = reply.send(work.await);
+        });
+        answer.await.map_err(|_| Error::internal(format!("{name} ended before it was done")))?
     }
 
     /// A pull of which nobody knows whether it was written down: if it was, it must not stand still until the next start.
@@ -338,6 +370,25 @@ impl Jobs {
         }
     }
 
+    /// The requests of a pull that was asked to remember them.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` (state) when it was not asked to; `Unavailable`.
+    pub async fn trace(&self, namespace: &str, id: &str) -> Result<PullTrace> {
+        let row = self.0.store.find_pull(namespace, id).await?;
+        let record = match self.find_live(&row.id) {
+            Some(live) => live.read(Clone::clone),
+            None => Record::of_row(row)?,
+        };
+        match record.request.trace {
+            true => Ok(record.detail.trace.unwrap_or_default()),
+            false => {
+                let reason = "the pull keeps no trace: ask for one with `trace` when it is made".to_owned();
+                Err(Error::Conflict(Conflict::State { reason }))
+            }
+        }
+    }
+
     /// Waits until the pull is finished, at most for `longest` and not past the stop of the server.
     ///
     /// # Errors
@@ -387,6 +438,61 @@ impl Jobs {
         live.change(Record::mark_cancelling);
         live.stop.cancel();
         Ok(Cancelled::Stopping(live.read(|record| record.show(self.now()))))
+    }
+
+    /// Takes a failed or cancelled pull up again, with the bytes that it left; with `auth` in place of the credential
+    /// that came along first.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` (state) when it is under way or has succeeded; `Invalid` (`auth`) when it came with a
+    /// credential that is no longer kept; `Unavailable`.
+    pub async fn retry(&self, namespace: &str, id: &str, auth: Option<Credential>) -> Result<Pull> {
+        let row = self.0.store.find_pull(namespace, id).await?;
+        let mut record = Record::of_row(row)?;
+        let seen = record.state;
+        let refused = |why: &str| Err(Error::Conflict(Conflict::State { reason: why.to_owned() }));
+        match seen {
+            JobState::Failed | JobState::Cancelled => {}
+            JobState::Succeeded => {
+                return refused("the pull has succeeded: to look for a newer image, pull again");
+            }
+            JobState::Queued | JobState::Running | JobState::Cancelling => {
+                return refused("the pull is still under way");
+            }
+        }
+        self.0.settings.sources.rules.check(&record.request.reference)?;
+        let auth = auth.map(|auth| auth.check().map_err(|error| error.in_field("auth"))).transpose()?;
+        let credential = auth.map(|auth| serde_json::to_string(&auth).expect("texts are JSON"));
+        match (&record.request.auth, &credential) {
+            (None, Some(_)) => {
+                let why = "the pull came without a credential: to use one, make another pull";
+                return Err(Error::invalid_field("auth", why));
+            }
+            (Some(_), None) if self.0.store.find_pull_credential(id).await?.is_none() => {
+                let why = "the credential of this pull is no longer kept: give it again";
+                return Err(Error::invalid_field("auth", why));
+            }
+            (Some(_) | None, _) => {}
+        }
+        // A new epoch: its events have larger ids than those that readers have seen.
+        record.detail.epoch += 1;
+        (record.detail.end_id, record.detail.lease_until) = (None, None);
+        (record.state, record.error, record.row.finished_at) = (JobState::Queued, None, None);
+        let (jobs, credential) = (self.clone(), credential);
+        self.to_the_end("retry-pull", async move {
+            let _turn = jobs.0.recording.lock().await;
+            jobs.check_queue()?;
+            let row = record.to_row(jobs.now());
+            if !jobs.0.store.reopen_pull(&row, seen.as_str(), credential.as_deref()).await? {
+                let reason = "somebody else has taken the pull up".to_owned();
+                return Err(Error::Conflict(Conflict::State { reason }));
+            }
+            record.stored = record.state;
+            let shown = record.show(jobs.now());
+            jobs.start(record);
+            Ok(shown)
+        })
+        .await
     }
 
     /// Removes a finished pull from history.

@@ -15,16 +15,14 @@ use crate::jobs::view::{JobError, Phase};
 use crate::limits;
 use crate::oci::media_type::{self, Kind};
 use crate::oci::{Descriptor, Platform};
-use crate::registry::{Endpoint, Repository, Trace, Transport};
+use crate::registry::Repository;
 use crate::store::labels::{Labels, check_media_type};
 use crate::store::{ImageSource, NameTaken, NewImage, NewTarget, Target};
 
 /// Runs all steps. Each finds what an earlier attempt left, so that to resume is to run again.
 pub(super) async fn work(job: &Job) -> Result<(), Ended> {
     let reference = &job.request.reference;
-    let transport = if job.request.insecure { Transport::Insecure } else { Transport::Verified };
-    let endpoint = Endpoint::of(reference, transport, job.jobs.0.settings.addresses);
-    let repository = job.jobs.0.registry.repository(reference, vec![endpoint], Trace::default());
+    let repository = job.repository().await?;
     let resolved = job.ask(|| repository.resolve(reference)).await?;
     let target = resolved.descriptor.clone();
     job.live.change(|record| {

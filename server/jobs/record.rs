@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Time;
 use crate::jobs::progress::Picture;
 use crate::jobs::request::Request;
+use crate::jobs::trace::PullTrace;
 use crate::jobs::view::{JobError, JobState, Phase, Pull, PullBlob, PullProgress};
 use crate::store::{PullRow, Target, labels};
 
@@ -21,6 +22,9 @@ pub(super) struct Detail {
     pub lease_until: Option<Time>,
     pub progress: PullProgress,
     pub blobs: Vec<PullBlob>,
+    /// Written at the end alone: it is for looking back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<PullTrace>,
 }
 
 impl Detail {
@@ -91,7 +95,9 @@ impl Record {
 
     /// The row as it should be written now.
     pub fn to_row(&self, now: Time) -> PullRow {
-        let detail = Detail { progress: self.progress(now), blobs: self.blobs(), ..self.detail.clone() };
+        let trace = self.detail.trace.clone().filter(|_| self.state.is_final());
+        let detail =
+            Detail { progress: self.progress(now), blobs: self.blobs(), trace, ..self.detail.clone() };
         PullRow {
             state: self.state.as_str().to_owned(),
             phase: self.phase.map_or("", Phase::as_str).to_owned(),

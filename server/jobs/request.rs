@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::oci::{Platform, Reference};
+use crate::registry::Credential;
 use crate::store::labels::{self, Labels};
 use crate::store::{Caller, Reach, check_image_name};
 
@@ -24,6 +25,21 @@ pub struct PullRequest {
     pub labels: Labels,
     /// How long after its end the pull's lease goes on.
     pub keep: Option<Duration>,
+    /// The credential for the registry itself, in place of what is configured.
+    pub auth: Option<Credential>,
+    pub credential: CredentialUse,
+    /// Whether its requests are remembered.
+    pub trace: bool,
+}
+
+/// Whether a pull uses the credential that is configured for its registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CredentialUse {
+    #[default]
+    Configured,
+    /// It goes as anybody.
+    None,
 }
 
 /// A checked request, with all that the job needs to run again after a restart. Equal requests have equal JSON.
@@ -39,6 +55,13 @@ pub(super) struct Request {
     pub lease: Option<String>,
     /// Where the caller may look for bytes: a pull borrows nothing that its caller could not read. `None`: everywhere.
     pub reach: Option<Vec<String>>,
+    /// Marks the credential that came along, which is kept apart and sealed: pulls with different ones are not equal.
+    #[serde(default)]
+    pub auth: Option<String>,
+    #[serde(default)]
+    pub credential: CredentialUse,
+    #[serde(default)]
+    pub trace: bool,
 }
 
 impl Request {
@@ -69,6 +92,13 @@ impl Request {
                 "the lease that the request names keeps the image; `keep` is for a lease of the pull's own";
             return Err(Error::invalid_field("keep", reason));
         }
+        if let Some(auth) = &asked.auth {
+            if asked.credential == CredentialUse::None {
+                let reason = "a pull that goes as anybody takes no credential along";
+                return Err(Error::invalid_field("auth", reason));
+            }
+            auth.clone().check().map_err(|error| error.in_field("auth"))?;
+        }
         let image_name = asked.image_name.clone().unwrap_or_else(|| reference.to_string());
         check_image_name(&image_name).map_err(|_| {
             let reason =
@@ -87,6 +117,9 @@ impl Request {
                 Reach::Everywhere => None,
                 Reach::Only(names) => Some(names.clone()),
             },
+            auth: None,
+            credential: asked.credential,
+            trace: asked.trace,
         })
     }
 

@@ -276,6 +276,9 @@ impl Job {
             JobError::of(&error)
         });
         let lease_until = self.end_lease(state).await;
+        if state != JobState::Failed {
+            self.forget_credential().await;
+        }
         let now = self.now();
         let end_id = self.live.reserve_end();
         let mut last = self.live.read(Clone::clone);
@@ -293,6 +296,16 @@ impl Job {
             tracing::info!(pull.id = %self.id, size_bytes, "Pulled image `{}`", self.request.reference);
         }
         Ok(())
+    }
+
+    /// What lets us in is kept for a retry, and no longer.
+    async fn forget_credential(&self) {
+        if self.request.auth.is_some()
+            && let Err(error) = self.jobs.0.store.forget_pull_credential(&self.id).await
+        {
+            // It goes with the pull's row.
+            tracing::warn!(pull.id = %self.id, "Could not forget a credential: {}", with_causes(&error));
+        }
     }
 
     /// Writes the final state, whatever is written meanwhile. A database that is away is waited for until the server

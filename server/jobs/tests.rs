@@ -45,7 +45,8 @@ impl Server {
             sharing: Sharing::Shared,
             max_blob_bytes: 1 << 30,
         };
-        let store = Store::new(disk, db.clone(), clock.clone(), settings, Bus::default(), shutdown.clone());
+        let store = Store::new(disk, db.clone(), clock.clone(), settings, Bus::default(), shutdown.clone())
+            .expect("a store");
         store.repair().await.expect("a whole store");
         let mut settings = Settings::new(16, 4, AddressPolicy::Private);
         settings.retry.first_wait = Duration::from_millis(10);

@@ -252,6 +252,7 @@ pub enum JobErrorCode {
     UpstreamNoPlatform,
     UpstreamForbiddenAddress,
     InvalidArgument,
+    Forbidden,
     NotFound,
     NotAManifest,
     ValidationFailed,
@@ -268,6 +269,7 @@ impl JobError {
         let code = match error {
             Error::Upstream(upstream) => return JobError::of_upstream(upstream),
             Error::Invalid(_) => JobErrorCode::InvalidArgument,
+            Error::Refused { .. } => JobErrorCode::Forbidden,
             Error::NotFound { .. } => JobErrorCode::NotFound,
             Error::Unprocessable(Unprocessable::NotAManifest { .. }) => JobErrorCode::NotAManifest,
             Error::Unprocessable(_) => JobErrorCode::ValidationFailed,

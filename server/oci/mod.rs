@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod media_type;
 pub mod platform;
 pub mod reference;
+mod rules;
 
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest};
@@ -21,3 +22,4 @@ pub use hasher::Hasher;
 pub use manifest::Document;
 pub use platform::Platform;
 pub use reference::Reference;
+pub use rules::{Rule, Rules};

@@ -164,7 +164,8 @@ pub(super) struct Refusal<'r> {
 struct Realm {
     url: Url,
     service: Option<String>,
-    scope: String,
+    /// What the token is to open; none for a look at the API alone.
+    scope: Option<String>,
 }
 
 impl Registry {
@@ -207,7 +208,9 @@ impl Registry {
                 denied("the registry wants a user and a password, and an identity token is configured")
             }
             (Wanted::Bearer { realm, service, scope }, _) => {
-                let scope = scope.unwrap_or_else(|| format!("repository:{}:pull", refusal.scope.repository));
+                let repository = &refusal.scope.repository;
+                let scope = scope
+                    .or_else(|| (!repository.is_empty()).then(|| format!("repository:{repository}:pull")));
                 let realm = Realm { url: realm_url(url, &realm)?, service, scope };
                 let made = self.fetch_token(&refusal, &realm);
                 self.0.keyring.obtain(&refusal.scope, sent, now, made).await
@@ -288,7 +291,7 @@ impl Registry {
         let mut url = realm.url.clone();
         url.query_pairs_mut()
             .extend_pairs(realm.service.iter().map(|service| ("service", service)))
-            .append_pair("scope", &realm.scope);
+            .extend_pairs(realm.scope.iter().map(|scope| ("scope", scope)));
         self.ask_for_token(Request { authorization, ..token_request(refusal, Method::GET, url) }).await
     }
 
@@ -304,7 +307,7 @@ impl Registry {
         let form = form_urlencoded::Serializer::new(String::new())
             .extend_pairs(grant)
             .append_pair("client_id", CLIENT_ID)
-            .append_pair("scope", &realm.scope)
+            .extend_pairs(realm.scope.iter().map(|scope| ("scope", scope)))
             .extend_pairs(service)
             .finish();
         request.body = Some(Bytes::from(form));

@@ -119,9 +119,20 @@ impl Endpoint {
         }
     }
 
-    /// The endpoint with this credential instead of its own.
-    pub fn with_credential(self, credential: Option<Credential>) -> Endpoint {
-        Endpoint { credential, ..self }
+    /// Gives the endpoint this credential instead of its own.
+    pub fn set_credential(&mut self, credential: Option<Credential>) {
+        self.credential = credential;
+    }
+
+    /// Takes any certificate there, or plain HTTP.
+    pub fn be_insecure(&mut self) {
+        self.trust = Trust::nobody_in_particular();
+        self.scheme = if self.plain { Scheme::Http } else { Scheme::Either };
+    }
+
+    /// Whether it speaks for a registry of another name.
+    pub fn is_mirror(&self) -> bool {
+        self.mirrored.is_some()
     }
 
     /// `host[:port]`.
@@ -129,8 +140,8 @@ impl Endpoint {
         &self.authority
     }
 
-    pub fn has_credential(&self) -> bool {
-        self.credential.is_some()
+    pub fn credential(&self) -> Option<&Credential> {
+        self.credential.as_ref()
     }
 
     /// Whether plain HTTP was configured for it.

@@ -82,7 +82,7 @@ fn certificate_fault(error: &(dyn std::error::Error + 'static)) -> Option<String
 }
 
 /// Whether the peer was asked for TLS and speaks something else.
-fn speaks_no_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(super) fn speaks_no_tls(error: &(dyn std::error::Error + 'static)) -> bool {
     matches!(within(error).downcast_ref(), Some(rustls::Error::InvalidMessage(_)))
 }
 

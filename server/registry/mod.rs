@@ -10,9 +10,11 @@ mod auth;
 mod blob;
 mod challenge;
 mod credential;
+mod docker_config;
 mod endpoint;
 mod failure;
 mod hosts;
+mod probe;
 mod repository;
 mod retry;
 mod settings;
@@ -32,8 +34,10 @@ use crate::oci::Reference;
 pub use address::AddressPolicy;
 pub use blob::BlobStream;
 pub use credential::{Credential, Secret};
+pub use docker_config::DockerConfig;
 pub use endpoint::{Capability, Endpoint, Transport};
 pub use hosts::{Found, HostsDirs};
+pub use probe::{Probe, Step, StepName};
 pub use repository::{Fetched, Repository, Resolved};
 pub use retry::{Retries, RetryPolicy, retriable};
 pub use settings::{ClientCertificate, HostSettings, RegistrySettings};
@@ -160,7 +164,7 @@ impl Registry {
             return self.accept(answer).await;
         }
         let refusal = Refusal { endpoint, scope, answer: &answer, sent, trace };
-        let authorization = self.authorize(refusal).await?;
+        let authorization = Box::pin(self.authorize(refusal)).await?;
         let answer = self.0.clients.send(request(Some(authorization))).await?;
         self.accept(answer).await
     }

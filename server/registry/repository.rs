@@ -82,7 +82,8 @@ impl Repository {
         let mut failure = None;
         for (at, place) in able.iter().copied().enumerate() {
             let endpoint = &self.endpoints[place];
-            let error = match self.registry.ask(endpoint, &self.name, &ask, &self.trace).await {
+            // On the heap: all the ways that a request may go make its future a large one.
+            let error = match Box::pin(self.registry.ask(endpoint, &self.name, &ask, &self.trace)).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };

@@ -19,7 +19,9 @@ mod namespaces;
 mod progress;
 mod pulls;
 mod receive;
+mod registries;
 mod repair;
+mod seal;
 mod sweep;
 mod tokens;
 
@@ -40,6 +42,7 @@ pub use leases::{Expiry, Held, Lease, LeasePatch, NewLease, Resource, ResourceKi
 pub use namespaces::{DEFAULT_NAMESPACE, Namespace, NamespacePatch, check_namespace};
 pub use pulls::PullRow;
 pub use receive::{Append, PutStream};
+pub use registries::{Expected, Merge, StoredRegistry};
 pub use repair::Repaired;
 pub use tokens::{NewToken, SESSION_TIME, Scope, Session, Token, is_same};
 
@@ -72,6 +75,7 @@ struct Inner {
     cache: cache::Blobs,
     ingests: live::Ingests,
     index_changed: Arc<Notify>,
+    seal: seal::Seal,
     boot: String,
 }
 
@@ -165,7 +169,10 @@ pub fn tag_of(updated_at: Time) -> String {
 
 impl Store {
     /// A store over an open disk and database. Call [`Store::claim_database`] before anything else, and before serving
-    /// [`Store::repair`] and then [`Store::start_tasks`].
+    /// [`Store::repair`] and then [`Store::start_tasks`]. It reads the key for secrets, which blocks for a moment.
+    ///
+    /// # Errors
+    /// `OutOfSpace`, `Unavailable` or `Internal` when there is no key for secrets, and none can be made.
     pub fn new(
         disk: Disk,
         db: Db,
@@ -173,9 +180,10 @@ impl Store {
         settings: Settings,
         events: Events,
         shutdown: Shutdown,
-    ) -> Store {
+    ) -> Result<Store> {
+        let seal = seal::Seal::new(&disk.secret_key()?);
         let disk = Arc::new(disk);
-        Store(Arc::new(Inner {
+        Ok(Store(Arc::new(Inner {
             flush: Flush::new(disk.clone()),
             disk,
             db,
@@ -188,8 +196,9 @@ impl Store {
             cache: cache::Blobs::new(),
             ingests: live::Ingests::default(),
             index_changed: Arc::new(Notify::new()),
+            seal,
             boot: crate::disk::boot_id(),
-        }))
+        })))
     }
 
     /// Starts what goes on for as long as the server does: `index.json` is written behind, what has expired goes.

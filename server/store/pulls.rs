@@ -8,18 +8,25 @@ use crate::error::{Conflict, Error, Result};
 use crate::events::Topic;
 
 impl Store {
-    /// Records a new pull. Whether an equal one is under way is for its caller to have asked.
+    /// Records a new pull, with the credential that came with it, sealed. Whether an equal one is under way is for its caller to have asked.
     ///
     /// # Errors
     /// `Unavailable`; nothing is recorded then.
-    pub async fn record_pull(&self, row: &PullRow) -> Result<()> {
+    pub async fn record_pull(&self, row: &PullRow, credential: Option<&str>) -> Result<()> {
         let (now, recorded) = (self.now(), row.clone());
+        let sealed = credential.map(|credential| self.sealed_for_pull(&row.id, credential));
         self.0
             .db
             .write(move |tx| {
                 Box::pin(async move {
                     db::namespaces::touch(tx, &recorded.namespace, now.0).await?;
-                    db::pulls::insert_pull(tx, &recorded).await
+                    db::pulls::insert_pull(tx, &recorded).await?;
+                    match sealed {
+                        Some(sealed) => {
+                            db::registries::upsert_pull_credential(tx, &recorded.id, &sealed).await
+                        }
+                        None => Ok(()),
+                    }
                 })
             })
             .await?;
@@ -65,6 +72,38 @@ impl Store {
             .write(move |tx| Box::pin(async move { db::pulls::update_pull(tx, &written, seen).await }))
             .await?;
         if stood && row.state != seen {
+            self.publish(&row.namespace, Topic::PullChanged, &row.id);
+        }
+        Ok(stood)
+    }
+
+    /// Takes a finished pull up again if its state is still `seen`, with a new credential where there is one; whether
+    /// it was.
+    ///
+    /// # Errors
+    /// `Unavailable`; nothing is written then.
+    pub async fn reopen_pull(
+        &self,
+        row: &PullRow,
+        seen: &'static str,
+        credential: Option<&str>,
+    ) -> Result<bool> {
+        let sealed = credential.map(|credential| self.sealed_for_pull(&row.id, credential));
+        let (written, row) = (row.clone(), row);
+        let stood = self
+            .0
+            .db
+            .write(move |tx| {
+                Box::pin(async move {
+                    let stood = db::pulls::reopen_pull(tx, &written, seen).await?;
+                    if let Some(sealed) = sealed.filter(|_| stood) {
+                        db::registries::upsert_pull_credential(tx, &written.id, &sealed).await?;
+                    }
+                    Ok(stood)
+                })
+            })
+            .await?;
+        if stood {
             self.publish(&row.namespace, Topic::PullChanged, &row.id);
         }
         Ok(stood)

@@ -10,6 +10,7 @@ mod namespaces;
 mod pages;
 mod pulls;
 mod ranges;
+mod registries;
 mod sharing;
 mod system;
 mod tokens;

@@ -345,6 +345,10 @@ impl State {
         if let Some(challenge) = self.challenge(seen, address) {
             return Reply::new(401, vec![("WWW-Authenticate", challenge)], b"");
         }
+        if path == "/v2/" {
+            return Reply::new(200, vec![("Content-Type", "application/json".to_owned())], b"{}")
+                .spoiled(planned);
+        }
         let reply = match self.find(path) {
             None => Reply::new(404, vec![], br#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#),
             Some((media_type, bytes)) => {

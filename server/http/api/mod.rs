@@ -8,6 +8,7 @@ pub mod leases;
 pub mod lists;
 pub mod namespaces;
 pub mod pulls;
+pub mod registries;
 pub mod system;
 pub mod tokens;
 

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -14,16 +15,19 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
 
 use super::lists::Asked;
+use super::registries::Auth;
 use super::{changed, made, moving, tagged};
 use crate::clock::parse_duration;
 use crate::error::Error;
 use crate::http::AppState;
 use crate::http::accept::Accept;
 use crate::http::error::{ApiError, ApiResult};
-use crate::http::extract::{Json as JsonBody, Path};
+use crate::http::extract::{Json as JsonBody, Path, given};
 use crate::http::params::{Params, header, idempotency_key};
 use crate::id::PullId;
-use crate::jobs::{Cancelled, Created, Events, Follow, JobState, Jobs, Pull, PullEvent, PullRequest};
+use crate::jobs::{
+    Cancelled, Created, CredentialUse, Events, Follow, JobState, Jobs, Pull, PullEvent, PullRequest,
+};
 use crate::limits;
 use crate::store::lists::PULLS;
 use crate::store::{Caller, Labels};
@@ -60,6 +64,12 @@ pub struct Create {
     #[serde(default)]
     labels: Labels,
     keep: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    auth: Option<Auth>,
+    #[serde(default)]
+    credential: CredentialUse,
+    #[serde(default)]
+    trace: bool,
 }
 
 /// `POST /api/v1/pulls`
@@ -77,6 +87,9 @@ pub async fn create(
         image_name: create.image_name,
         labels: create.labels,
         keep: keep.map_err(|error| error.in_field("keep"))?,
+        auth: create.auth.map(|auth| auth.credential("auth")).transpose()?,
+        credential: create.credential,
+        trace: create.trace,
     };
     let (status, pull) = match jobs.create_pull(&caller, &request, idempotency_key(&headers)?).await? {
         Created::New(pull) => (StatusCode::ACCEPTED, pull),
@@ -121,6 +134,30 @@ pub async fn cancel(
         Cancelled::Stopping(pull) => located(StatusCode::ACCEPTED, &pull),
         Cancelled::Already(pull) => changed(&pull.tag(), &pull),
     })
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    #[serde(default, deserialize_with = "given")]
+    auth: Option<Auth>,
+}
+
+/// `POST /api/v1/pulls/{id}/retry`
+pub async fn retry(
+    State(jobs): State<Jobs>,
+    caller: Caller,
+    Path(id): Path<PullId>,
+    retry: Option<JsonBody<Retry>>,
+) -> ApiResult<Response> {
+    let retry = retry.map(|JsonBody(retry)| retry).unwrap_or_default();
+    let auth = retry.auth.map(|auth| auth.credential("auth")).transpose()?;
+    Ok(located(StatusCode::ACCEPTED, &jobs.retry(&caller.namespace, &id, auth).await?))
+}
+
+/// `GET /api/v1/pulls/{id}/trace`
+pub async fn trace(State(jobs): State<Jobs>, caller: Caller, Path(id): Path<PullId>) -> ApiResult<Response> {
+    Ok(moving(Json(jobs.trace(&caller.namespace, &id).await?).into_response()))
 }
 
 const EVENT_STREAM: &str = "text/event-stream";

@@ -86,7 +86,7 @@ async fn a_pull_that_begins_while_the_database_is_away_waits_for_it() {
     let (caller, asked) = (caller("default"), ask(format!("{}/app:v1", registry.host())));
     let request = Request::check(&caller, &asked).expect("a request");
     let row = server.jobs.new_row(&caller, &asked, &request);
-    server.store.record_pull(&row).await.expect("its row");
+    server.store.record_pull(&row, None).await.expect("its row");
     // Rows can be written, and nobody gets to read one.
     let readers = futures_util::future::join_all((0..4).map(|_| server.db.read())).await;
     let id = row.id.clone();
@@ -110,7 +110,7 @@ async fn a_pull_that_was_recorded_after_all_begins() {
     let (caller, asked) = (caller("default"), ask(format!("{}/app:v1", registry.host())));
     let request = Request::check(&caller, &asked).expect("a request");
     let row = server.jobs.new_row(&caller, &asked, &request);
-    server.store.record_pull(&row).await.expect("its row");
+    server.store.record_pull(&row, None).await.expect("its row");
     server.jobs.start_if_recorded(row.clone());
     server.jobs.start_if_recorded(server.jobs.new_row(&caller, &asked, &request));
     server.find_running(&row.id, |pull| pull.state == JobState::Succeeded).await;

@@ -19,8 +19,7 @@ fn known(
 ) -> Repository {
     let reference = reference(registry, "app");
     let endpoint = Endpoint::of(&reference, Transport::Verified, AddressPolicy::Private);
-    let endpoint =
-        Endpoint { token_hosts: token_hosts.to_vec(), ..endpoint.with_credential(Some(credential)) };
+    let endpoint = Endpoint { token_hosts: token_hosts.to_vec(), credential: Some(credential), ..endpoint };
     client.repository(&reference, vec![endpoint], Trace::default())
 }
 
@@ -242,7 +241,7 @@ async fn no_trace_holds_a_secret() {
     let trace = Trace::to(move |what| hear.lock().expect("no holder panics").push(what));
     let reference = reference(&registry, "app");
     let endpoint = Endpoint::of(&reference, Transport::Verified, AddressPolicy::Private);
-    let endpoint = endpoint.with_credential(Some(password("me:s3cret")));
+    let endpoint = Endpoint { credential: Some(password("me:s3cret")), ..endpoint };
     let repository = client().repository(&reference, vec![endpoint], trace);
     read(&repository, &blob(b"x"), 0).await.expect("the bytes");
     let lines: Vec<String> = told

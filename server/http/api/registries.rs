@@ -1,0 +1,247 @@
+//! `/api/v1/registries`: how registries are reached. Secrets go in here and never come out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::header::IF_NONE_MATCH;
+use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Deserializer, Serialize};
+use url::Url;
+
+use super::{changed, made, tagged};
+use crate::clock::parse_duration;
+use crate::error::{Error, Result};
+use crate::http::error::ApiResult;
+use crate::http::extract::{Json as JsonBody, Path, given};
+use crate::http::params::{header, if_match};
+use crate::jobs::{
+    Capability, Change, Credential, HostChange, Jobs, Probe, RegistryChange, RegistryView, Secret,
+};
+use crate::store::{Expected, IfMatch};
+
+/// A credential as clients send it: a user with a password, or one of the tokens.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Auth {
+    username: Option<String>,
+    password: Option<Secret>,
+    identity_token: Option<Secret>,
+    token: Option<Secret>,
+}
+
+impl Auth {
+    /// # Errors
+    /// `Invalid` (`field`) for none of these, or more than one.
+    pub fn credential(self, field: &str) -> Result<Credential> {
+        match (self.username, self.password, self.identity_token, self.token) {
+            (Some(username), Some(password), None, None) => Ok(Credential::Password { username, password }),
+            (None, None, Some(token), None) => Ok(Credential::IdentityToken { token }),
+            (None, None, None, Some(token)) => Ok(Credential::RegistryToken { token }),
+            _ => Err(Error::invalid_field(
+                field,
+                "a credential is `username` and `password`, or `token`, or `identity_token`",
+            )),
+        }
+    }
+}
+
+/// One host, as clients send it. A secret that is absent stays as it is, and null removes it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Host {
+    #[serde(deserialize_with = "given")]
+    url: Option<String>,
+    #[serde(deserialize_with = "given")]
+    capabilities: Option<BTreeSet<Capability>>,
+    ca: Vec<String>,
+    #[serde(deserialize_with = "given")]
+    client_certificate: Option<String>,
+    #[serde(deserialize_with = "mentioned")]
+    client_key: Option<Option<Secret>>,
+    skip_verify: bool,
+    #[serde(deserialize_with = "mentioned")]
+    headers: Option<Option<BTreeMap<String, Vec<Secret>>>>,
+    override_path: bool,
+    #[serde(deserialize_with = "given")]
+    connect_timeout: Option<String>,
+    #[serde(deserialize_with = "mentioned")]
+    credential: Option<Option<Auth>>,
+    token_hosts: Vec<String>,
+}
+
+/// `Some(None)` for null: absent is another thing.
+fn mentioned<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+fn change<T>(given: Option<Option<T>>) -> Change<T> {
+    match given {
+        None => Change::Keep,
+        Some(None) => Change::Remove,
+        Some(Some(new)) => Change::Set(new),
+    }
+}
+
+impl Host {
+    /// # Errors
+    /// `Invalid`, with the field below `place`.
+    fn change(self, place: &str) -> Result<HostChange> {
+        let field = |name: &str| if place.is_empty() { name.to_owned() } else { format!("{place}.{name}") };
+        let url = self.url.map(|text| {
+            Url::parse(&text).map_err(|_| Error::invalid_field(&field("url"), "this is not a URL"))
+        });
+        let timeout = self.connect_timeout.as_deref().map(parse_duration).transpose();
+        let credential = match self.credential {
+            None => Change::Keep,
+            Some(None) => Change::Remove,
+            Some(Some(auth)) => Change::Set(auth.credential(&field("credential"))?),
+        };
+        Ok(HostChange {
+            url: url.transpose()?,
+            capabilities: self.capabilities,
+            ca: self.ca,
+            client_certificate: self.client_certificate,
+            client_key: change(self.client_key),
+            skip_verify: self.skip_verify,
+            headers: change(self.headers),
+            override_path: self.override_path,
+            connect_timeout: timeout.map_err(|error| error.in_field(&field("connect_timeout")))?,
+            credential,
+            token_hosts: self.token_hosts,
+        })
+    }
+}
+
+/// A registry: the fields of its own host, and its mirrors.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Put {
+    #[serde(deserialize_with = "given")]
+    url: Option<String>,
+    #[serde(deserialize_with = "given")]
+    capabilities: Option<BTreeSet<Capability>>,
+    ca: Vec<String>,
+    #[serde(deserialize_with = "given")]
+    client_certificate: Option<String>,
+    #[serde(deserialize_with = "mentioned")]
+    client_key: Option<Option<Secret>>,
+    skip_verify: bool,
+    #[serde(deserialize_with = "mentioned")]
+    headers: Option<Option<BTreeMap<String, Vec<Secret>>>>,
+    override_path: bool,
+    #[serde(deserialize_with = "given")]
+    connect_timeout: Option<String>,
+    #[serde(deserialize_with = "mentioned")]
+    credential: Option<Option<Auth>>,
+    token_hosts: Vec<String>,
+    mirrors: Vec<Host>,
+}
+
+impl Put {
+    fn change(self) -> Result<RegistryChange> {
+        let server = Host {
+            url: self.url,
+            capabilities: self.capabilities,
+            ca: self.ca,
+            client_certificate: self.client_certificate,
+            client_key: self.client_key,
+            skip_verify: self.skip_verify,
+            headers: self.headers,
+            override_path: self.override_path,
+            connect_timeout: self.connect_timeout,
+            credential: self.credential,
+            token_hosts: self.token_hosts,
+        };
+        let mirrors = self.mirrors.into_iter().enumerate();
+        let mirrors = mirrors.map(|(at, mirror)| mirror.change(&format!("mirrors[{at}]")));
+        Ok(RegistryChange { server: server.change("")?, mirrors: mirrors.collect::<Result<_>>()? })
+    }
+}
+
+#[derive(Serialize)]
+struct All {
+    items: Vec<RegistryView>,
+    next_cursor: Option<String>,
+}
+
+/// `GET /api/v1/registries`: all of them, for there are never many.
+pub async fn list(State(jobs): State<Jobs>) -> ApiResult<Response> {
+    Ok(Json(All { items: jobs.list_registries().await?, next_cursor: None }).into_response())
+}
+
+/// `GET /api/v1/registries/{host}`
+pub async fn show(
+    State(jobs): State<Jobs>,
+    Path(host): Path<String>,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let registry = jobs.find_registry(&host).await?;
+    Ok(tagged(&headers, &registry.tag(), &registry))
+}
+
+/// `PUT /api/v1/registries/{host}`
+pub async fn put(
+    State(jobs): State<Jobs>,
+    Path(host): Path<String>,
+    headers: HeaderMap,
+    JsonBody(put): JsonBody<Put>,
+) -> ApiResult<Response> {
+    let expected = expected(&headers)?;
+    let (registry, is_new) = jobs.put_registry(&host, put.change()?, expected).await?;
+    if !is_new {
+        return Ok(changed(&registry.tag(), &registry));
+    }
+    let location = format!("/api/v1/registries/{}", registry.host);
+    Ok(made(StatusCode::CREATED, &location, &registry.tag(), &registry))
+}
+
+/// `If-Match`, or `If-None-Match: *` for the first settings only.
+fn expected(headers: &HeaderMap) -> Result<Expected> {
+    match (header(headers, IF_NONE_MATCH.as_str())?, if_match(headers)?) {
+        (None, if_match) => Ok(Expected::Match(if_match)),
+        (Some("*"), IfMatch::Absent) => Ok(Expected::Nothing),
+        (Some(_), _) => {
+            let reason = "a change takes `If-None-Match: *` or `If-Match`, and not both";
+            Err(Error::invalid_field("If-None-Match", reason))
+        }
+    }
+}
+
+/// `DELETE /api/v1/registries/{host}`
+pub async fn delete(
+    State(jobs): State<Jobs>,
+    Path(host): Path<String>,
+    headers: HeaderMap,
+) -> ApiResult<StatusCode> {
+    jobs.delete_registry(&host, if_match(&headers)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Test {
+    #[serde(default, deserialize_with = "given")]
+    repository: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Tested {
+    /// Whether a pull would find a host that lets it in.
+    ok: bool,
+    hosts: Vec<Probe>,
+}
+
+/// `POST /api/v1/registries/{host}/test`
+pub async fn test(
+    State(jobs): State<Jobs>,
+    Path(host): Path<String>,
+    test: Option<JsonBody<Test>>,
+) -> ApiResult<Response> {
+    let test = test.map(|JsonBody(test)| test).unwrap_or_default();
+    let hosts = jobs.test_registry(&host, test.repository.as_deref()).await?;
+    Ok(Json(Tested { ok: hosts.iter().any(|host| host.ok), hosts }).into_response())
+}
