@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use serde_json::Value;
 use url::Url;
 
 use super::text::escape;
@@ -34,13 +35,36 @@ pub fn command(
     let is_json = headers.get(CONTENT_TYPE).is_some_and(|t| t.as_bytes().ends_with(b"json"));
     match body.map(std::str::from_utf8) {
         Some(Ok(json)) if is_json => {
-            let _ = write!(text, " --data {}", quoted(json));
+            let _ = write!(text, " --data {}", quoted(&without_secrets(json)));
         }
         // Bytes are not shown: whoever repeats the command has the file.
         Some(_) => text.push_str(" --data-binary @FILE"),
         None => {}
     }
     escape(&text)
+}
+
+/// The body with an ellipsis for each secret: whoever repeats the command knows them.
+fn without_secrets(json: &str) -> String {
+    const SECRETS: [&str; 5] = ["password", "token", "identity_token", "client_key", "headers"];
+    fn hide(value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                for (name, field) in fields {
+                    match SECRETS.contains(&name.as_str()) && !field.is_null() {
+                        true => *field = "…".into(),
+                        false => hide(field),
+                    }
+                }
+            }
+            Value::Array(items) => items.iter_mut().for_each(hide),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    let Ok(mut body) = serde_json::from_str::<Value>(json) else { return json.to_owned() };
+    let before = body.clone();
+    hide(&mut body);
+    if body == before { json.to_owned() } else { body.to_string() }
 }
 
 /// In single quotes for a POSIX shell.
@@ -51,6 +75,14 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_in_a_body_is_not_shown() {
+        let body = r#"{"ref":"a","auth":{"username":"me","password":"s3cret"},"mirrors":[{"client_key":"s3cret","headers":{"X":["s3cret"]}}]}"#;
+        let shown = without_secrets(body);
+        assert!(!shown.contains("s3cret") && shown.contains("\"username\":\"me\""), "{shown}");
+        assert_eq!(without_secrets(r#"{"b":1,"a":2}"#), r#"{"b":1,"a":2}"#);
+    }
 
     #[test]
     fn a_request_is_shown_as_a_command_that_holds_no_token() {

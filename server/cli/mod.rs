@@ -19,7 +19,9 @@ mod progress;
 mod pull;
 mod pulls;
 mod put;
+mod registry;
 mod screen;
+mod secret;
 mod system;
 mod text;
 mod token;
@@ -108,6 +110,14 @@ enum Ask {
         #[command(subcommand)]
         command: lease::LeaseCommand,
     },
+    /// Registries: their mirrors, certificates and credentials
+    #[command(
+        before_help = "Examples:\n  orlop registry login ghcr.io -u ci < password\n  orlop registry test ghcr.io"
+    )]
+    Registry {
+        #[command(subcommand)]
+        command: registry::RegistryCommand,
+    },
     /// Tokens, by which a server knows who may do what
     #[command(
         before_help = "Examples:\n  orlop token create --name ci --scope write --ttl 90d\n  orlop token ls"
@@ -157,8 +167,8 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Help { topic } => help(topic.as_deref())?,
         Command::Ask(command) => {
             let mut global = cli.global;
-            // A token is for namespaces of its own, not in one: its --namespace is not the client's.
-            if matches!(command, Ask::Token { .. }) {
+            // Tokens and registries are in no namespace: their --namespace is not the client's.
+            if matches!(command, Ask::Token { .. } | Ask::Registry { .. }) {
                 global.namespace.clear();
             }
             let context = Context::new(&global)?;
@@ -174,6 +184,7 @@ async fn ask(context: &Context, command: Ask) -> Result<Exit, Failure> {
         Ask::Pulls { command } => return pulls::pulls(context, command).await,
         Ask::Image { command } => return image::image(context, command).await,
         Ask::Lease { command } => return lease::lease(context, command).await,
+        Ask::Registry { command } => return registry::registry(context, command).await,
         Ask::Token { command } => return token::token(context, command).await,
         Ask::Get(args) => get::get(context, args).await?,
         Ask::Put(args) => put::put(context, args).await?,

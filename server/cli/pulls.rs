@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::context::{Careful, Context, write_line};
 use super::failure::{Exit, Failure};
@@ -10,7 +10,8 @@ use super::list::{Listing, What, list};
 use super::picture::Pull;
 use super::progress::{blob_change, phase_change, total_line};
 use super::pull::{Watching, cancel, fetch, rejoin};
-use super::text::escape;
+use super::secret::read_secret;
+use super::text::{escape, table};
 
 #[derive(Debug, Subcommand)]
 pub enum PullsCommand {
@@ -30,6 +31,17 @@ pub enum PullsCommand {
     },
     /// Cancel a pull; what it fetched is kept for a while
     Cancel { id: String },
+    /// Take a failed or cancelled pull up again, with the bytes that it left, and follow it
+    Retry {
+        id: String,
+        /// The user of its credential, if that is no longer kept; the password comes on stdin
+        #[arg(long, short, value_name = "NAME")]
+        user: Option<String>,
+        #[command(flatten)]
+        watching: Watching,
+    },
+    /// Show the requests of a pull that was made with --trace
+    Trace { id: String },
     /// Remove finished pulls from the history
     #[command(alias = "delete")]
     Rm {
@@ -51,6 +63,20 @@ pub async fn pulls(context: &Context, command: Option<PullsCommand>) -> Result<E
         PullsCommand::Cancel { id } => {
             let job = cancel(context, &id).await?;
             context.print(&job, |job| format!("{} {}", escape(&id), text(job, "state")))?;
+        }
+        PullsCommand::Retry { id, user, watching } => {
+            let body = match user {
+                Some(user) => json!({"auth": {"username": user, "password": read_secret("password")?}}),
+                None => json!({}),
+            };
+            let doing = format!("take pull {id} up again");
+            context.client.scoped(Method::POST, &["pulls", &id, "retry"], doing).json(&body).send().await?;
+            return rejoin(context, &id, &watching).await;
+        }
+        PullsCommand::Trace { id } => {
+            let doing = format!("look at the requests of pull {id}");
+            let trace = context.client.scoped(Method::GET, &["pulls", &id, "trace"], doing).fetch().await?;
+            context.print(&trace, requests)?;
         }
         PullsCommand::Rm { ids, careful } => {
             return super::for_each(context, &ids, async |id| remove(context, id, &careful).await).await;
@@ -104,6 +130,21 @@ fn details(job: &Value) -> String {
     lines.extend(pull.error.as_ref().map(|error| format!("error: {}", escape(&error.detail))));
     lines.push(total_line(&pull));
     lines.join("\n")
+}
+
+/// A line for each request.
+fn requests(trace: &Value) -> String {
+    let items = trace.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let row = |item: &Value| {
+        let time = text(item, "at").split_once('T').map(|(_, time)| time.to_owned()).unwrap_or_default();
+        let status = item.get("status").and_then(Value::as_u64).map(|status| status.to_string());
+        let took = item.get("duration_ms").and_then(Value::as_u64).unwrap_or(0);
+        let answer = status.unwrap_or_else(|| text(item, "error"));
+        let what = format!("{} {}", text(item, "method"), text(item, "url"));
+        vec![time, answer, format!("{took} ms"), text(item, "authorization"), text(item, "range"), what]
+    };
+    let rows: Vec<Vec<String>> = items.iter().map(row).collect();
+    table(&["TIME", "ANSWER", "TOOK", "AUTH", "RANGE", "REQUEST"], &rows)
 }
 
 fn text(job: &Value, name: &str) -> String {

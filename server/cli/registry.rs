@@ -1,0 +1,246 @@
+//! `orlop registry`: how the server reaches registries.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use reqwest::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+
+use super::client::{Call, refused};
+use super::context::{Careful, Context, Output, write_line};
+use super::failure::{Exit, Failure};
+use super::secret::read_secret;
+use super::text::{escape, table, to_pretty_json};
+
+#[derive(Debug, Subcommand)]
+pub enum RegistryCommand {
+    /// List registries with settings, without their secrets
+    #[command(alias = "list")]
+    Ls,
+    /// Show how one registry is reached
+    Get { host: String },
+    /// Replace the settings of a registry with those of a JSON file; secrets it does not mention stay
+    #[command(before_help = "Examples:\n  \
+        echo '{\"mirrors\": [{\"url\": \"https://mirror.example.com\"}]}' | orlop registry put docker.io -")]
+    Put {
+        host: String,
+        /// The settings, as `PUT /api/v1/registries/{host}` takes them; `-` is stdin
+        file: PathBuf,
+    },
+    /// Give the server a credential for a registry; the password comes on stdin
+    #[command(before_help = "Examples:\n  \
+        orlop registry login ghcr.io -u ci\n  \
+        orlop registry login registry.example.com --token < token")]
+    Login {
+        host: String,
+        /// The user, whose password comes on stdin
+        #[arg(long, short, value_name = "NAME", required_unless_present = "token")]
+        user: Option<String>,
+        /// What comes on stdin is a bearer token
+        #[arg(long, conflicts_with = "user")]
+        token: bool,
+    },
+    /// Take the credential of a registry away from the server
+    Logout { host: String },
+    /// Forget all settings of registries
+    #[command(alias = "delete")]
+    Rm {
+        #[arg(required = true, value_name = "HOST")]
+        hosts: Vec<String>,
+        #[command(flatten)]
+        careful: Careful,
+    },
+    /// Try a registry, step by step: name, port, certificate, API, credential
+    #[command(before_help = "Examples:\n  orlop registry test ghcr.io --repository owner/app")]
+    Test {
+        host: String,
+        /// Try the credential for this repository
+        #[arg(long, value_name = "NAME")]
+        repository: Option<String>,
+    },
+}
+
+pub async fn registry(context: &Context, command: RegistryCommand) -> Result<Exit, Failure> {
+    match command {
+        RegistryCommand::Ls => {
+            let all = call(context, Method::GET, &[], "list registries").fetch().await?;
+            context.print(&all, list)?;
+        }
+        RegistryCommand::Get { host } => {
+            let found =
+                call(context, Method::GET, &[&host], format!("look at registry {host}")).fetch().await?;
+            write_line(&to_pretty_json(&found))?;
+        }
+        RegistryCommand::Put { host, file } => put(context, &host, &read_settings(&file)?).await?,
+        RegistryCommand::Login { host, user, token: _ } => {
+            let credential = match user {
+                Some(user) => json!({"username": user, "password": read_secret("password")?}),
+                None => json!({"token": read_secret("token")?}),
+            };
+            change_credential(context, &host, credential).await?;
+        }
+        RegistryCommand::Logout { host } => change_credential(context, &host, Value::Null).await?,
+        RegistryCommand::Rm { hosts, careful } => {
+            return super::for_each(context, &hosts, async |host| remove(context, host, &careful).await)
+                .await;
+        }
+        RegistryCommand::Test { host, repository } => return test(context, &host, repository).await,
+    }
+    Ok(Exit::Success)
+}
+
+/// Registries are the server's, not a namespace's.
+fn call<'c>(context: &'c Context, method: Method, rest: &[&str], doing: impl Into<String>) -> Call<'c> {
+    let path: Vec<&str> = ["api", "v1", "registries"].into_iter().chain(rest.iter().copied()).collect();
+    context.client.call(method, &path, doing)
+}
+
+fn list(all: &Value) -> String {
+    let items = all.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let row = |item: &Value| {
+        let text = |pointer: &str| item.pointer(pointer).and_then(Value::as_str).unwrap_or("-").to_owned();
+        let mirrors = item.get("mirrors").and_then(Value::as_array).map_or(0, Vec::len).to_string();
+        let who = match item.pointer("/credential/username").or(item.pointer("/credential/kind")) {
+            Some(who) => who.as_str().unwrap_or_default().to_owned(),
+            None => "-".to_owned(),
+        };
+        vec![text("/host"), text("/source"), text("/url"), mirrors, who]
+    };
+    let rows: Vec<Vec<String>> = items.iter().map(row).collect();
+    table(&["HOST", "SOURCE", "URL", "MIRRORS", "CREDENTIAL"], &rows)
+}
+
+fn read_settings(file: &PathBuf) -> Result<Value, Failure> {
+    let doing = format!("read the settings in {}", file.display());
+    let text = match file.to_str() {
+        Some("-") => std::io::read_to_string(std::io::stdin()),
+        _ => std::fs::read_to_string(file),
+    };
+    let text = text.map_err(|error| Failure::io(&doing, &error))?;
+    // The parser's words would repeat a part of the text, which may be a secret.
+    serde_json::from_str(&text).map_err(|_| Failure::usage(doing, "this is not JSON"))
+}
+
+async fn put(context: &Context, host: &str, settings: &Value) -> Result<(), Failure> {
+    let call = call(context, Method::PUT, &[host], format!("change registry {host}"));
+    let stored = call.json(settings).fetch().await?;
+    context.print(&stored, |stored| text(stored, "host"))
+}
+
+/// Everything but the credential stays as it is, also if somebody else changes it meanwhile.
+async fn change_credential(context: &Context, host: &str, credential: Value) -> Result<(), Failure> {
+    let doing = format!("change the credential of registry {host}");
+    let response = call(context, Method::GET, &[host], &doing).raw().await?;
+    let (mut settings, condition) = match response.status() {
+        StatusCode::OK => {
+            let tag = response.headers().get("etag").and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+            let found: Value = response
+                .json()
+                .await
+                .map_err(|_| Failure::new(Exit::Other, &doing, "the answer is not JSON"))?;
+            match text(&found, "source").as_str() {
+                "api" => (settings_of(&found), tag.map(|tag| ("if-match", tag))),
+                _ => {
+                    let why = "its settings are in a file of the server's: the API's would replace them";
+                    return Err(Failure::new(Exit::Conflict, doing, why)
+                        .hint("write the whole settings with `orlop registry put`"));
+                }
+            }
+        }
+        StatusCode::NOT_FOUND => (json!({}), Some(("if-none-match", "*".to_owned()))),
+        _ => return Err(refused(response, doing).await),
+    };
+    settings["credential"] = credential;
+    let mut call = call(context, Method::PUT, &[host], doing).json(&settings);
+    if let Some((name, value)) = condition {
+        call = call.header(name, &value);
+    }
+    let stored = call.fetch().await?;
+    context.print(&stored, |stored| text(stored, "host"))
+}
+
+/// What a PUT takes of what a GET gives: the secrets are not in it, and so they stay.
+fn settings_of(shown: &Value) -> Value {
+    let host = |shown: &Value| {
+        let mut settings = Map::new();
+        for name in
+            ["url", "capabilities", "ca", "client_certificate", "skip_verify", "override_path", "token_hosts"]
+        {
+            settings.insert(name.to_owned(), shown.get(name).cloned().unwrap_or_default());
+        }
+        if let Some(seconds) = shown.get("connect_timeout").and_then(Value::as_f64) {
+            settings.insert("connect_timeout".to_owned(), format!("{}ms", (seconds * 1e3).round()).into());
+        }
+        Value::Object(settings)
+    };
+    let mut settings = host(shown);
+    let mirrors = shown.get("mirrors").and_then(Value::as_array).into_iter().flatten();
+    settings["mirrors"] = mirrors.map(host).collect();
+    settings
+}
+
+async fn remove(context: &Context, host: &str, careful: &Careful) -> Result<(), Failure> {
+    let doing = format!("forget the settings of registry {host}");
+    if !careful.go_on(&doing)? {
+        return Ok(());
+    }
+    call(context, Method::DELETE, &[host], doing).send().await?;
+    write_line(&escape(host))
+}
+
+async fn test(context: &Context, host: &str, repository: Option<String>) -> Result<Exit, Failure> {
+    let body = match repository {
+        Some(repository) => json!({"repository": repository}),
+        None => json!({}),
+    };
+    let call = call(context, Method::POST, &[host, "test"], format!("try registry {host}"));
+    let tested = call.json(&body).fetch().await?;
+    context.print(&tested, steps)?;
+    let ok = tested.get("ok").and_then(Value::as_bool) == Some(true);
+    if !ok && context.output == Output::Text {
+        super::context::say("no host of this registry lets a pull in");
+    }
+    Ok(if ok { Exit::Success } else { Exit::Upstream })
+}
+
+fn steps(tested: &Value) -> String {
+    let mut rows = Vec::new();
+    for host in tested.get("hosts").and_then(Value::as_array).into_iter().flatten() {
+        for step in host.get("steps").and_then(Value::as_array).into_iter().flatten() {
+            let took = step.get("duration_ms").and_then(Value::as_u64).unwrap_or(0);
+            let outcome = if step.get("ok") == Some(&Value::Bool(true)) { "ok" } else { "failed" };
+            let (name, detail) = (text(step, "step"), text(step, "detail"));
+            rows.push(vec![text(host, "host"), name, outcome.to_owned(), format!("{took} ms"), detail]);
+        }
+    }
+    table(&["HOST", "STEP", "OUTCOME", "TIME", "DETAIL"], &rows)
+}
+
+fn text(value: &Value, name: &str) -> String {
+    escape(value.get(name).and_then(Value::as_str).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_can_be_put_again_without_its_secrets() {
+        let shown = json!({
+            "host": "r.io", "source": "api", "readable": true, "url": null, "capabilities": ["pull"], "ca": [],
+            "client_certificate": null, "skip_verify": true, "header_names": ["X"], "override_path": false,
+            "connect_timeout": 1.5, "credential": {"kind": "password", "username": "me"}, "token_hosts": [],
+            "mirrors": [{"url": "https://m.io", "capabilities": ["pull"], "connect_timeout": null}],
+            "created_at": null, "updated_at": null,
+        });
+        let settings = settings_of(&shown);
+        assert_eq!(
+            (&settings["skip_verify"], &settings["connect_timeout"]),
+            (&json!(true), &json!("1500ms"))
+        );
+        assert_eq!(settings["mirrors"][0]["url"], "https://m.io");
+        for gone in ["credential", "header_names", "host", "source"] {
+            assert_eq!(settings.get(gone), None, "{gone}");
+        }
+    }
+}
