@@ -6,6 +6,7 @@ mod crash;
 mod harness;
 mod hostile;
 mod laws;
+mod private_registries;
 mod pulls;
 mod stories;
 mod support;

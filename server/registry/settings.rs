@@ -193,7 +193,8 @@ impl HostSettings {
             true => Trust::default(),
             false => Trust::new(self.skip_verify, self.ca.clone(), identity, self.connect_timeout),
         };
-        let unsaid = self.url.is_none() && names_loopback(&authority);
+        // Whoever says how TLS is done there means TLS.
+        let unsaid = self.url.is_none() && nothing_of_tls && names_loopback(&authority);
         let scheme = match plain {
             true if nothing_of_tls => Scheme::Http,
             true => Scheme::Either,

@@ -25,14 +25,19 @@ pub struct DockerRegistry {
 
 impl DockerRegistry {
     pub fn start() -> DockerRegistry {
+        DockerRegistry::start_with(None, "", "")
+    }
+
+    /// One over the files of another, with more in the section `http` and with sections of its own, in YAML's braces.
+    pub fn start_with(of: Option<&DockerRegistry>, http: &str, more: &str) -> DockerRegistry {
         let directory = tempfile::tempdir().expect("a directory for the registry");
         let config = directory.path().join("config.yml");
-        let root = directory.path().join("data");
+        let root = of.map_or_else(|| directory.path().join("data"), DockerRegistry::data_directory);
         // Port 0, so the system picks a free one and no other process can take it meanwhile.
         let text = format!(
             "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\n\
              storage: {{filesystem: {{rootdirectory: '{}'}}, delete: {{enabled: true}}}}\n\
-             http: {{addr: '127.0.0.1:0'}}\n",
+             http: {{addr: '127.0.0.1:0'{http}}}\n{more}\n",
             root.display()
         );
         fs::write(&config, text).expect("the registry's configuration is written");
@@ -42,6 +47,8 @@ impl DockerRegistry {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
+            // A later version would look for somebody to send traces to.
+            .env("OTEL_TRACES_EXPORTER", "none")
             .spawn()
             .expect("docker-registry starts: apt-get install docker-registry");
         let log = BufReader::new(child.stderr.take().expect("stderr is piped"));
@@ -68,7 +75,7 @@ fn wait_for_address(log: impl BufRead + Send + 'static) -> SocketAddr {
     thread::spawn(move || {
         for line in log.lines().map_while(Result::ok) {
             if let Some((_, rest)) = line.split_once("listening on ") {
-                let _ = sender.send(rest.split(['"', ' ']).next().and_then(|text| text.parse().ok()));
+                let _ = sender.send(rest.split(['"', ' ', ',']).next().and_then(|text| text.parse().ok()));
             }
         }
     });

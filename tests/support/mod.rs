@@ -17,3 +17,4 @@ pub mod request;
 pub mod rows;
 pub mod served;
 pub mod slow_link;
+pub mod token_server;
