@@ -12,6 +12,7 @@ mod open;
 mod write;
 
 pub mod content;
+pub mod events;
 pub mod idempotency;
 pub mod images;
 pub mod ingests;
@@ -27,6 +28,7 @@ pub use list::{Batch, KeyValue, ListPage, OrderBy, Rows};
 pub use write::{BoxFuture, Tx};
 
 use sqlx::{PgPool, SqlitePool};
+use tokio::sync::watch;
 
 use crate::error::Result;
 use crate::shutdown::Shutdown;
@@ -36,6 +38,7 @@ use crate::shutdown::Shutdown;
 pub struct Db {
     pools: Pools,
     shutdown: Shutdown,
+    ended: Ended,
 }
 
 #[derive(Clone)]
@@ -43,6 +46,9 @@ enum Pools {
     Sqlite { read: SqlitePool, write: SqlitePool, queue: write::Queue },
     Postgres(PgPool),
 }
+
+/// Counts the transactions that have ended, whichever way: one more is news for those who wait for what they wrote.
+type Ended = watch::Sender<u64>;
 
 impl Db {
     /// `sqlite` or `postgres`, as `/system/info` and the metrics name it.
@@ -68,6 +74,11 @@ impl Db {
                 Ok(Conn::Postgres(conn))
             }
         }
+    }
+
+    /// Tells of the end of transactions: the number changes after one or several have ended.
+    pub fn ended(&self) -> watch::Receiver<u64> {
+        self.ended.subscribe()
     }
 
     /// Whether the database answers at all.

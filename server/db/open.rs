@@ -10,7 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 
 use super::conn::failed;
 use super::write::start_writer;
-use super::{Db, Pools};
+use super::{Db, Ended, Pools};
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
 
@@ -60,8 +60,9 @@ impl Db {
             .connect_with(options.read_only(true))
             .await
             .map_err(|e| failed("open the database for reading", e))?;
-        let queue = start_writer(write.clone())?;
-        Ok(Db { pools: Pools::Sqlite { read, write, queue }, shutdown: shutdown.clone() })
+        let ended = Ended::default();
+        let queue = start_writer(write.clone(), ended.clone())?;
+        Ok(Db { pools: Pools::Sqlite { read, write, queue }, shutdown: shutdown.clone(), ended })
     }
 
     /// Opens the Postgres database at `url`.
@@ -81,7 +82,7 @@ impl Db {
             .await
             .map_err(|e| failed("connect to Postgres", e))?;
         migrate(POSTGRES.run(&pool).await)?;
-        Ok(Db { pools: Pools::Postgres(pool), shutdown: shutdown.clone() })
+        Ok(Db { pools: Pools::Postgres(pool), shutdown: shutdown.clone(), ended: Ended::default() })
     }
 }
 

@@ -9,7 +9,7 @@ use sqlx::SqlitePool;
 use tokio::sync::{mpsc, oneshot};
 
 use super::conn::{Conn, failed};
-use super::{Db, Pools};
+use super::{Db, Ended, Pools};
 use crate::error::{Doing, Error, Result, with_causes};
 use crate::shutdown::panic_text;
 
@@ -46,9 +46,10 @@ impl Db {
                 queue.0.send(Box::new(typed)).await.map_err(|_| gone())?;
             }
             Pools::Postgres(pool) => {
-                let pool = pool.clone();
+                let (pool, ended) = (pool.clone(), self.ended.clone());
                 self.shutdown.spawn("transaction", async move {
                     run_alone(&pool, Box::new(typed)).await;
+                    tell_end(&ended);
                 });
             }
         }
@@ -63,13 +64,13 @@ fn gone() -> Error {
 /// A transaction that waits for its turn, with the type of its answer forgotten.
 trait Work: Send {
     /// Runs it, and keeps what it answered or how it broke.
-    fn run<'c>(&'c mut self, tx: &'c mut Tx) -> BoxFuture<'c, Ended>;
+    fn run<'c>(&'c mut self, tx: &'c mut Tx) -> BoxFuture<'c, Outcome>;
     /// Gives the caller the answer, once it is known whether it is durable.
     fn finish(self: Box<Self>, committed: Result<()>);
 }
 
 /// How the work of a transaction ended.
-enum Ended {
+enum Outcome {
     Keep,
     Undo,
     /// It panicked, maybe in the middle of a statement: the connection is not to be used again.
@@ -87,17 +88,17 @@ where
     T: Send + 'static,
     F: for<'c> FnOnce(&'c mut Tx) -> BoxFuture<'c, Result<T>> + Send + 'static,
 {
-    fn run<'c>(&'c mut self, tx: &'c mut Tx) -> BoxFuture<'c, Ended> {
+    fn run<'c>(&'c mut self, tx: &'c mut Tx) -> BoxFuture<'c, Outcome> {
         Box::pin(async move {
-            let Some(work) = self.work.take() else { return Ended::Undo };
+            let Some(work) = self.work.take() else { return Outcome::Undo };
             // A panic must not end the one writer of SQLite, nor give back a connection inside a transaction. What
             // the work leaves half done is undone, or goes with the connection.
             let (outcome, ended) = match AssertUnwindSafe(async { work(tx).await }).catch_unwind().await {
-                Ok(Ok(value)) => (Ok(value), Ended::Keep),
-                Ok(Err(refused)) => (Err(refused), Ended::Undo),
+                Ok(Ok(value)) => (Ok(value), Outcome::Keep),
+                Ok(Err(refused)) => (Err(refused), Outcome::Undo),
                 Err(panic) => {
                     let doing = format!("run a transaction, which panicked: {}", panic_text(&*panic));
-                    (Err(Error::internal(doing)), Ended::Broken)
+                    (Err(Error::internal(doing)), Outcome::Broken)
                 }
             };
             self.outcome = Some(outcome);
@@ -119,18 +120,18 @@ where
 
 /// Starts the one writer of a SQLite database, on a thread of its own: it must outlive every task that may still
 /// write, so no stop of tasks ends it. It ends when the last [`Db`] is gone.
-pub(super) fn start_writer(pool: SqlitePool) -> Result<Queue> {
+pub(super) fn start_writer(pool: SqlitePool, ended: Ended) -> Result<Queue> {
     let (queue, waiting) = mpsc::channel(QUEUE);
     let runtime = tokio::runtime::Handle::current();
     std::thread::Builder::new()
         .name("orlop-db-writer".to_owned())
-        .spawn(move || runtime.block_on(run_writer(pool, waiting)))
+        .spawn(move || runtime.block_on(run_writer(pool, waiting, ended)))
         .doing("start the database writer")?;
     Ok(Queue(queue))
 }
 
 /// Takes transactions as they come; those that wait while one commit is on its way share the next.
-async fn run_writer(pool: SqlitePool, mut waiting: mpsc::Receiver<Box<dyn Work>>) {
+async fn run_writer(pool: SqlitePool, mut waiting: mpsc::Receiver<Box<dyn Work>>, ended: Ended) {
     while let Some(first) = waiting.recv().await {
         let mut conn = match pool.acquire().await {
             Ok(conn) => Conn::Sqlite(conn),
@@ -148,7 +149,13 @@ async fn run_writer(pool: SqlitePool, mut waiting: mpsc::Receiver<Box<dyn Work>>
         for work in group {
             work.finish(failure.as_ref().map_or(Ok(()), |error| Err(repeat(error))));
         }
+        tell_end(&ended);
     }
+}
+
+/// Says that a transaction has ended, also one that failed: others may have waited for it to be out of their way.
+fn tell_end(ended: &Ended) {
+    ended.send_modify(|count| *count += 1);
 }
 
 /// The failure of a commit, for one more of the transactions that shared it.
@@ -195,9 +202,9 @@ async fn run_group(
 async fn run_within(conn: &mut Conn, work: &mut dyn Work) -> Result<()> {
     execute!(&mut *conn, "SAVEPOINT one")?;
     match work.run(conn).await {
-        Ended::Keep => {}
-        Ended::Undo => drop(execute!(&mut *conn, "ROLLBACK TO one")?),
-        Ended::Broken => return Err(gone()),
+        Outcome::Keep => {}
+        Outcome::Undo => drop(execute!(&mut *conn, "ROLLBACK TO one")?),
+        Outcome::Broken => return Err(gone()),
     }
     execute!(&mut *conn, "RELEASE one")?;
     Ok(())
@@ -214,9 +221,9 @@ async fn run_alone(pool: &sqlx::PgPool, mut work: Box<dyn Work>) {
     let outcome = async {
         execute!(&mut conn, "BEGIN")?;
         match work.run(&mut conn).await {
-            Ended::Keep => execute!(&mut conn, "COMMIT").map(drop),
-            Ended::Undo => execute!(&mut conn, "ROLLBACK").map(drop),
-            Ended::Broken => Err(gone()),
+            Outcome::Keep => execute!(&mut conn, "COMMIT").map(drop),
+            Outcome::Undo => execute!(&mut conn, "ROLLBACK").map(drop),
+            Outcome::Broken => Err(gone()),
         }
     }
     .await;
