@@ -11,7 +11,6 @@ use crate::config::{self, Config};
 use crate::db::Db;
 use crate::disk::Disk;
 use crate::error::{Doing, Error, Result};
-use crate::events::Events;
 use crate::http::serve::Server;
 use crate::http::{self, AppState, Parts, tls};
 use crate::jobs::{self, AddressPolicy, DockerConfig, HostsDirs, Jobs, Sources};
@@ -116,7 +115,7 @@ async fn open_store(config: &Config, clock: &Clock, shutdown: &Shutdown) -> Resu
         },
         max_blob_bytes: config.max_blob_size,
     };
-    let store = Store::new(disk, db.clone(), clock.clone(), settings, Events::default(), shutdown.clone())?;
+    let store = Store::new(disk, db.clone(), clock.clone(), settings, shutdown.clone())?;
     // Before anything else looks into it: also a command that ends at once changes only what is its own.
     store.claim_database().await?;
     Ok((db, store))

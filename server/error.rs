@@ -28,6 +28,8 @@ pub enum Error {
     Busy { offset: u64, retry_after: Duration },
     /// The operator's rules do not allow it, whoever asks.
     Refused { reason: String },
+    /// What was to be read on from is kept no longer; `oldest` is the id of the oldest that may be.
+    Gone { what: &'static str, oldest: i64 },
     /// `If-Match` and its relatives did not hold.
     PreconditionFailed { reason: String },
     /// The writer token is not (or no longer) the ingest's writer.
@@ -192,6 +194,12 @@ impl fmt::Display for Error {
             Error::Busy { offset, .. } => {
                 write!(f, "the ingest has another writer, which stands at offset {offset}")
             }
+            Error::Gone { what, oldest } => {
+                write!(
+                    f,
+                    "some {what} after this place are kept no longer: the oldest has the id {oldest} or a larger one"
+                )
+            }
             Error::Refused { reason } | Error::PreconditionFailed { reason } => f.write_str(reason),
             Error::WriterLost => f.write_str("the writer token is not this ingest's writer: open it again"),
             Error::TooLarge { what, limit } => write!(f, "{what} is larger than the limit of {limit} bytes"),
@@ -257,6 +265,7 @@ impl std::error::Error for Error {
             | Error::Conflict(_)
             | Error::Busy { .. }
             | Error::Refused { .. }
+            | Error::Gone { .. }
             | Error::PreconditionFailed { .. }
             | Error::WriterLost
             | Error::TooLarge { .. }

@@ -1,52 +1,65 @@
-//! What happened, for whoever listens: a bounded bus. A listener that is too slow hears that it missed something.
+//! What happened, as it is told: topics in containerd's names where it has them, and in its manner where it has not.
 
-use tokio::sync::broadcast;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::clock::Time;
-use crate::limits;
 
-/// Something that is now so.
-#[derive(Debug, Clone)]
+/// Something that has happened, with its place among all that has.
+#[derive(Debug, Clone, Serialize)]
 pub struct Event {
-    pub at: Time,
+    /// Counts up; never given twice.
+    pub id: i64,
+    pub time: Time,
     pub namespace: String,
-    pub topic: Topic,
-    /// The digest, id or name of what it happened to.
+    pub topic: String,
+    /// What it happened to: a digest, the name of an image or namespace, the id of anything else.
     pub subject: String,
+    /// The fields of the topic.
+    pub event: Map<String, Value>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Topic {
-    ContentCreated,
-    ContentDeleted,
-    ImageCreated,
-    ImageUpdated,
-    ImageDeleted,
-    LeaseCreated,
-    LeaseUpdated,
-    LeaseDeleted,
-    IngestChanged,
-    PullChanged,
+/// Declares each topic once: its variant, its name, its place in [`Topic::ALL`].
+macro_rules! topics {
+    ($($topic:ident $name:literal;)*) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Topic {
+            $($topic),*
+        }
+
+        impl Topic {
+            pub const ALL: &[Topic] = &[$(Topic::$topic),*];
+
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Topic::$topic => $name),*
+                }
+            }
+        }
+    };
 }
 
-/// The bus: a cheap clone.
-#[derive(Debug, Clone)]
-pub struct Events(broadcast::Sender<Event>);
-
-impl Default for Events {
-    fn default() -> Events {
-        Events(broadcast::Sender::new(limits::EVENT_QUEUE))
-    }
-}
-
-impl Events {
-    /// Tells everybody who listens; that nobody does is not an error.
-    pub fn publish(&self, event: Event) {
-        let _ = self.0.send(event);
-    }
-
-    /// Hears of everything from now on.
-    pub fn listen(&self) -> broadcast::Receiver<Event> {
-        self.0.subscribe()
-    }
+topics! {
+    ContentCreate "/content/create";
+    ContentUpdate "/content/update";
+    ContentDelete "/content/delete";
+    ImageCreate "/images/create";
+    ImageUpdate "/images/update";
+    ImageDelete "/images/delete";
+    IngestOpen "/ingests/open";
+    IngestCommit "/ingests/commit";
+    IngestAbort "/ingests/abort";
+    IngestExpire "/ingests/expire";
+    LeaseCreate "/leases/create";
+    LeaseUpdate "/leases/update";
+    LeaseDelete "/leases/delete";
+    LeaseExpire "/leases/expire";
+    NamespaceCreate "/namespaces/create";
+    NamespaceUpdate "/namespaces/update";
+    NamespaceDelete "/namespaces/delete";
+    PullCreate "/pulls/create";
+    PullStart "/pulls/start";
+    PullUpdate "/pulls/update";
+    PullFinish "/pulls/finish";
+    PullDelete "/pulls/delete";
 }

@@ -115,6 +115,12 @@ limits! {
         "Events waiting for one slow reader; beyond it the reader is told to start afresh.";
     EVENT_HEARTBEAT "event_heartbeat": Duration = 15, "seconds",
         "A comment in a silent event stream, so that proxies keep it and dead readers are found.";
+    EVENTS_KEPT "events_kept": u64 = 100_000, "events",
+        "Events kept to be read again; the oldest beyond it are dropped, so that the log does not outgrow what it tells of.";
+    EVENTS_TIME "events_time": Duration = 7 * 86_400, "seconds",
+        "How long an event is kept: a reader that was away over a weekend goes on where it was.";
+    EVENT_LABELS_BYTES "event_labels_bytes": usize = 4 * KIB as usize, "bytes",
+        "Labels told in an event, as JSON; larger ones are left out, for a record may have 256 KiB of them.";
 
     // Names and labels.
     NAMESPACE_BYTES "namespace_bytes": usize = 76, "bytes",

@@ -6,7 +6,6 @@ use std::time::Duration;
 use orlop::clock::Clock;
 use orlop::db::Db;
 use orlop::disk::Disk;
-use orlop::events::Events;
 use orlop::jobs::{AddressPolicy, Created, JobState, Jobs, Pull, PullRequest, Settings};
 use orlop::shutdown::Shutdown;
 use orlop::store::{Caller, Reach, Sharing, Store};
@@ -25,7 +24,7 @@ fn store_over(directory: &Path, db: Db, shutdown: &Shutdown) -> Store {
         max_blob_bytes: 1 << 30,
     };
     let disk = Disk::open(directory).expect("a data directory");
-    Store::new(disk, db, Clock::system(), settings, Events::default(), shutdown.clone()).expect("a store")
+    Store::new(disk, db, Clock::system(), settings, shutdown.clone()).expect("a store")
 }
 
 async fn pull(jobs: &Jobs, reference: String, platforms: &[&str]) -> Pull {

@@ -184,7 +184,7 @@ impl Failure {
     /// An error of this program's own rooms, for the commands that work without a server.
     pub fn local(doing: impl Into<String>, error: &Error) -> Failure {
         let exit = match error {
-            Error::NotFound { .. } => Exit::NotFound,
+            Error::NotFound { .. } | Error::Gone { .. } => Exit::NotFound,
             Error::Invalid(_) | Error::Unprocessable(_) => Exit::Usage,
             Error::Conflict(Conflict::DigestMismatch { .. } | Conflict::SizeMismatch { .. })
             | Error::Corrupt { .. } => Exit::Integrity,

@@ -129,9 +129,10 @@ pub async fn distrust(tx: &mut Tx, id: &str) -> Result<()> {
     execute!(tx, SQL, id).map(drop)
 }
 
-pub async fn delete_ingest(tx: &mut Tx, id: &str) -> Result<bool> {
-    const SQL: &str = "DELETE FROM ingests WHERE id = $1";
-    Ok(execute!(tx, SQL, id)? == 1)
+/// Deletes an ingest; the ref that it had, if it was there.
+pub async fn delete_ingest(tx: &mut Tx, id: &str) -> Result<Option<String>> {
+    const SQL: &str = "DELETE FROM ingests WHERE id = $1 RETURNING ref";
+    Ok(fetch_optional!((String,), tx, SQL, id)?.map(|(reference,)| reference))
 }
 
 /// Id and namespace of ingests whose time has come, at most `limit`.

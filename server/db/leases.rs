@@ -75,17 +75,19 @@ pub async fn delete_lease(tx: &mut Tx, namespace: &str, id: &str) -> Result<bool
     Ok(execute!(tx, SQL, namespace, id)? == 1)
 }
 
-/// Drops an expired lease of this id, so that the id is free again.
-pub async fn delete_if_expired(tx: &mut Tx, namespace: &str, id: &str, now: i64) -> Result<()> {
-    const SQL: &str = "DELETE FROM leases WHERE namespace = $1 AND id = $2 AND expires_at <= $3";
-    execute!(tx, SQL, namespace, id, now).map(drop)
+/// Drops an expired lease of this id, so that the id is free again; the lease, if there was one.
+pub async fn delete_if_expired(tx: &mut Tx, namespace: &str, id: &str, now: i64) -> Result<Option<LeaseRow>> {
+    const SQL: &str = "DELETE FROM leases WHERE namespace = $1 AND id = $2 AND expires_at <= $3
+        RETURNING namespace, id, kind, flat, labels, expires_at, created_at, updated_at";
+    fetch_optional!(LeaseRow, tx, SQL, namespace, id, now)
 }
 
-/// Drops up to `limit` leases that expired before `before`; how many.
-pub async fn delete_expired(tx: &mut Tx, before: i64, limit: i64) -> Result<u64> {
+/// Drops up to `limit` leases that expired before `before`, and gives them, without their labels.
+pub async fn delete_expired(tx: &mut Tx, before: i64, limit: i64) -> Result<Vec<LeaseRow>> {
     const SQL: &str = "DELETE FROM leases WHERE (namespace, id) IN
-        (SELECT namespace, id FROM leases WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)";
-    execute!(tx, SQL, before, limit)
+        (SELECT namespace, id FROM leases WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)
+        RETURNING namespace, id, kind, flat, '{}' AS labels, expires_at, created_at, updated_at";
+    fetch_all!(LeaseRow, tx, SQL, before, limit)
 }
 
 pub async fn add_resource(tx: &mut Tx, namespace: &str, lease: &str, kind: &str, id: &str) -> Result<()> {

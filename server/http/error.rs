@@ -83,6 +83,8 @@ pub struct Extras {
     pub holders: Option<Vec<Holder>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inside: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_id: Option<i64>,
 }
 
 impl ApiError {
@@ -227,6 +229,7 @@ fn doc_of(error: &Error) -> &'static ProblemDoc {
         },
         Error::Busy { .. } => kinds::INGEST_BUSY,
         Error::Refused { .. } => kinds::FORBIDDEN,
+        Error::Gone { .. } => kinds::GONE,
         Error::PreconditionFailed { .. } => kinds::PRECONDITION_FAILED,
         Error::WriterLost => kinds::WRITER_LOST,
         Error::TooLarge { .. } => kinds::TOO_LARGE,
@@ -276,6 +279,7 @@ fn extras_of(error: &Error) -> Extras {
         }
         Error::Conflict(Conflict::NotEmpty { inside, .. }) => Extras { inside: Some(inside.clone()), ..none },
         Error::Busy { offset, .. } => Extras { offset: Some(*offset), ..none },
+        Error::Gone { oldest, .. } => Extras { oldest_id: Some(*oldest), ..none },
         Error::TooLarge { limit, .. } => Extras { limit: Some(*limit), ..none },
         Error::TooMany { limit, .. } => Extras { limit: Some(*limit as u64), ..none },
         Error::NotFound { .. }

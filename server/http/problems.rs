@@ -79,6 +79,9 @@ problems! {
     INVALID_STATE "invalid-state" CONFLICT "Not possible in this state",
         "What the request names is in a state that does not allow this step.",
         "Read its state, and see `detail`.";
+    GONE "gone" GONE "Gone",
+        "What the request wants to read on from is kept no longer: between it and what there is, something is missing.",
+        "Read the state of what you follow anew, then go on from `oldest_id` - 1, or from now.";
     PRECONDITION_FAILED "precondition-failed" PRECONDITION_FAILED "Precondition failed",
         "`If-Match`, `If-None-Match` or a relative did not hold: somebody else changed it meanwhile.",
         "Read it again for its `ETag` of now, and decide anew.";

@@ -10,7 +10,6 @@ use super::*;
 use crate::db::Db;
 use crate::disk::Disk;
 use crate::error::Conflict;
-use crate::events::Events as Bus;
 use crate::registry::fixture::{Fault, FixtureRegistry, INDEX, LAYER, MANIFEST, descriptor, sha256};
 use crate::shutdown::Drained;
 use crate::store::{Reach, Sharing};
@@ -45,8 +44,7 @@ impl Server {
             sharing: Sharing::Shared,
             max_blob_bytes: 1 << 30,
         };
-        let store = Store::new(disk, db.clone(), clock.clone(), settings, Bus::default(), shutdown.clone())
-            .expect("a store");
+        let store = Store::new(disk, db.clone(), clock.clone(), settings, shutdown.clone()).expect("a store");
         store.repair().await.expect("a whole store");
         let mut settings = Settings::new(16, 4, AddressPolicy::Private);
         settings.retry.first_wait = Duration::from_millis(10);

@@ -281,6 +281,7 @@ impl JobError {
             Error::Corrupt { .. } => JobErrorCode::CorruptContent,
             Error::AlreadyExists { .. }
             | Error::Conflict(_)
+            | Error::Gone { .. }
             | Error::PreconditionFailed { .. }
             | Error::WriterLost
             | Error::Internal { .. } => JobErrorCode::Internal,

@@ -4,6 +4,8 @@ use super::content::{Content, content_of};
 use super::edges::{edges_of, label_edges};
 use super::labels::{self, Labels};
 use super::leases::{Held, ResourceKind, hold};
+use super::namespaces::touch;
+use super::tell::{News, tell};
 use super::{Caller, Store};
 use crate::db;
 use crate::db::content::ContentRow;
@@ -88,7 +90,7 @@ impl Store {
             .write(move |tx| {
                 Box::pin(async move {
                     let namespace = owner.namespace.as_str();
-                    db::namespaces::touch(tx, namespace, now.0).await?;
+                    touch(tx, namespace, now).await?;
                     let held = hold(tx, &owner, ResourceKind::Content, &row.digest, grace, now).await?;
                     db::content::store_blob(tx, &row.digest, row.size, now.0).await?;
                     let new = db::content::insert_record(tx, &row).await?;
@@ -96,8 +98,13 @@ impl Store {
                         db::content::insert_edge(tx, namespace, edge).await?;
                     }
                     if let Some(ingest) = &ingest {
-                        db::ingests::delete_ingest(tx, ingest).await?;
+                        let reference = db::ingests::delete_ingest(tx, ingest).await?.unwrap_or_default();
                         db::leases::forget_resource(tx, namespace, "ingest", ingest).await?;
+                        let news = News::of_ingest(Topic::IngestCommit, namespace, ingest, &reference);
+                        tell(tx, now, news.with("digest", &row.digest)).await?;
+                    }
+                    if new {
+                        tell(tx, now, News::of_content(Topic::ContentCreate, &row)).await?;
                     }
                     let (put, row) = match new {
                         true => (Put::New, row),
@@ -112,19 +119,10 @@ impl Store {
             .await;
         // The file under the name is another one now.
         self.0.cache.forget_everywhere(&digest);
-        let committed = match written {
-            Ok(committed) => committed,
-            Err(error) => {
-                if whole_put {
-                    self.drop_unrecorded(&digest).await;
-                }
-                return Err(error);
-            }
-        };
-        if committed.put == Put::New {
-            self.publish(&caller.namespace, Topic::ContentCreated, digest.as_str());
+        if written.is_err() && whole_put {
+            self.drop_unrecorded(&digest).await;
         }
-        Ok(committed)
+        written
     }
 
     /// Whether the bytes are recorded, also when a transaction that records them has been heard of no more and may

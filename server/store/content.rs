@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::arrival::{Arrival, Committed};
 use super::edges::label_edges;
 use super::labels::{self, LabelPatch, Labels};
+use super::tell::{News, tell};
 use super::{Caller, IfMatch, Store, tag_of};
 use crate::clock::Time;
 use crate::db;
@@ -133,6 +134,7 @@ impl Store {
             labels::check_media_type(media_type)?;
         }
         let (store, owner, name) = (self.clone(), namespace.to_owned(), digest.clone());
+        let now = self.now();
         let content = self
             .0
             .db
@@ -156,6 +158,7 @@ impl Store {
                     }
                     row.updated_at = store.after(Time(row.updated_at)).0;
                     db::content::update_record(tx, &row).await?;
+                    tell(tx, now, News::of_content(Topic::ContentUpdate, &row)).await?;
                     Ok(content_of(row))
                 })
             })
@@ -207,6 +210,7 @@ impl Store {
                     db::content::delete_record(tx, &owner, name.as_str()).await?;
                     db::content::delete_edges(tx, &owner, name.as_str()).await?;
                     db::leases::forget_resource(tx, &owner, "content", name.as_str()).await?;
+                    tell(tx, now, News::of_content(Topic::ContentDelete, &row)).await?;
                     db::content::mark_deleting(tx, name.as_str()).await
                 })
             })
@@ -223,17 +227,7 @@ impl Store {
                 .write(move |tx| Box::pin(async move { db::content::drop_blob(tx, name.as_str()).await }))
                 .await?;
         }
-        self.publish(namespace, Topic::ContentDeleted, digest.as_str());
         Ok(())
-    }
-
-    pub(super) fn publish(&self, namespace: &str, topic: Topic, subject: &str) {
-        self.0.events.publish(crate::events::Event {
-            at: self.now(),
-            namespace: namespace.to_owned(),
-            topic,
-            subject: subject.to_owned(),
-        });
     }
 }
 

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::labels::{self, LabelPatch, Labels};
 use super::leases::{Held, ResourceKind, hold};
+use super::namespaces::touch;
+use super::tell::{News, tell};
 use super::{Caller, IfMatch, Store, tag_of};
 use crate::clock::Time;
 use crate::db;
@@ -111,17 +113,17 @@ impl Store {
             updated_at: now.0,
         };
         let (store, owner, grace) = (self.clone(), caller.clone(), self.0.settings.grace_lease);
-        self.change_image(&caller.namespace, move |tx| {
+        self.change_image(move |tx| {
             Box::pin(async move {
-                db::namespaces::touch(tx, &owner.namespace, now.0).await?;
+                touch(tx, &owner.namespace, now).await?;
                 let (row, topic) = if db::images::insert_image(tx, &row).await? {
-                    (row, Topic::ImageCreated)
+                    (row, Topic::ImageCreate)
                 } else {
-                    (move_name(tx, row, taken, &store).await?, Topic::ImageUpdated)
+                    (move_name(tx, row, taken, &store).await?, Topic::ImageUpdate)
                 };
+                tell(tx, now, News::of_image(topic, &row)).await?;
                 let held = hold(tx, &owner, ResourceKind::Image, &row.id, grace, now).await?;
-                let id = row.id.clone();
-                Ok(((image_of(row), held), topic, id))
+                Ok((image_of(row), held))
             })
         })
         .await
@@ -155,8 +157,8 @@ impl Store {
             Some(target) => Some(self.complete_target(namespace, target).await?),
             None => None,
         };
-        let (store, owner, id) = (self.clone(), namespace.to_owned(), id.to_owned());
-        self.change_image(namespace, move |tx| {
+        let (store, owner, id, now) = (self.clone(), namespace.to_owned(), id.to_owned(), self.now());
+        self.change_image(move |tx| {
             Box::pin(async move {
                 let mut row = db::images::lock_image(tx, &owner, &id)
                     .await?
@@ -175,7 +177,8 @@ impl Store {
                 }
                 row.updated_at = store.after(Time(row.updated_at)).0;
                 db::images::update_image(tx, &row).await?;
-                Ok((image_of(row), Topic::ImageUpdated, id))
+                tell(tx, now, News::of_image(Topic::ImageUpdate, &row)).await?;
+                Ok(image_of(row))
             })
         })
         .await
@@ -186,8 +189,8 @@ impl Store {
     /// # Errors
     /// `NotFound`, `PreconditionFailed`.
     pub async fn delete_image(&self, namespace: &str, id: &str, if_match: IfMatch) -> Result<()> {
-        let (owner, name) = (namespace.to_owned(), id.to_owned());
-        self.change_image(namespace, move |tx| {
+        let (owner, name, now) = (namespace.to_owned(), id.to_owned(), self.now());
+        self.change_image(move |tx| {
             Box::pin(async move {
                 let row = db::images::lock_image(tx, &owner, &name)
                     .await?
@@ -195,24 +198,22 @@ impl Store {
                 if_match.check(&tag_of(Time(row.updated_at)))?;
                 db::leases::forget_resource(tx, &owner, "image", &name).await?;
                 db::images::delete_image(tx, &owner, &name).await?;
-                Ok(((), Topic::ImageDeleted, name))
+                tell(tx, now, News::of_image(Topic::ImageDelete, &row)).await
             })
         })
         .await
     }
 
-    /// Changes an image, which `work` names with what happened to it. To the end, whether or not the caller stays:
-    /// `index.json` must hear of it.
-    async fn change_image<T, F>(&self, namespace: &str, work: F) -> Result<T>
+    /// Changes an image. To the end, whether or not the caller stays: `index.json` must hear of it.
+    async fn change_image<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut db::Tx) -> db::BoxFuture<'c, Result<(T, Topic, String)>> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut db::Tx) -> db::BoxFuture<'c, Result<T>> + Send + 'static,
     {
-        let (store, namespace) = (self.clone(), namespace.to_owned());
+        let store = self.clone();
         self.to_the_end("change an image", async move {
-            let (changed, topic, id) = store.0.db.write(work).await?;
+            let changed = store.0.db.write(work).await?;
             store.0.index_changed.notify_one();
-            store.publish(&namespace, topic, &id);
             Ok(changed)
         })
         .await

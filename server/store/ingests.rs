@@ -10,6 +10,8 @@ use super::content::check_digest;
 use super::labels::{self, Labels};
 use super::leases::{Held, ResourceKind, hold};
 use super::live::{Bytes, Live, Turn};
+use super::namespaces::touch;
+use super::tell::{News, tell};
 use super::{Caller, Store, tag_of};
 use crate::clock::Time;
 use crate::db;
@@ -114,7 +116,7 @@ impl Store {
         };
         match found {
             Some(row) if self.has_expired(&row, now) => {
-                match self.end_ingest(&caller.namespace, &row.id).await {
+                match self.end_ingest(&caller.namespace, &row.id, Topic::IngestExpire).await {
                     // Somebody else has ended it a moment ago.
                     Ok(()) | Err(Error::NotFound { .. }) => {}
                     Err(error) => return Err(error),
@@ -153,7 +155,7 @@ impl Store {
             .write(move |tx| {
                 Box::pin(async move {
                     let mut row = row;
-                    db::namespaces::touch(tx, &owner.namespace, now.0).await?;
+                    touch(tx, &owner.namespace, now).await?;
                     let open = db::ingests::count_ingests(tx, &owner.namespace).await?;
                     if usize::try_from(open).is_ok_and(|open| open >= limits::INGESTS) {
                         let retry_after = Duration::from_secs(30);
@@ -165,6 +167,8 @@ impl Store {
                         // Somebody opened the same ref a moment ago.
                         return Err(Error::Busy { offset: 0, retry_after: Duration::from_secs(1) });
                     }
+                    let news = News::of_ingest(Topic::IngestOpen, &row.namespace, &row.id, &row.reference);
+                    tell(tx, now, news).await?;
                     Ok((row, held))
                 })
             })
@@ -172,7 +176,6 @@ impl Store {
         let live = self.0.ingests.get(&row.id);
         let writer = open.writer_ttl.map(|ttl| grant(&live, ttl, now));
         let ingest = Box::new(self.view(&row, Some(&live), writer).await?);
-        self.publish(&caller.namespace, Topic::IngestChanged, &ingest.id);
         Ok(Opened::New { ingest, held })
     }
 
@@ -260,10 +263,10 @@ impl Store {
         let turn = live.take_turn(id, token, self.now()).await?;
         let row = self.reread(&row).await?;
         drop(live.progress(self.load(&row)).await?);
-        let (store, owner) = (self.clone(), namespace.to_owned());
+        let store = self.clone();
         // To the end: a file that was cut under an offset that was not would be no ingest any more.
         self.to_the_end("truncate", async move {
-            let restarted = store.restart(&turn, row, &owner).await;
+            let restarted = store.restart(&turn, row).await;
             turn.live.renew(store.now());
             restarted
         })
@@ -271,7 +274,7 @@ impl Store {
         self.find_ingest(namespace, id).await
     }
 
-    async fn restart(&self, turn: &Turn, row: IngestRow, namespace: &str) -> Result<()> {
+    async fn restart(&self, turn: &Turn, row: IngestRow) -> Result<()> {
         let id = row.id.clone();
         self.on_disk(move |disk| disk.cut_ingest(&id, 0)).await?;
         let algorithm = algorithm_of(&row)?;
@@ -279,7 +282,7 @@ impl Store {
             progress.bytes = Bytes::none(algorithm);
             progress.updated_at = self.after(progress.updated_at);
         }
-        self.checkpoint(turn, row, namespace).await
+        self.checkpoint(turn, row).await
     }
 
     /// Ends an ingest well: its bytes become content. Whatever the outcome, the ingest is given back.
@@ -402,17 +405,18 @@ impl Store {
     /// `NotFound`.
     pub async fn abort_ingest(&self, namespace: &str, id: &str) -> Result<()> {
         self.find_row(namespace, id).await?;
-        self.end_ingest(namespace, id).await
+        self.end_ingest(namespace, id, Topic::IngestAbort).await
     }
 
-    pub(super) async fn end_ingest(&self, namespace: &str, id: &str) -> Result<()> {
+    /// Ends an ingest badly, which `why` tells of.
+    pub(super) async fn end_ingest(&self, namespace: &str, id: &str, why: Topic) -> Result<()> {
         let (store, namespace, id) = (self.clone(), namespace.to_owned(), id.to_owned());
         self.to_the_end("abort", async move {
             // It stays in sight, as ended, until nothing is left of it: a request that comes meanwhile must not find a
             // living part that knows of no end.
             let live = store.0.ingests.get(&id);
             live.end();
-            let was_there = match store.forget_row(&namespace, &id).await {
+            let was_there = match store.forget_row(&namespace, &id, why).await {
                 Ok(was_there) => was_there,
                 Err(error) => {
                     // Whether it has ended nobody can say: its bytes stay.
@@ -427,19 +431,20 @@ impl Store {
             if !was_there {
                 return Err(Error::not_found("ingest", id));
             }
-            store.publish(&namespace, Topic::IngestChanged, &id);
             removed
         })
         .await
     }
 
     /// Takes away the row of an ingest; whether it was there.
-    async fn forget_row(&self, namespace: &str, id: &str) -> Result<bool> {
-        let (owner, name) = (namespace.to_owned(), id.to_owned());
+    async fn forget_row(&self, namespace: &str, id: &str, why: Topic) -> Result<bool> {
+        let (owner, name, now) = (namespace.to_owned(), id.to_owned(), self.now());
         let forgetting = self.0.db.write(move |tx| {
             Box::pin(async move {
                 db::leases::forget_resource(tx, &owner, "ingest", &name).await?;
-                db::ingests::delete_ingest(tx, &name).await
+                let Some(reference) = db::ingests::delete_ingest(tx, &name).await? else { return Ok(false) };
+                tell(tx, now, News::of_ingest(why, &owner, &name, &reference)).await?;
+                Ok(true)
             })
         });
         forgetting.await

@@ -7,6 +7,8 @@ use serde::Serialize;
 use super::labels::{self, LabelPatch, Labels};
 use super::list::{Cursor, KeyValue, ListQuery};
 use super::lists::{Page, text};
+use super::namespaces::touch;
+use super::tell::{News, tell};
 use super::{Caller, IfMatch, Store, tag_of};
 use crate::clock::Time;
 use crate::db::leases::LeaseRow;
@@ -160,22 +162,21 @@ impl Store {
             created_at: now.0,
             updated_at: now.0,
         };
-        let lease = self
-            .0
+        self.0
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    db::namespaces::touch(tx, &row.namespace, now.0).await?;
-                    db::leases::delete_if_expired(tx, &row.namespace, &row.id, now.0).await?;
+                    touch(tx, &row.namespace, now).await?;
+                    let expired = db::leases::delete_if_expired(tx, &row.namespace, &row.id, now.0).await?;
+                    tell_expired(tx, now, expired.as_slice()).await?;
                     if !db::leases::insert_lease(tx, &row).await? {
                         return Err(Error::already_exists("lease", &row.id));
                     }
+                    tell(tx, now, News::of_lease(Topic::LeaseCreate, &row)).await?;
                     Ok(lease_of(row, now))
                 })
             })
-            .await?;
-        self.publish(namespace, Topic::LeaseCreated, &lease.id);
-        Ok(lease)
+            .await
     }
 
     /// # Errors
@@ -197,8 +198,7 @@ impl Store {
         let expiry = patch.expiry.map(|expiry| end_of(expiry, now)).transpose()?;
         let (namespace, id) = (namespace.to_owned(), id.to_owned());
         let store = self.clone();
-        let lease = self
-            .0
+        self.0
             .db
             .write(move |tx| {
                 Box::pin(async move {
@@ -216,12 +216,11 @@ impl Store {
                     }
                     row.updated_at = store.after(Time(row.updated_at)).0;
                     db::leases::update_lease(tx, &row).await?;
+                    tell(tx, now, News::of_lease(Topic::LeaseUpdate, &row)).await?;
                     Ok(lease_of(row, now))
                 })
             })
-            .await?;
-        self.publish(&lease.namespace, Topic::LeaseUpdated, &lease.id);
-        Ok(lease)
+            .await
     }
 
     /// Lets go of everything the lease holds.
@@ -239,12 +238,11 @@ impl Store {
                         .await?
                         .ok_or_else(|| Error::not_found("lease", &lease))?;
                     if_match.check(&tag_of(Time(row.updated_at)))?;
-                    db::leases::delete_lease(tx, &owner, &lease).await.map(drop)
+                    db::leases::delete_lease(tx, &owner, &lease).await?;
+                    tell(tx, now, News::of_lease(Topic::LeaseDelete, &row)).await
                 })
             })
-            .await?;
-        self.publish(namespace, Topic::LeaseDeleted, id);
-        Ok(())
+            .await
     }
 
     /// A page of what a lease holds, in order of type and id.
@@ -329,6 +327,14 @@ impl Store {
             })
             .await
     }
+}
+
+/// Tells of leases whose time has come; of grace leases nothing is told.
+pub(super) async fn tell_expired(tx: &mut Tx, now: Time, expired: &[LeaseRow]) -> Result<()> {
+    for row in expired.iter().filter(|row| row.kind != "grace") {
+        tell(tx, now, News::of_lease(Topic::LeaseExpire, row)).await?;
+    }
+    Ok(())
 }
 
 pub(super) fn lease_of(row: LeaseRow, now: Time) -> Lease {

@@ -54,6 +54,12 @@ impl Wanted {
         self
     }
 
+    /// As [`Wanted::only`], of a number.
+    pub(super) fn number(mut self, condition: &'static str, value: Option<i64>) -> Wanted {
+        self.conditions.extend(value.map(|value| (condition, KeyValue::Number(value))));
+        self
+    }
+
     /// Only items that have the label, with the value where one is given.
     pub fn label(mut self, key: &str, value: Option<&str>) -> Wanted {
         self.labels.push((key.to_owned(), value.map(str::to_owned)));
@@ -84,10 +90,20 @@ impl Wanted {
         self.only("state =", state)
     }
 
+    pub fn namespace(self, namespace: Option<&str>) -> Wanted {
+        self.only("namespace =", namespace)
+    }
+
     /// Only names that begin with `prefix`: those between it and it with the last of all characters behind it.
     pub fn name_prefix(self, prefix: Option<&str>) -> Wanted {
         let end = prefix.map(|prefix| format!("{prefix}\u{10ffff}"));
         self.only("name >=", prefix).only("name <", end.as_deref())
+    }
+
+    /// As [`Wanted::name_prefix`], of topics.
+    pub fn topic_prefix(self, prefix: Option<&str>) -> Wanted {
+        let end = prefix.map(|prefix| format!("{prefix}\u{10ffff}"));
+        self.only("topic >=", prefix).only("topic <", end.as_deref())
     }
 
     fn matches(&self, labels: &Labels) -> bool {
@@ -186,6 +202,14 @@ pub const PULLS: Resource = Resource {
     ],
     default_sort: "-created_at",
     tie_breaker: Sort::text("id", "id"),
+};
+
+/// In the order of their ids, which is that in which they happened.
+pub const EVENTS: Resource = Resource {
+    schema: Schema::EVENTS,
+    sorts: &[Sort::number("id", "id")],
+    default_sort: "id",
+    tie_breaker: Sort::number("id", "id"),
 };
 
 impl Store {
@@ -291,7 +315,7 @@ impl Store {
     }
 
     /// Reads batches until the page is full, or large ([`limits::LIST_BYTES`]). `view` makes an item of a row, or nothing of one that is not to be seen.
-    async fn page<R, T, V, F>(
+    pub(super) async fn page<R, T, V, F>(
         &self,
         select: &'static str,
         query: &ListQuery,

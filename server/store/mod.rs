@@ -8,6 +8,7 @@ mod arrival;
 mod cache;
 mod content;
 mod edges;
+mod events;
 mod gate;
 mod idempotency;
 mod images;
@@ -23,6 +24,7 @@ mod registries;
 mod repair;
 mod seal;
 mod sweep;
+mod tell;
 mod tokens;
 
 pub mod filter;
@@ -34,6 +36,7 @@ pub use arrival::{Committed, Put};
 pub use cache::Blob;
 pub use content::{Content, ContentPatch, PutBody, WhenHeld};
 pub use edges::{Child, Children};
+pub use events::Follower;
 pub use idempotency::Keyed;
 pub use images::{Image, ImagePatch, ImageSource, NameTaken, NewImage, NewTarget, Target, check_image_name};
 pub use ingests::{CommitIngest, Ingest, OpenIngest, Opened, Writer};
@@ -55,7 +58,6 @@ use crate::clock::{Clock, Time};
 use crate::db::Db;
 use crate::disk::{Disk, Flush};
 use crate::error::{Error, Result};
-use crate::events::Events;
 use crate::shutdown::Shutdown;
 
 /// The store: a cheap clone.
@@ -68,8 +70,8 @@ struct Inner {
     db: Db,
     clock: Clock,
     settings: Settings,
-    events: Events,
     shutdown: Shutdown,
+    tail: events::Tail,
     gate: gate::Gate,
     keys: gate::Gate,
     cache: cache::Blobs,
@@ -173,14 +175,7 @@ impl Store {
     ///
     /// # Errors
     /// `OutOfSpace`, `Unavailable` or `Internal` when there is no key for secrets, and none can be made.
-    pub fn new(
-        disk: Disk,
-        db: Db,
-        clock: Clock,
-        settings: Settings,
-        events: Events,
-        shutdown: Shutdown,
-    ) -> Result<Store> {
+    pub fn new(disk: Disk, db: Db, clock: Clock, settings: Settings, shutdown: Shutdown) -> Result<Store> {
         let seal = seal::Seal::new(&disk.secret_key()?);
         let disk = Arc::new(disk);
         Ok(Store(Arc::new(Inner {
@@ -189,8 +184,8 @@ impl Store {
             db,
             clock,
             settings,
-            events,
             shutdown,
+            tail: events::Tail::default(),
             gate: gate::Gate::new(),
             keys: gate::Gate::new(),
             cache: cache::Blobs::new(),

@@ -3,11 +3,13 @@
 use serde::Serialize;
 
 use super::labels::{self, LabelPatch, Labels};
+use super::tell::{News, tell};
 use super::{IfMatch, Store, tag_of};
 use crate::clock::Time;
 use crate::db;
 use crate::db::namespaces::NamespaceRow;
 use crate::error::{Conflict, Error, Result};
+use crate::events::Topic;
 use crate::limits;
 
 /// The namespace of a caller who names none. It always exists.
@@ -61,10 +63,12 @@ impl Store {
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    if !db::namespaces::insert_namespace(tx, &name, &labels::to_json(&labels), now.0).await? {
+                    let row = new_row(&name, &labels, now);
+                    if !db::namespaces::insert_namespace(tx, &name, &row.labels, now.0).await? {
                         return Err(Error::already_exists("namespace", &name));
                     }
-                    Ok(Namespace { name, labels, created_at: now, updated_at: now })
+                    tell(tx, now, News::of_namespace(Topic::NamespaceCreate, &row)).await?;
+                    Ok(namespace_of(row))
                 })
             })
             .await
@@ -81,7 +85,7 @@ impl Store {
     /// # Errors
     /// `NotFound`, `PreconditionFailed`, `Invalid` for a label.
     pub async fn update_namespace(&self, name: &str, patch: NamespacePatch) -> Result<Namespace> {
-        let (store, name) = (self.clone(), name.to_owned());
+        let (store, name, now) = (self.clone(), name.to_owned(), self.now());
         self.0
             .db
             .write(move |tx| {
@@ -97,6 +101,7 @@ impl Store {
                     }
                     row.updated_at = store.after(Time(row.updated_at)).0;
                     db::namespaces::update_namespace(tx, &row).await?;
+                    tell(tx, now, News::of_namespace(Topic::NamespaceUpdate, &row)).await?;
                     Ok(namespace_of(row))
                 })
             })
@@ -128,12 +133,32 @@ impl Store {
                     if name == DEFAULT_NAMESPACE {
                         let updated_at = store.after(Time(row.updated_at)).0;
                         let row = NamespaceRow { labels: "{}".to_owned(), updated_at, ..row };
-                        return db::namespaces::update_namespace(tx, &row).await;
+                        db::namespaces::update_namespace(tx, &row).await?;
+                        return tell(tx, now, News::of_namespace(Topic::NamespaceUpdate, &row)).await;
                     }
-                    db::namespaces::delete_namespace(tx, &name).await.map(drop)
+                    db::namespaces::delete_namespace(tx, &name).await?;
+                    tell(tx, now, News::of_namespace(Topic::NamespaceDelete, &row)).await
                 })
             })
             .await
+    }
+}
+
+/// Makes the namespace if this is its first use. Nobody deletes it before this transaction has ended.
+pub(super) async fn touch(tx: &mut db::Tx, name: &str, now: Time) -> Result<()> {
+    if db::namespaces::touch(tx, name, now.0).await? {
+        let row = new_row(name, &Labels::new(), now);
+        tell(tx, now, News::of_namespace(Topic::NamespaceCreate, &row)).await?;
+    }
+    Ok(())
+}
+
+fn new_row(name: &str, labels: &Labels, now: Time) -> NamespaceRow {
+    NamespaceRow {
+        name: name.to_owned(),
+        labels: labels::to_json(labels),
+        created_at: now.0,
+        updated_at: now.0,
     }
 }
 

@@ -122,7 +122,7 @@ impl Store {
     }
 
     /// Writes down what is certain: the caller has synced these bytes.
-    pub(super) async fn checkpoint(&self, turn: &Turn, mut row: IngestRow, namespace: &str) -> Result<()> {
+    pub(super) async fn checkpoint(&self, turn: &Turn, mut row: IngestRow) -> Result<()> {
         let Some(progress) = turn.live.loaded().map(|progress| progress.clone()) else { return Ok(()) };
         row.durable_offset = signed(progress.bytes.offset());
         row.shared = i64::from(progress.bytes.is_lent());
@@ -142,7 +142,6 @@ impl Store {
         if !stands {
             return Err(Error::not_found("ingest", id));
         }
-        self.publish(namespace, crate::events::Topic::IngestChanged, &id);
         Ok(())
     }
 

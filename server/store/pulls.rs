@@ -1,5 +1,7 @@
 //! Pulls as rows: what was asked for, and how it stands. The work itself is `jobs/`.
 
+use super::namespaces::touch;
+use super::tell::{News, tell};
 use super::{Expiry, Lease, Store};
 use crate::clock::Time;
 use crate::db;
@@ -19,19 +21,15 @@ impl Store {
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    db::namespaces::touch(tx, &recorded.namespace, now.0).await?;
+                    touch(tx, &recorded.namespace, now).await?;
                     db::pulls::insert_pull(tx, &recorded).await?;
-                    match sealed {
-                        Some(sealed) => {
-                            db::registries::upsert_pull_credential(tx, &recorded.id, &sealed).await
-                        }
-                        None => Ok(()),
+                    if let Some(sealed) = sealed {
+                        db::registries::upsert_pull_credential(tx, &recorded.id, &sealed).await?;
                     }
+                    tell(tx, now, News::of_pull(Topic::PullCreate, &recorded)).await
                 })
             })
-            .await?;
-        self.publish(&row.namespace, Topic::PullChanged, &row.id);
-        Ok(())
+            .await
     }
 
     /// A pull that is under way and was asked for in the words of `row`.
@@ -65,16 +63,19 @@ impl Store {
     /// # Errors
     /// `Unavailable`; nothing is written then.
     pub async fn update_pull(&self, row: &PullRow, seen: &'static str) -> Result<bool> {
-        let (written, row) = (row.clone(), row);
-        let stood = self
-            .0
+        let (row, now) = (row.clone(), self.now());
+        self.0
             .db
-            .write(move |tx| Box::pin(async move { db::pulls::update_pull(tx, &written, seen).await }))
-            .await?;
-        if stood && row.state != seen {
-            self.publish(&row.namespace, Topic::PullChanged, &row.id);
-        }
-        Ok(stood)
+            .write(move |tx| {
+                Box::pin(async move {
+                    let stood = db::pulls::update_pull(tx, &row, seen).await?;
+                    if stood && row.state != seen {
+                        tell(tx, now, News::of_pull(topic_of(&row), &row)).await?;
+                    }
+                    Ok(stood)
+                })
+            })
+            .await
     }
 
     /// Takes a finished pull up again if its state is still `seen`, with a new credential where there is one; whether
@@ -89,24 +90,23 @@ impl Store {
         credential: Option<&str>,
     ) -> Result<bool> {
         let sealed = credential.map(|credential| self.sealed_for_pull(&row.id, credential));
-        let (written, row) = (row.clone(), row);
-        let stood = self
-            .0
+        let (row, now) = (row.clone(), self.now());
+        self.0
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    let stood = db::pulls::reopen_pull(tx, &written, seen).await?;
-                    if let Some(sealed) = sealed.filter(|_| stood) {
-                        db::registries::upsert_pull_credential(tx, &written.id, &sealed).await?;
+                    let stood = db::pulls::reopen_pull(tx, &row, seen).await?;
+                    if !stood {
+                        return Ok(false);
                     }
-                    Ok(stood)
+                    if let Some(sealed) = sealed {
+                        db::registries::upsert_pull_credential(tx, &row.id, &sealed).await?;
+                    }
+                    tell(tx, now, News::of_pull(topic_of(&row), &row)).await?;
+                    Ok(true)
                 })
             })
-            .await?;
-        if stood {
-            self.publish(&row.namespace, Topic::PullChanged, &row.id);
-        }
-        Ok(stood)
+            .await
     }
 
     /// Marks a pull that is not finished as one to stop. Twice is as good as once.
@@ -114,9 +114,8 @@ impl Store {
     /// # Errors
     /// `NotFound`; `Conflict` (state) when it has succeeded or failed. One that is cancelled is answered as it is.
     pub async fn mark_pull_cancelled(&self, namespace: &str, id: &str) -> Result<PullRow> {
-        let (owner, name) = (namespace.to_owned(), id.to_owned());
-        let row = self
-            .0
+        let (owner, name, now) = (namespace.to_owned(), id.to_owned(), self.now());
+        self.0
             .db
             .write(move |tx| {
                 Box::pin(async move {
@@ -133,12 +132,11 @@ impl Store {
                     }
                     let seen = std::mem::replace(&mut row.state, "cancelling".to_owned());
                     db::pulls::update_pull(tx, &row, &seen).await?;
+                    tell(tx, now, News::of_pull(topic_of(&row), &row)).await?;
                     Ok(row)
                 })
             })
-            .await?;
-        self.publish(namespace, Topic::PullChanged, id);
-        Ok(row)
+            .await
     }
 
     /// Removes a finished pull from history.
@@ -146,26 +144,22 @@ impl Store {
     /// # Errors
     /// `NotFound`; `Conflict` (state) while it is not finished.
     pub async fn delete_pull(&self, namespace: &str, id: &str) -> Result<()> {
-        let (owner, name) = (namespace.to_owned(), id.to_owned());
+        let (owner, name, now) = (namespace.to_owned(), id.to_owned(), self.now());
         self.0
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    if db::pulls::delete_finished(tx, &owner, &name).await? {
-                        return Ok(());
+                    let row = db::pulls::lock_pull(tx, &owner, &name)
+                        .await?
+                        .ok_or_else(|| Error::not_found("pull", &name))?;
+                    if !db::pulls::delete_finished(tx, &owner, &name).await? {
+                        let reason = format!("the pull is {}: cancel it first", row.state);
+                        return Err(Error::Conflict(Conflict::State { reason }));
                     }
-                    match db::pulls::find_pull(tx, &owner, &name).await? {
-                        None => Err(Error::not_found("pull", &name)),
-                        Some(row) => {
-                            let reason = format!("the pull is {}: cancel it first", row.state);
-                            Err(Error::Conflict(Conflict::State { reason }))
-                        }
-                    }
+                    tell(tx, now, News::of_pull(Topic::PullDelete, &row)).await
                 })
             })
-            .await?;
-        self.publish(namespace, Topic::PullChanged, id);
-        Ok(())
+            .await
     }
 
     /// Hands a lease that the server made over to the user, with all that it holds, in one step.
@@ -176,8 +170,7 @@ impl Store {
         let now = self.now();
         let expires_at = super::leases::end_of(expiry, now)?;
         let (store, owner, name) = (self.clone(), namespace.to_owned(), id.to_owned());
-        let lease = self
-            .0
+        self.0
             .db
             .write(move |tx| {
                 Box::pin(async move {
@@ -188,11 +181,19 @@ impl Store {
                     row.expires_at = expires_at.map(|time| time.0);
                     row.updated_at = store.after(Time(row.updated_at)).0;
                     db::leases::update_lease(tx, &row).await?;
+                    tell(tx, now, News::of_lease(Topic::LeaseUpdate, &row)).await?;
                     Ok(super::leases::lease_of(row, now))
                 })
             })
-            .await?;
-        self.publish(namespace, Topic::LeaseUpdated, id);
-        Ok(lease)
+            .await
+    }
+}
+
+/// What is told of a pull that has come into the state of its row.
+fn topic_of(row: &PullRow) -> Topic {
+    match row.state.as_str() {
+        "running" => Topic::PullStart,
+        _ if row.finished_at.is_some() => Topic::PullFinish,
+        _ => Topic::PullUpdate,
     }
 }

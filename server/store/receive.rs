@@ -193,10 +193,10 @@ impl Store {
         let (to, batches) = mpsc::channel(QUEUE);
         let (whole, ended) = tokio::sync::oneshot::channel();
         let cancel = turn.cancel.clone();
-        let (store, owner) = (self.clone(), namespace.to_owned());
+        let store = self.clone();
         let mut writing = Box::pin(self.to_the_end("append", async move {
             let (live, id) = (turn.live.clone(), row.id.clone());
-            let written = store.write_batches(turn, row, owner, batches, append.chunk_digest, ended).await;
+            let written = store.write_batches(turn, row, batches, append.chunk_digest, ended).await;
             if live.has_ended() {
                 // The abort took the directory away under this write, which may have failed by it, or made it again.
                 let name = id.clone();
@@ -233,7 +233,6 @@ impl Store {
         &self,
         turn: Turn,
         row: IngestRow,
-        namespace: String,
         mut batches: Batches,
         chunk_digest: Option<Digest>,
         ended: tokio::sync::oneshot::Receiver<Ending>,
@@ -258,7 +257,7 @@ impl Store {
                 Err(error) => {
                     batches.close();
                     // The bytes before the failure are whole; they are kept if they can be.
-                    let _ = self.conclude(&turn, row, &namespace, sink).await;
+                    let _ = self.conclude(&turn, row, sink).await;
                     return Err(error);
                 }
             }
@@ -271,7 +270,7 @@ impl Store {
                     drop(sink);
                     return Err(self.distrust(&turn, &row, error).await);
                 }
-                self.checkpoint(&turn, row.clone(), &namespace).await?;
+                self.checkpoint(&turn, row.clone()).await?;
             }
         }
         turn.finish();
@@ -282,7 +281,7 @@ impl Store {
                 let (offset, hasher) = before;
                 sink = self.take_back(sink, offset, hasher).await?;
                 self.show(&turn.live, &sink);
-                self.conclude(&turn, row, &namespace, sink).await?;
+                self.conclude(&turn, row, sink).await?;
                 return Err(Error::Unprocessable(Unprocessable::ChunkDigestMismatch {
                     expected: expected.to_string(),
                     actual: actual.to_string(),
@@ -290,7 +289,7 @@ impl Store {
                 }));
             }
         }
-        self.conclude(&turn, row, &namespace, sink).await
+        self.conclude(&turn, row, sink).await
     }
 
     /// The file and running hash of an ingest; bytes that were lent are copied first, for they will change.
@@ -337,7 +336,7 @@ impl Store {
     }
 
     /// The end of a request: sync, write down, renew.
-    async fn conclude(&self, turn: &Turn, row: IngestRow, namespace: &str, sink: Sink) -> Result<()> {
+    async fn conclude(&self, turn: &Turn, row: IngestRow, sink: Sink) -> Result<()> {
         turn.finish();
         if turn.is_gone() {
             return Err(Error::not_found("ingest", &row.id));
@@ -347,7 +346,7 @@ impl Store {
         if let Err(error) = synced {
             return Err(self.distrust(turn, &row, error).await);
         }
-        let written_down = self.checkpoint(turn, row, namespace).await;
+        let written_down = self.checkpoint(turn, row).await;
         turn.live.renew(self.now());
         written_down
     }

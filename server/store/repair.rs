@@ -52,7 +52,7 @@ impl Store {
         let now = self.now();
         self.0
             .db
-            .write(move |tx| Box::pin(async move { db::namespaces::touch(tx, default, now.0).await }))
+            .write(move |tx| Box::pin(async move { super::namespaces::touch(tx, default, now).await }))
             .await?;
         if let Err(error) = self.write_index().await {
             // A disk that is full is a reason to start, not to stay away: deleting makes room.

@@ -1,11 +1,13 @@
-//! What goes by itself: ingests, leases, sessions and idempotency keys whose time has come.
+//! What goes by itself: ingests, leases, sessions, idempotency keys and events whose time has come.
 
 use std::time::Duration;
 
 use super::Store;
+use super::leases::tell_expired;
 use crate::clock::Time;
 use crate::db;
 use crate::error::{Result, with_causes};
+use crate::events::Topic;
 use crate::limits;
 
 /// How often expired things are looked for. Nothing hangs on it: what has expired is treated as gone at once.
@@ -38,12 +40,13 @@ impl Store {
         let mut swept = 0;
         for (id, namespace) in expired {
             let used = self.0.ingests.find(&id).is_some_and(|live| live.is_used(now));
-            if !used && self.end_ingest(&namespace, &id).await.is_ok() {
+            if !used && self.end_ingest(&namespace, &id, Topic::IngestExpire).await.is_ok() {
                 swept += 1;
             }
         }
         // Step by step, so that what else is written has its turn in between.
         while self.forget_expired(now).await? == BATCH as u64 && !self.0.shutdown.is_stopping() {}
+        while self.drop_events(now, BATCH).await? == BATCH as usize && !self.0.shutdown.is_stopping() {}
         Ok(swept)
     }
 
@@ -54,7 +57,9 @@ impl Store {
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    let leases = db::leases::delete_expired(tx, now.0, BATCH).await?;
+                    let expired = db::leases::delete_expired(tx, now.0, BATCH).await?;
+                    tell_expired(tx, now, &expired).await?;
+                    let leases = expired.len() as u64;
                     let sessions = db::tokens::delete_expired_sessions(tx, now.0, BATCH).await?;
                     let keys = db::idempotency::forget_before(tx, forgotten, BATCH).await?;
                     Ok(leases.max(sessions).max(keys))

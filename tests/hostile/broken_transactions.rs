@@ -19,7 +19,7 @@ async fn over_both(story: impl AsyncFn(&Db)) {
 }
 
 async fn make(db: &Db, name: &'static str) -> Result<()> {
-    db.write(move |tx| Box::pin(async move { namespaces::touch(tx, name, 1).await })).await
+    db.write(move |tx| Box::pin(async move { namespaces::touch(tx, name, 1).await.map(drop) })).await
 }
 
 async fn is_there(db: &Db, name: &str) -> bool {

@@ -37,6 +37,7 @@ fn one_of_each() -> Vec<ApiError> {
         Error::Conflict(Conflict::NotEmpty { what: "namespace", id: text(), inside: vec![text()] }),
         Error::Conflict(Conflict::State { reason: text() }),
         Error::Busy { offset: 1, retry_after: Duration::from_secs(1) },
+        Error::Gone { what: "events", oldest: 1 },
         Error::PreconditionFailed { reason: text() },
         Error::WriterLost,
         Error::TooLarge { what: "the body", limit: 1 },

@@ -16,6 +16,8 @@ pub enum Kind {
 pub enum Map {
     Labels,
     Annotations,
+    /// Those that an event tells of.
+    EventLabels,
 }
 
 /// The fields of one resource.
@@ -82,6 +84,29 @@ impl Schema {
         maps: &[Map::Labels],
     };
 
+    pub const EVENTS: Schema = Schema {
+        fields: &[
+            ("id", Number),
+            ("time", Time),
+            ("namespace", Text),
+            ("topic", Text),
+            ("subject", Text),
+            ("event.digest", Text),
+            ("event.size", Number),
+            ("event.media_type", Text),
+            ("event.name", Text),
+            ("event.id", Text),
+            ("event.ref", Text),
+            ("event.kind", Text),
+            ("event.expires_at", Time),
+            ("event.image_name", Text),
+            ("event.state", Text),
+            ("event.error", Text),
+        ],
+        aliases: &[],
+        maps: &[Map::EventLabels],
+    };
+
     /// No filter: what a lease holds has no fields of its own.
     pub const LEASE_RESOURCES: Schema = Schema { fields: &[], aliases: &[], maps: &[] };
 
@@ -134,8 +159,10 @@ impl Schema {
     }
 
     fn find_map<'p>(&self, path: &'p [String]) -> Option<(Map, &'p [String])> {
-        let (first, key) = path.split_first()?;
-        self.maps.iter().find(|map| map.name() == first).map(|map| (*map, key))
+        self.maps.iter().find_map(|map| {
+            let (name, key) = path.split_at_checked(map.name().split('.').count())?;
+            map.name().split('.').eq(name.iter().map(String::as_str)).then_some((*map, key))
+        })
     }
 
     fn unknown(&self, given: &str) -> String {
@@ -161,12 +188,13 @@ impl Map {
         match self {
             Map::Labels => "labels",
             Map::Annotations => "annotations",
+            Map::EventLabels => "event.labels",
         }
     }
 
     fn field(self, key: String) -> Field {
         match self {
-            Map::Labels => Field::Label(key),
+            Map::Labels | Map::EventLabels => Field::Label(key),
             Map::Annotations => Field::Annotation(key),
         }
     }

@@ -5,18 +5,20 @@ use std::borrow::Cow;
 use super::text;
 use crate::clock::Time;
 use crate::db::content::ContentRow;
+use crate::db::events::EventRow;
 use crate::db::images::ImageRow;
 use crate::db::ingests::IngestRow;
 use crate::db::leases::LeaseRow;
 use crate::db::namespaces::NamespaceRow;
 use crate::db::pulls::PullRow;
 use crate::db::tokens::TokenRow;
+use crate::events::Event;
 use crate::store::filter::{Field, Fields, Value};
 use crate::store::list::KeyValue;
 use crate::store::{Content, Image, Ingest, Labels, Lease, Namespace, Token};
 
 /// A row that knows its sort keys.
-pub(super) trait Keyed {
+pub(in crate::store) trait Keyed {
     /// The value of the sort key of this name; each is one of the resource's own.
     fn key(&self, name: &str) -> KeyValue;
 }
@@ -106,7 +108,19 @@ impl Keyed for TokenRow {
     }
 }
 
+impl Keyed for EventRow {
+    fn key(&self, _name: &str) -> KeyValue {
+        KeyValue::Number(self.id)
+    }
+}
+
 static NO_LABELS: Labels = Labels::new();
+
+impl Labelled for Event {
+    fn labels(&self) -> &Labels {
+        &NO_LABELS
+    }
+}
 
 impl Labelled for Token {
     fn labels(&self) -> &Labels {
@@ -223,6 +237,27 @@ impl Fields for Token {
             Field::Named("id") => shown(&self.id),
             Field::Named("name") => shown(&self.name),
             Field::Named(_) | Field::Label(_) | Field::Annotation(_) => None,
+        }
+    }
+}
+
+impl Fields for Event {
+    fn field(&self, field: &Field) -> Option<Value<'_>> {
+        let text =
+            |value: &'_ serde_json::Value| value.as_str().map(|text| Value::Text(text.to_owned().into()));
+        match field {
+            Field::Label(key) => self.event.get("labels")?.get(key).and_then(text),
+            Field::Named("id") => Some(Value::Number(self.id)),
+            Field::Named("time") => time(self.time),
+            Field::Named("namespace") => shown(&self.namespace),
+            Field::Named("topic") => shown(&self.topic),
+            Field::Named("subject") => shown(&self.subject),
+            Field::Named("event.size") => self.event.get("size")?.as_i64().map(Value::Number),
+            Field::Named("event.expires_at") => {
+                self.event.get("expires_at")?.as_str()?.parse().ok().and_then(time)
+            }
+            Field::Named(name) => self.event.get(name.strip_prefix("event.")?).and_then(text),
+            Field::Annotation(_) => None,
         }
     }
 }
