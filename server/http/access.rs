@@ -30,6 +30,23 @@ pub enum Identity {
     Session(Arc<Session>),
 }
 
+/// Whether a credential that was let in still would be: an answer that goes on for days must not outlive it.
+///
+/// # Errors
+/// `Unavailable` when nobody can say.
+pub async fn still_holds(state: &AppState, identity: &Identity) -> crate::error::Result<bool> {
+    let token = match identity {
+        Identity::Anonymous { .. } => return Ok(true),
+        Identity::Session(session) => return Ok(state.store.check_session(&session.secret).await?.is_some()),
+        Identity::Token(token) => state.store.find_token(&token.id).await,
+    };
+    match token {
+        Ok(token) => Ok(token.expires_at.is_none_or(|at| at > state.clock.now())),
+        Err(Error::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 impl Identity {
     /// The identity of a request that has passed; one that has not is nobody.
     pub fn of(parts: &Parts) -> Identity {

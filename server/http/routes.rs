@@ -8,7 +8,9 @@ use axum::routing::{MethodFilter, on};
 use http::Method;
 
 use super::AppState;
-use super::api::{content, data, images, ingests, leases, namespaces, pulls, registries, system, tokens};
+use super::api::{
+    content, data, events, images, ingests, leases, namespaces, pulls, registries, system, tokens,
+};
 use super::ui;
 
 /// Who may call a route.
@@ -130,6 +132,8 @@ routes! {
     PUT "/api/v1/registries/{host}" Admin [] => registries::put;
     DELETE "/api/v1/registries/{host}" Admin [] => registries::delete;
     POST "/api/v1/registries/{host}/test" Admin [] => registries::test;
+
+    GET "/api/v1/events" Read ["namespace" "all_namespaces" "topic" "after" "filter" "sort" "limit" "cursor"] => events::list_or_follow;
 
     GET "/api/v1/tokens" Admin ["sort" "limit" "cursor"] => tokens::list;
     POST "/api/v1/tokens" Admin [] => tokens::create;

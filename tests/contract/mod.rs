@@ -237,3 +237,16 @@ async fn a_method_that_a_path_does_not_have_is_told_which_it_has() {
     assert_eq!(app.get("/api/v1/").await.to_string(), "404 not-found");
     app.stop().await;
 }
+
+#[test]
+fn every_topic_of_an_event_is_in_the_contract_with_its_fields() {
+    let document = document();
+    let said = document.pointer("/paths/~1api~1v1~1events/get/description").and_then(Value::as_str);
+    let said = said.expect("events are described");
+    let missing: Vec<_> = orlop::events::Topic::ALL
+        .iter()
+        .map(|topic| format!("`{}`", topic.as_str()))
+        .filter(|topic| !said.contains(topic))
+        .collect();
+    assert_eq!(missing, [""; 0]);
+}

@@ -1,6 +1,6 @@
 //! kill -9 under load: what was acknowledged is there, what was not is absent or whole, and every start succeeds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -148,6 +148,7 @@ async fn check(served: &Served, told: &mut Told, cycle: u64) {
         assert_eq!(read.status, 200, "cycle {cycle}: {digest} of {size} bytes was acknowledged: {read}");
         assert!(read.body == noise(*seed, *size), "cycle {cycle}: {digest} has other bytes");
     }
+    check_events(served, told, cycle).await;
     for (name, (path, seed, acknowledged)) in std::mem::take(&mut told.ingests) {
         let resumed =
             served.request(Method::POST, "/api/v1/ingests").json(json!({"ref": name})).await.expect(200);
@@ -168,6 +169,24 @@ async fn check(served: &Served, told: &mut Told, cycle: u64) {
         let read = served.request(Method::GET, format!("/api/v1/content/{digest}/data")).await.expect(200);
         assert_eq!(sha256(&read.body), digest, "cycle {cycle}");
     }
+}
+
+/// What was acknowledged is told of: the change and its event are one. A blob of a few bytes may have been there before.
+async fn check_events(served: &Served, told: &Told, cycle: u64) {
+    let acknowledged =
+        told.blobs.iter().filter(|(_, (_, size))| *size >= 16).map(|(digest, _)| digest.as_str());
+    let mut missing: BTreeSet<&str> = acknowledged.collect();
+    let newest = "/api/v1/events?topic=/content/create&sort=-id&limit=1000";
+    let mut path = newest.to_owned();
+    while !missing.is_empty() {
+        let page = served.request(Method::GET, &path).await.expect(200).json();
+        for event in page["items"].as_array().expect("items") {
+            missing.remove(event["subject"].as_str().expect("a digest"));
+        }
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("{newest}&cursor={cursor}");
+    }
+    assert_eq!(missing, BTreeSet::new(), "cycle {cycle}: acknowledged, and not told of");
 }
 
 /// Holds the restarted server to everything that was told since the last time; how many blobs that were.

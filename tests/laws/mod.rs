@@ -1,5 +1,8 @@
 //! What the store promises whatever happens at the same time, on both databases, through the HTTP door.
 
+mod event_order;
+mod events;
+
 use std::time::Duration;
 
 use futures_util::StreamExt;

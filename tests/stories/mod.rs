@@ -2,6 +2,7 @@
 
 mod containerd_suite;
 mod content;
+mod events;
 mod images;
 mod ingests;
 mod leases;

@@ -7,6 +7,7 @@ pub mod app;
 pub mod command;
 pub mod contract;
 pub mod docker_registry;
+pub mod event_stream;
 pub mod eventually;
 pub mod fixture_registry;
 pub mod image;

@@ -94,17 +94,23 @@ impl Request {
         }
     }
 
-    /// As [`Request::send`], for a request that may end without an answer.
-    pub async fn try_send(self) -> reqwest::Result<Answer> {
+    /// Sends it, and reads nothing but the head of the answer; its path.
+    pub async fn begin(self) -> reqwest::Result<(String, reqwest::Response)> {
         let url = format!("http://{}{}", self.address, self.path);
-        let mut request = self.client.request(self.method.clone(), url).headers(self.headers);
+        let mut request = self.client.request(self.method, url).headers(self.headers);
         if let Some(body) = self.body {
             request = request.body(body);
         }
-        let response = request.send().await?;
+        Ok((self.path, request.send().await?))
+    }
+
+    /// As [`Request::send`], for a request that may end without an answer.
+    pub async fn try_send(self) -> reqwest::Result<Answer> {
+        let method = self.method.clone();
+        let (path, response) = self.begin().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let answer = Answer { status, headers, body: response.bytes().await? };
-        answer.must_fit(self.method.as_str(), &self.path);
+        answer.must_fit(method.as_str(), &path);
         Ok(answer)
     }
 }

@@ -20,8 +20,8 @@ use crate::limits;
 use crate::store::list::ListQuery;
 use crate::store::lists::Page;
 
-const JSON: &str = "application/json";
-const NDJSON: &str = "application/x-ndjson";
+pub const JSON: &str = "application/json";
+pub const NDJSON: &str = "application/x-ndjson";
 
 #[derive(Serialize)]
 struct PageBody<T> {
@@ -34,7 +34,7 @@ pub struct Asked {
     /// [`Params::list`] reads the query of them.
     pub params: Params,
     uri: Uri,
-    headers: HeaderMap,
+    pub headers: HeaderMap,
 }
 
 impl<S: Sync> FromRequestParts<S> for Asked {
@@ -64,15 +64,20 @@ impl Asked {
             }
             Some(_) => {
                 let page = fetch.fetch(query.clone()).await?;
-                let next_cursor = page.next.map(|cursor| query.cursor_after(cursor.after));
-                let link = next_cursor.as_deref().map(|cursor| next_link(&self.uri, cursor));
-                let mut response = Json(PageBody { items: page.items, next_cursor }).into_response();
-                if let Some(link) = link {
-                    response.headers_mut().insert(LINK, text(&link));
-                }
-                Ok(response)
+                Ok(self.page(&query, page))
             }
         }
+    }
+
+    /// A page, with a link to the next.
+    pub fn page<T: Serialize>(&self, query: &ListQuery, page: Page<T>) -> Response {
+        let next_cursor = page.next.map(|cursor| query.cursor_after(cursor.after));
+        let link = next_cursor.as_deref().map(|cursor| next_link(&self.uri, cursor));
+        let mut response = Json(PageBody { items: page.items, next_cursor }).into_response();
+        if let Some(link) = link {
+            response.headers_mut().insert(LINK, text(&link));
+        }
+        response
     }
 }
 

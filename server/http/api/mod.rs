@@ -2,6 +2,7 @@
 
 pub mod content;
 pub mod data;
+pub mod events;
 pub mod images;
 pub mod ingests;
 pub mod leases;
@@ -9,6 +10,7 @@ pub mod lists;
 pub mod namespaces;
 pub mod pulls;
 pub mod registries;
+pub mod streams;
 pub mod system;
 pub mod tokens;
 

@@ -1,21 +1,17 @@
 //! `/api/v1/pulls`: pulls as jobs, and their events as they happen.
 
-use std::convert::Infallible;
-use std::time::Duration;
-
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::sse::{Event, KeepAlive};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
-use super::lists::Asked;
+use super::lists::{Asked, NDJSON};
 use super::registries::Auth;
+use super::streams::{self, EVENT_STREAM, LAST_EVENT_ID, Place};
 use super::{changed, made, moving, tagged};
 use crate::clock::parse_duration;
 use crate::error::Error;
@@ -25,15 +21,10 @@ use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{Json as JsonBody, Path, given};
 use crate::http::params::{Params, header, idempotency_key};
 use crate::id::PullId;
-use crate::jobs::{
-    Cancelled, Created, CredentialUse, Events, Follow, JobState, Jobs, Pull, PullEvent, PullRequest,
-};
+use crate::jobs::{Cancelled, Created, CredentialUse, Follow, JobState, Jobs, Pull, PullEvent, PullRequest};
 use crate::limits;
 use crate::store::lists::PULLS;
 use crate::store::{Caller, Labels};
-
-/// How long a browser waits before it asks again.
-const RETRY: Duration = Duration::from_millis(2000);
 
 /// `GET /api/v1/pulls`
 pub async fn list(State(jobs): State<Jobs>, caller: Caller, asked: Asked) -> ApiResult<Response> {
@@ -160,9 +151,6 @@ pub async fn trace(State(jobs): State<Jobs>, caller: Caller, Path(id): Path<Pull
     Ok(moving(Json(jobs.trace(&caller.namespace, &id).await?).into_response()))
 }
 
-const EVENT_STREAM: &str = "text/event-stream";
-const NDJSON: &str = "application/x-ndjson";
-
 /// `GET /api/v1/pulls/{id}/events`
 pub async fn events(
     State(state): State<AppState>,
@@ -172,78 +160,35 @@ pub async fn events(
 ) -> ApiResult<Response> {
     let form = Accept::of(&headers).choose(&[EVENT_STREAM, NDJSON]);
     let form = form.ok_or(ApiError::NotAcceptable { offered: "text/event-stream, application/x-ndjson" })?;
-    let last_seen = header(&headers, "last-event-id")?;
-    let events = match state.jobs.follow(&caller.namespace, &id, last_seen).await? {
+    let last_seen = header(&headers, LAST_EVENT_ID)?;
+    let (place, events) = match state.jobs.follow(&caller.namespace, &id, last_seen).await? {
         // The end was seen: to a browser this says that there is nothing more to ask for.
         Follow::Finished => return Ok(StatusCode::NO_CONTENT.into_response()),
-        Follow::Stream(events) => counted(&state, events)?,
+        Follow::Stream(events) => (Place::take(&state)?, events),
     };
-    let mut response = match form {
-        NDJSON => {
-            let mut response = Body::from_stream(lines(events)).into_response();
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(NDJSON));
-            response
-        }
+    Ok(match form {
+        NDJSON => streams::lines(place, lines(events)),
         _ => {
-            let first = stream::once(async { Ok(Event::default().retry(RETRY)) });
             let heartbeat = KeepAlive::new().interval(limits::EVENT_HEARTBEAT);
-            Sse::new(first.chain(events.map(frame))).keep_alive(heartbeat).into_response()
+            streams::frames(place, events.map(frame), Some(heartbeat))
         }
-    };
-    let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // A proxy that gathers answers would hold events back until the pull is over.
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
+    })
 }
 
-fn frame(event: PullEvent) -> Result<Event, Infallible> {
-    Ok(Event::default().id(event.id.to_string()).event(event.name()).data(event.data()))
+fn frame(event: PullEvent) -> Event {
+    Event::default().id(event.id.to_string()).event(event.name()).data(event.data())
 }
 
 /// One event a line; an empty line now and then, so that both sides know that the other is there.
 fn lines(
     events: impl Stream<Item = PullEvent> + Send + Unpin + 'static,
-) -> impl Stream<Item = Result<Bytes, Infallible>> {
+) -> impl Stream<Item = Bytes> + Send + 'static {
     stream::unfold(events, |mut events| async move {
         let line = match tokio::time::timeout(limits::EVENT_HEARTBEAT, events.next()).await {
             Err(_silent) => String::new(),
             Ok(Some(event)) => serde_json::to_string(&event).expect("texts and numbers are JSON"),
             Ok(None) => return None,
         };
-        Some((Ok(Bytes::from(line + "\n")), events))
+        Some((Bytes::from(line + "\n"), events))
     })
-}
-
-/// The events, and a place among the event streams that may be open at once; it is given back when they end.
-fn counted(
-    state: &AppState,
-    events: Events,
-) -> ApiResult<impl Stream<Item = PullEvent> + Send + Unpin + use<>> {
-    let place = state.event_places.clone().try_acquire_owned().map_err(|_| {
-        ApiError::from(Error::TooMany {
-            what: "event streams",
-            limit: limits::EVENT_CLIENTS,
-            retry_after: Duration::from_secs(5),
-        })
-    })?;
-    let open = state.metrics.http.event_clients.clone();
-    open.inc();
-    let place = Place { _permit: place, open };
-    Ok(Box::pin(events.map(move |event| {
-        let _held = &place;
-        event
-    })))
-}
-
-/// Counted for as long as it lives.
-struct Place {
-    _permit: tokio::sync::OwnedSemaphorePermit,
-    open: prometheus_client::metrics::gauge::Gauge,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.open.dec();
-    }
 }
