@@ -1,4 +1,4 @@
-//! Following a pull: the event stream, taken up again where it broke.
+//! Following a pull, or the server's events: the event stream, taken up again where it broke.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -19,7 +19,33 @@ pub enum Step {
     Over,
 }
 
-/// How long to go on trying without a single event.
+/// What is followed.
+#[derive(Debug, Clone)]
+pub struct Followed {
+    /// Below `/api/v1`.
+    pub path: Vec<String>,
+    pub query: Vec<(&'static str, String)>,
+    /// Whether it is in the namespace of `--namespace`.
+    pub scoped: bool,
+    /// In words, as in "follow pull 1".
+    pub doing: String,
+    /// What to try when patience has come to its end.
+    pub hint: String,
+}
+
+impl Followed {
+    pub fn pull(id: &str) -> Followed {
+        Followed {
+            path: vec!["pulls".to_owned(), id.to_owned(), "events".to_owned()],
+            query: Vec::new(),
+            scoped: true,
+            doing: format!("follow pull {id}"),
+            hint: format!("the pull goes on without us: orlop pulls logs -f {id}"),
+        }
+    }
+}
+
+/// How long to go on trying without a single line.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
     /// The first wait; each is twice the one before, up to `longest`.
@@ -45,22 +71,23 @@ impl Default for Patience {
 /// A line longer than this is not an event of ours.
 const LINE_BYTES: usize = 64 << 20;
 
-/// The events of a pull until its `end`, over as many connections as it takes. The stream keeps its place when it is
+/// The events until their `end`, if they have one, over as many connections as it takes. The stream keeps its place when it is
 /// polled beside other futures; it ends after `end`, after [`Step::Over`], and after an error.
 pub fn follow<'a>(
     client: &'a Client,
-    id: &'a str,
+    followed: Followed,
     patience: Patience,
 ) -> impl Stream<Item = Result<Step, Failure>> + 'a {
     let follower = Follower {
         client,
-        id,
+        followed,
         patience,
         last_event: None,
         open: None,
         lines: Lines::default(),
         waited: Duration::ZERO,
         wait: patience.first,
+        begun: false,
         pause: Duration::ZERO,
         finished: false,
     };
@@ -80,15 +107,17 @@ pub fn follow<'a>(
 
 struct Follower<'a> {
     client: &'a Client,
-    id: &'a str,
+    followed: Followed,
     patience: Patience,
     last_event: Option<String>,
     open: Option<Response>,
     lines: Lines,
-    /// Waits since the last event.
+    /// Waits since the last line.
     waited: Duration,
     /// The next wait, should one be needed.
     wait: Duration,
+    /// Whether there was a connection.
+    begun: bool,
     /// What to wait before the next connection.
     pause: Duration,
     finished: bool,
@@ -106,20 +135,25 @@ impl Follower<'_> {
         loop {
             if let Some(event) = self.lines.next_event() {
                 self.last_event = event.id.clone().or(self.last_event.take());
-                (self.waited, self.wait) = (Duration::ZERO, self.patience.first);
                 return Ok(Step::Event(event));
             }
             let Some(open) = &mut self.open else {
                 tokio::time::sleep(std::mem::take(&mut self.pause)).await;
                 match self.connect().await? {
-                    Opened::Stream(response) => self.open = Some(response),
+                    Opened::Stream(response) => (self.open, self.begun) = (Some(response), true),
                     Opened::Seen => return Ok(Step::Over),
                     Opened::Again(failure) => return self.lost(failure),
                 }
                 continue;
             };
             let why = match tokio::time::timeout(self.patience.silence, open.chunk()).await {
-                Ok(Ok(Some(bytes))) if self.lines.take_in(&bytes) => continue,
+                Ok(Ok(Some(bytes))) if self.lines.take_in(&bytes) => {
+                    // Also a line without an event: the server is there.
+                    if bytes.contains(&b'\n') {
+                        (self.waited, self.wait) = (Duration::ZERO, self.patience.first);
+                    }
+                    continue;
+                }
                 Ok(Ok(Some(_))) => {
                     return Err(self.failure(Exit::Other, "the server sends a line without end"));
                 }
@@ -136,7 +170,16 @@ impl Follower<'_> {
 
     async fn connect(&self) -> Result<Opened, Failure> {
         let doing = self.doing();
-        let mut call = self.client.scoped(Method::GET, &["pulls", self.id, "events"], doing.clone());
+        let path: Vec<&str> = self.followed.path.iter().map(String::as_str).collect();
+        let mut call = match self.followed.scoped {
+            true => self.client.scoped(Method::GET, &path, doing.clone()),
+            false => {
+                self.client.call(Method::GET, &[&["api", "v1"], path.as_slice()].concat(), doing.clone())
+            }
+        };
+        for (name, value) in &self.followed.query {
+            call = call.query(name, value);
+        }
         call = call.header("accept", "application/x-ndjson");
         if let Some(last) = &self.last_event {
             call = call.header("last-event-id", last);
@@ -144,7 +187,7 @@ impl Follower<'_> {
         let response = match call.raw().await {
             Ok(response) => response,
             // The very first connection is not waited for: a wrong address should say so at once.
-            Err(failure) if self.last_event.is_none() => return Err(failure),
+            Err(failure) if !self.begun => return Err(failure),
             Err(failure) => return Ok(Opened::Again(failure)),
         };
         match response.status() {
@@ -161,7 +204,7 @@ impl Follower<'_> {
     /// Spends patience; the failure itself when there is none left.
     fn lost(&mut self, failure: Failure) -> Result<Step, Failure> {
         if self.waited >= self.patience.total {
-            return Err(failure.hint(format!("the pull goes on without us: orlop pulls logs -f {}", self.id)));
+            return Err(failure.hint(self.followed.hint.clone()));
         }
         self.pause = self.wait;
         self.waited += self.wait;
@@ -174,7 +217,7 @@ impl Follower<'_> {
     }
 
     fn doing(&self) -> String {
-        format!("follow pull {}", self.id)
+        self.followed.doing.clone()
     }
 }
 

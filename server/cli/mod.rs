@@ -7,6 +7,7 @@ mod client;
 mod context;
 mod curl;
 mod digest_arg;
+mod events;
 mod failure;
 mod follow;
 mod get;
@@ -94,6 +95,8 @@ enum Ask {
     /// List images, content, leases, ingests, pulls or namespaces
     #[command(alias = "list")]
     Ls(list::LsArgs),
+    /// What happened; with -f, what happens
+    Events(events::EventsArgs),
     /// Names for what is stored
     #[command(
         before_help = "Examples:\n  orlop image tag alpine:3.22 alpine:stable\n  orlop image rm alpine:stable --yes"
@@ -189,6 +192,7 @@ async fn ask(context: &Context, command: Ask) -> Result<Exit, Failure> {
         Ask::Get(args) => get::get(context, args).await?,
         Ask::Put(args) => put::put(context, args).await?,
         Ask::Ls(args) => list::ls(context, args).await?,
+        Ask::Events(args) => events::events(context, args).await?,
         Ask::Status => system::status(context).await?,
         Ask::Health => system::health(context).await?,
     }

@@ -139,7 +139,9 @@ impl Event {
     /// A line of NDJSON; `None` for one that keeps the connection alive and for one that is not an event.
     pub fn parse(line: &[u8]) -> Option<Event> {
         let value: Value = serde_json::from_slice(line).ok()?;
-        let name = value.get("event")?.as_str()?.to_owned();
+        let text = |name: &str| value.get(name).and_then(Value::as_str);
+        // One of a pull is named by `event`; one of the server's own by its topic.
+        let name = text("event").or(text("topic"))?.to_owned();
         let id = match value.get("id") {
             Some(Value::String(id)) => Some(id.clone()),
             Some(Value::Number(id)) => Some(id.to_string()),

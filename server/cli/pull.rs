@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::context::{Context, Output, label_map, parse_label, parse_length, say, text_of, write_line};
 use super::failure::{Exit, Failure};
-use super::follow::{Patience, follow};
+use super::follow::{Followed, Patience, follow};
 use super::picture::{Pull, State};
 use super::screen::{Progress, Screen};
 use super::text::escape;
@@ -174,7 +174,7 @@ async fn watch(
 ) -> Result<Ended, Failure> {
     let mut screen = Screen::new(watching.form()?);
     let mut pull = Pull { id: id.to_owned(), ..Pull::default() };
-    let mut steps = std::pin::pin!(follow(&context.client, id, Patience::default()));
+    let mut steps = std::pin::pin!(follow(&context.client, Followed::pull(id), Patience::default()));
     let mut ticks = tokio::time::interval(Screen::TICK);
     ticks.tick().await;
     loop {

@@ -44,10 +44,14 @@ const IMPATIENT: Patience = Patience {
 
 /// Follows a pull on a server with these answers; what came, in a word each, and what the server was asked.
 async fn follow_against(answers: Vec<String>) -> (Vec<String>, Vec<String>) {
+    follow_against_as(Followed::pull("pull_1"), answers).await
+}
+
+async fn follow_against_as(followed: Followed, answers: Vec<String>) -> (Vec<String>, Vec<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let client = Client::new(&format!("http://{address}"), None, None, Echo::Silent).expect("a client");
-    let steps = follow(&client, "pull_1", IMPATIENT).map(|step| match step {
+    let steps = follow(&client, followed, IMPATIENT).map(|step| match step {
         Ok(Step::Event(event)) => format!("{} {}", event.name, event.id.unwrap_or_default()),
         Ok(Step::Lost(_)) => "lost".to_owned(),
         Ok(Step::Over) => "over".to_owned(),
@@ -87,4 +91,25 @@ async fn patience_with_a_server_that_is_gone_is_bounded() {
 async fn a_pull_that_is_not_there_is_not_waited_for() {
     let (steps, _) = follow_against(vec![empty("404 Not Found")]).await;
     assert_eq!(steps, ["failed 4"]);
+}
+
+#[tokio::test]
+async fn events_of_which_none_came_are_waited_for_from_the_place_that_was_asked_for() {
+    let followed = Followed {
+        path: vec!["events".to_owned()],
+        query: vec![("after", "7".to_owned())],
+        scoped: false,
+        ..Followed::pull("")
+    };
+    let event = "{\"id\":8,\"topic\":\"/leases/create\",\"subject\":\"l\",\"event\":{}}\n";
+    let answers =
+        vec![broken("\n"), empty("503 Service Unavailable"), broken(event), broken("\n"), empty("410 Gone")];
+    let (steps, requests) = follow_against_as(followed, answers).await;
+    assert_eq!(steps, ["lost", "lost", "/leases/create 8", "lost", "lost", "failed 4"]);
+    assert!(
+        requests.iter().all(|request| request.starts_with("get /api/v1/events?after=7 ")),
+        "{requests:?}"
+    );
+    assert!(!requests[2].contains("last-event-id"), "{}", requests[2]);
+    assert!(requests[3].contains("last-event-id: 8"), "{}", requests[3]);
 }
