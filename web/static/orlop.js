@@ -1,18 +1,16 @@
-// Keeps the front page live: pulls by their event streams, times by the clock, new pulls by asking now and then.
-// Every word a server sends becomes text, never markup. Without this module the page is whole, and stands still.
+// What every live page shares: numbers and times, the word in the corner, bars, changing calls, copying.
+// Every word a server sends becomes text, never markup. Without these modules a page is whole, and stands still.
 
-const page = document.getElementById("overview");
-const namespace = page.dataset.namespace;
-const table = document.getElementById("pulls");
-const rows = table.tBodies[0];
-const NONE = "–";
-const FINAL = new Set(["succeeded", "failed", "cancelled"]);
-const ICONS = { queued: "○", running: "↓", cancelling: "⊘", succeeded: "✓", failed: "✗", cancelled: "⊘" };
+export const NONE = "–";
+export const FINAL = new Set(["succeeded", "failed", "cancelled"]);
+export const ICONS = { queued: "○", running: "↓", cancelling: "⊘", succeeded: "✓", failed: "✗", cancelled: "⊘" };
+// Seconds without a byte that are worth a word.
+export const STALLED_AFTER = 5;
 
 // The server's clock, so that a wrong one here makes no lease look longer than it is.
-const serverStart = Date.parse(page.dataset.now);
+export const serverStart = Date.parse(document.querySelector("[data-now]").dataset.now);
 const localStart = performance.now();
-const now = () => serverStart + performance.now() - localStart;
+export const now = () => serverStart + performance.now() - localStart;
 
 // Numbers and times, in the server's own words.
 
@@ -33,29 +31,31 @@ function roughly(seconds) {
   return `${Math.floor(seconds / 86400)} d`;
 }
 
-function precisely(seconds) {
+export function precisely(seconds) {
   if (seconds < 60) return `${seconds} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} m ${two(seconds % 60)} s`;
   if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ${two(Math.floor(seconds % 3600 / 60))} m`;
   return `${Math.floor(seconds / 86400)} d ${Math.floor(seconds % 86400 / 3600)} h`;
 }
 
-function watch(seconds) {
+export function watch(seconds) {
   const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds % 3600 / 60), seconds % 60];
   return h ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
 }
 
-function set(element, text) {
+export function set(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-function attribute(element, name, value) {
+export function attribute(element, name, value) {
   if (element.getAttribute(name) !== value) element.setAttribute(name, value);
 }
 
+export const part = (element, key) => element.querySelector(`[data-k="${key}"]`);
+
 const seconds = (milliseconds) => Math.max(0, Math.floor(milliseconds / 1000));
 
-function tick() {
+export function tick() {
   for (const time of document.querySelectorAll("time[data-ago][datetime]")) {
     set(time, `${roughly(seconds(now() - Date.parse(time.dateTime)))} ago`);
   }
@@ -74,73 +74,34 @@ const liveWord = live.querySelector("[data-k=word]");
 const asOf = live.querySelector("[data-k=as-of]");
 let lastHeard = null;
 
-function heard() {
+export function heard() {
   lastHeard = new Date();
   attribute(live, "data-live", "on");
   set(liveWord, "Live");
   set(asOf, "");
 }
 
-function lost(word) {
+export function lost(word) {
   attribute(live, "data-live", "lost");
   set(liveWord, word);
   set(asOf, lastHeard ? `As of ${lastHeard.toLocaleTimeString()}.` : "");
 }
 
-// Pulls. What is known of each, by id; its row shows it.
-
-const pulls = new Map();
-const waiting = new Map();
-
-const part = (row, key) => row.querySelector(`[data-k="${key}"]`);
-
-function nameParts(reference) {
-  const letters = [...reference];
-  const slash = letters.lastIndexOf("/") + 1;
-  const cut = Math.max(letters.length - 24, slash);
-  return [letters.slice(0, cut).join(""), letters.slice(cut).join(""), cut === slash];
+// Nothing will change any more, so nobody has to listen.
+export function rest(word) {
+  attribute(live, "data-live", "off");
+  set(liveWord, word);
+  set(asOf, "");
 }
 
-function draw(pull) {
-  const row = pull.row;
-  if (!row) return;
-  const { progress } = pull;
-  const runs = pull.state === "running";
-  attribute(row, "data-state", pull.state);
-  row.toggleAttribute("data-final", FINAL.has(pull.state));
-  set(part(row, "icon"), ICONS[pull.state] ?? "");
-  set(part(row, "word"), pull.state);
-  set(part(row, "phase"), runs && pull.phase || "");
-  const [head, tail] = part(row, "name").children;
-  const [first, last, apart] = nameParts(pull.ref);
-  part(row, "name").classList.toggle("apart", apart);
-  set(head, first);
-  set(tail, last);
-  attribute(part(row, "name"), "title", pull.ref);
-  set(part(row, "note"), note(pull));
-  drawBar(row, progress);
-  const stalled = runs && progress.stalled_seconds > 5;
-  set(part(row, "rate"), runs ? `${bytes(progress.rate_bps)}/s` : NONE);
-  set(part(row, "eta"), stalled ? "stalled" : runs && progress.eta_seconds != null ? watch(progress.eta_seconds) : NONE);
-  const time = row.querySelector("time");
-  attribute(time, "datetime", pull.created_at);
-  attribute(time, "title", `${pull.created_at.slice(0, 19).replace("T", " ")} UTC`);
-}
-
-function note(pull) {
-  if (pull.error) return pull.error.detail;
-  const platforms = pull.platforms.length ? pull.platforms.join(", ") : "this server's platform";
-  const { blobs_total: total, blobs_done: done } = pull.progress;
-  return total ? `${platforms} · ${done} of ${total} blobs` : platforms;
-}
-
-function drawBar(row, progress) {
+// The bar, the amount and the share within an element.
+export function drawBar(element, progress) {
   const total = progress.bytes_total;
   const tenths = (count) => total ? Math.min(1000, Math.floor(count * 1000 / total)) : 0;
   const reused = tenths(progress.bytes_reused);
   const resumed = Math.min(tenths(progress.bytes_resumed), 1000 - reused);
   const network = Math.min(tenths(progress.bytes_network), 1000 - reused - resumed);
-  const bar = part(row, "bar");
+  const bar = part(element, "bar");
   const place = (name, start, width) => {
     const rect = bar.querySelector(`.${name}`);
     if (start !== null) attribute(rect, "x", `${start / 10}%`);
@@ -153,206 +114,39 @@ function drawBar(row, progress) {
   const { bytes_done: done } = progress;
   const amount = !total ? NONE : done >= total ? bytes(total) : `${bytes(done)} of ${bytes(total)}`;
   const percent = Math.floor(tenths(done) / 10);
-  if (total) attribute(bar, "aria-valuenow", String(percent));
+  if (total) attribute(bar, "aria-valuenow", String(percent)); else bar.removeAttribute("aria-valuenow");
   attribute(bar, "aria-valuetext", amount);
-  set(part(row, "amount"), amount);
-  set(part(row, "percent"), total ? `${percent} %` : NONE);
+  set(part(element, "amount"), amount);
+  set(part(element, "percent"), total ? `${percent} %` : NONE);
 }
 
-function addRow(pull) {
-  const row = document.getElementById("pull-row").content.firstElementChild.cloneNode(true);
-  row.dataset.pull = pull.id;
-  pull.row = row;
-  pulls.set(pull.id, pull);
-  waiting.delete(pull.id);
-  draw(pull);
-  rows.prepend(row);
-  table.classList.remove("empty");
-  document.getElementById("no-pulls").hidden = true;
-  tick();
-}
-
-// Takes over what the server says of a pull. Says aloud only that its state changed, not each byte.
-function learn(fresh) {
-  const known = pulls.get(fresh.id);
-  if (!known) {
-    // What the page had no room for is not new, unless it runs by now.
-    if (fresh.state === "running" || Date.parse(fresh.created_at) > serverStart) waiting.set(fresh.id, fresh);
-    return;
-  }
-  const before = known.state;
-  if (!("error" in fresh)) delete known.error;
-  Object.assign(known, fresh);
-  if (before && before !== known.state) say(`${known.ref}: ${known.state}`);
-  draw(known);
-}
-
-function say(text) {
+// Says something aloud to those who do not see the page.
+export function say(text) {
   set(document.getElementById("said"), text);
 }
 
-// New pulls of others wait behind a button: rows must not move under a hand.
-const fresh = document.getElementById("fresh");
+// Calls of the API, and pages of the server, by the session of this browser.
 
-function offerWaiting() {
-  const count = waiting.size;
-  fresh.hidden = count === 0;
-  set(fresh, count === 1 ? "1 new pull – show" : `${count} new pulls – show`);
-}
-
-fresh.addEventListener("click", () => {
-  const added = [...waiting.values()].sort((a, b) => a.created_at < b.created_at ? -1 : 1);
-  added.forEach(addRow);
-  offerWaiting();
-  follow();
-});
-
-// Event streams. On plain HTTP a browser opens six connections to one host, over all its tabs: a few streams must
-// leave room for everything else, and a hidden page holds none. Pulls without a stream are asked for instead.
-
-const STREAMS = 2;
-const streams = new Map();
-
-function follow() {
-  for (const [id, stream] of streams) {
-    if (document.hidden || FINAL.has(pulls.get(id)?.state)) { stream.close(); streams.delete(id); }
-  }
-  if (document.hidden) return;
-  const wanted = [...pulls.values()].filter((pull) => !FINAL.has(pull.state) && !streams.has(pull.id));
-  wanted.sort((a, b) => (b.state === "running") - (a.state === "running"));
-  for (const pull of wanted.slice(0, Math.max(0, STREAMS - streams.size))) open(pull.id);
-}
-
-function open(id) {
-  const stream = new EventSource(`/api/v1/pulls/${encodeURIComponent(id)}/events?namespace=${encodeURIComponent(namespace)}`);
-  streams.set(id, stream);
-  const on = (name, take) => stream.addEventListener(name, (event) => {
-    if (streams.get(id) !== stream) return;
-    heard();
-    take(JSON.parse(event.data));
-  });
-  stream.addEventListener("open", heard);
-  on("snapshot", (pull) => learn(pull));
-  on("progress", (progress) => learn({ ...pulls.get(id), progress }));
-  on("phase", (change) => learn({ ...pulls.get(id), ...change }));
-  on("end", (end) => {
-    learn({ ...pulls.get(id), ...end });
-    stream.close();
-    streams.delete(id);
-    // The last numbers come with the record itself.
-    poll();
-    follow();
-    refresh();
-  });
-  stream.addEventListener("error", () => {
-    if (streams.get(id) !== stream) return;
-    lost("Reconnecting");
-    // A stream that was refused does not come again by itself; the next look decides.
-    if (stream.readyState === EventSource.CLOSED) streams.delete(id);
-  });
-}
-
-// What a finished pull has changed: totals, leases and images come anew from the server's own page, which has escaped
-// them. What is under the pointer or has the focus stays as it is.
-async function refresh() {
-  try {
-    const response = await fetch("/", { headers: { Accept: "text/html" } });
-    if (!response.ok || response.redirected) return;
-    const whole = new DOMParser().parseFromString(await response.text(), "text/html");
-    for (const part of document.querySelectorAll("[data-part]")) {
-      const fresh = whole.querySelector(`[data-part="${part.dataset.part}"]`);
-      if (fresh && !part.matches(":hover, :focus-within")) part.replaceWith(document.adoptNode(fresh));
-    }
-    tick();
-  } catch {
-    // The page stays as it was; the word in the corner says what is wrong.
-  }
-}
-
-// Asking: for new pulls, and for those without a stream.
-
-let asking = false;
-let timer = 0;
-const LOGGED_OUT = new Error("logged out");
-
-// An answer of the API about pulls; nothing where there is no such pull.
-async function ask(rest) {
-  const response = await fetch(`/api/v1/pulls${rest}`, { headers: { Accept: "application/json" } });
-  if (response.status === 401) throw LOGGED_OUT;
-  if (response.status === 404) return null;
-  if (!response.ok) throw new Error(`status ${response.status}`);
-  return response.json();
-}
-
-// Rows that no list named: pulls that wait behind many others, or have ended since. A few each time, in turn.
-function unnamed(found) {
-  const rest = [...pulls.values()].filter((pull) => !FINAL.has(pull.state) && !streams.has(pull.id) && !found.has(pull.id));
-  return rest.sort((a, b) => (a.asked ?? 0) - (b.asked ?? 0)).slice(0, 5);
-}
-
-async function poll() {
-  clearTimeout(timer);
-  if (document.hidden || asking) return;
-  asking = true;
-  try {
-    const found = new Map();
-    // What runs may be older than many that wait.
-    for (const more of [{}, { state: "running" }]) {
-      const query = new URLSearchParams({ namespace, sort: "-created_at", limit: "20", ...more });
-      for (const pull of (await ask(`?${query}`)).items) found.set(pull.id, pull);
-    }
-    for (const known of unnamed(found)) {
-      known.asked = performance.now();
-      const pull = await ask(`/${encodeURIComponent(known.id)}?${new URLSearchParams({ namespace })}`);
-      if (pull) found.set(pull.id, pull);
-    }
-    for (const pull of found.values()) {
-      // What a stream tells is newer than any answer that was under way meanwhile.
-      if (!streams.has(pull.id)) learn(pull);
-    }
-    heard();
-    offerWaiting();
-    follow();
-  } catch (error) {
-    if (error === LOGGED_OUT) {
-      lost("Logged out: reload the page");
-      return;
-    }
-    lost("Reconnecting");
-  } finally {
-    asking = false;
-  }
-  const unheard = [...pulls.values()].some((pull) => !FINAL.has(pull.state) && !streams.has(pull.id));
-  timer = setTimeout(poll, unheard ? 2000 : 5000);
-}
-
-// The form.
-
-const form = document.getElementById("pull-form");
 const csrf = document.querySelector("meta[name=orlop-csrf]")?.content;
 
-async function startPull(event) {
-  event.preventDefault();
-  const answer = document.getElementById("pull-answer");
-  const input = form.elements.ref;
-  const tell = (kind, text) => { answer.dataset.kind = kind; set(answer, text); };
-  const headers = { "Content-Type": "application/json", Accept: "application/json" };
+// Changes something; the answer, and what it says.
+export async function change(method, url, asked) {
+  const headers = { Accept: "application/json" };
+  if (asked) headers["Content-Type"] = "application/json";
   if (csrf) headers["Orlop-Csrf"] = csrf;
-  form.querySelector("button").disabled = true;
-  try {
-    const url = `/api/v1/pulls?namespace=${encodeURIComponent(namespace)}`;
-    const response = await fetch(url, { method: "POST", headers, body: JSON.stringify({ ref: input.value.trim() }) });
-    const body = await response.json();
-    if (!response.ok) return tell("fail", `✗ ${body.detail ?? body.title}`);
-    if (pulls.has(body.id)) learn(body); else addRow(body);
-    tell("ok", response.status === 200 ? "✓ This pull is under way already." : "✓ Asked for.");
-    input.value = "";
-    follow();
-  } catch {
-    tell("fail", "✗ The server does not answer. Nothing was changed; try again.");
-  } finally {
-    form.querySelector("button").disabled = false;
-  }
+  const response = await fetch(url, { method, headers, body: asked && JSON.stringify(asked) });
+  return { response, body: await response.json() };
+}
+
+// A page of the server as it is now, which has escaped everything; nothing where it is gone, or a login in its place.
+export async function pageAt(url) {
+  const response = await fetch(url, { headers: { Accept: "text/html" } });
+  if (response.status >= 500) throw new Error(`status ${response.status}`);
+  if (!response.ok || response.redirected) return null;
+  const whole = new DOMParser().parseFromString(await response.text(), "text/html");
+  // Meant for browsers without what runs here.
+  for (const element of whole.querySelectorAll("noscript")) element.remove();
+  return whole;
 }
 
 // Copying: by the clipboard where the browser allows it, else by selecting the text for the user's own keys.
@@ -377,24 +171,9 @@ async function copy(button) {
   setTimeout(() => { icon.setAttribute("href", "#i-copy"); button.classList.remove("copied"); }, 2000);
 }
 
-// The start: the rows that are there are filled by the first answer.
-
-for (const row of rows.rows) {
-  const id = row.dataset.pull;
-  pulls.set(id, {
-    id, row, ref: part(row, "name").title, state: row.dataset.state, platforms: [], created_at: row.querySelector("time").dateTime,
-    progress: {},
-  });
-}
-if (form) {
-  form.addEventListener("submit", startPull);
-  form.querySelector("fieldset").disabled = false;
-}
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-copy]");
   if (button) copy(button);
 });
-document.addEventListener("visibilitychange", () => { follow(); poll(); });
 setInterval(() => { if (!document.hidden) tick(); }, 1000);
 tick();
-poll();

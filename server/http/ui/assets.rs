@@ -34,6 +34,7 @@ macro_rules! assets {
 assets! {
     "orlop.css" "text/css; charset=utf-8";
     "orlop.js" "text/javascript; charset=utf-8";
+    "front.js" "text/javascript; charset=utf-8";
     "icon.svg" "image/svg+xml";
 }
 
