@@ -70,6 +70,7 @@ routes! {
     GET "/problems/{code}" Open [] => ui::problems::page;
     GET "/static/{name}" Open [] => ui::assets::file;
     GET "/" Page [] => ui::front::page;
+    GET "/pulls/{id}" Page ["namespace"] => ui::pull::page;
     GET "/login" Known [] => ui::login::page;
     POST "/login" Known [] => ui::login::log_in;
     POST "/logout" Known [] => ui::login::log_out;

@@ -58,6 +58,7 @@ function note(pull) {
 function addRow(pull) {
   const row = document.getElementById("pull-row").content.firstElementChild.cloneNode(true);
   row.dataset.pull = pull.id;
+  part(row, "name").href = `/pulls/${encodeURIComponent(pull.id)}?${new URLSearchParams({ namespace })}`;
   pull.row = row;
   pulls.set(pull.id, pull);
   waiting.delete(pull.id);

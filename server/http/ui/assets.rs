@@ -35,6 +35,7 @@ assets! {
     "orlop.css" "text/css; charset=utf-8";
     "orlop.js" "text/javascript; charset=utf-8";
     "front.js" "text/javascript; charset=utf-8";
+    "pull.js" "text/javascript; charset=utf-8";
     "icon.svg" "image/svg+xml";
 }
 

@@ -13,8 +13,8 @@ use crate::http::accept::Accept;
 use crate::http::error::Problem;
 
 /// The routes that answer with pages.
-const PAGES: [&str; 7] =
-    ["/", "/login", "/logout", "/docs", "/problems", "/problems/{code}", "/static/{name}"];
+const PAGES: [&str; 8] =
+    ["/", "/pulls/{id}", "/login", "/logout", "/docs", "/problems", "/problems/{code}", "/static/{name}"];
 
 #[derive(Template)]
 #[template(path = "failure.html")]

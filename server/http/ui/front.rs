@@ -1,23 +1,19 @@
 //! `GET /`: what is stored, the pulls as they run, the leases with their time left.
 
-mod pull;
-
 use askama::Template;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use http::header::HOST;
 use http::request::Parts;
 
-use self::pull::PullView;
-use super::show::{self, Moment, Name};
-use super::{Place, Shell, page as render};
+use super::pull::view::PullView;
+use super::show::{self, Ends, Moment, Name, plural};
+use super::{Place, Shell, base_of, page as render};
 use crate::clock::Time;
 use crate::error::Result;
 use crate::http::AppState;
 use crate::http::access::Identity;
 use crate::http::error::ApiError;
-use crate::http::serve::{Peer, Transport};
 use crate::jobs::{JobState, Pull};
 use crate::store::list::{ListQuery, ListRequest, Resource};
 use crate::store::lists::{self, Wanted};
@@ -123,17 +119,6 @@ fn query(
     ListQuery::parse(resource, request)
 }
 
-/// What stands before the paths in the commands that the page shows.
-fn base_of(parts: &Parts) -> String {
-    let scheme = match parts.extensions.get::<Peer>().map(|peer| peer.transport) {
-        Some(Transport::Tls) => "https",
-        Some(Transport::Plain) | None => "http",
-    };
-    let named = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
-    let host = parts.uri.authority().map(|authority| authority.as_str()).or(named);
-    format!("{scheme}://{}", host.unwrap_or("127.0.0.1:7070"))
-}
-
 struct UsageView {
     on_disk: String,
     on_disk_exact: u64,
@@ -168,10 +153,6 @@ impl UsageView {
                 as u64,
         }
     }
-}
-
-fn plural(number: u64, one: &str, many: &str) -> String {
-    format!("{} {}", show::count(number), if number == 1 { one } else { many })
 }
 
 struct ImageView {
@@ -214,20 +195,8 @@ struct LeaseView {
     created: Moment,
 }
 
-struct Ends {
-    at: Moment,
-    left: String,
-    /// Within ten minutes.
-    soon: bool,
-}
-
 impl LeaseView {
     fn new(lease: &Lease, now: Time) -> LeaseView {
-        const SOON: u64 = 600;
-        let ends = lease.expires_at.map(|at| {
-            let left = at.since(now).as_secs();
-            Ends { at: Moment::new(at, now), left: show::precisely(left), soon: left < SOON }
-        });
         LeaseView {
             id: lease.id.clone(),
             kind: match lease.kind.as_str() {
@@ -235,7 +204,7 @@ impl LeaseView {
                 "pull" => "of a pull",
                 _ => "by a client",
             },
-            ends,
+            ends: lease.expires_at.map(|at| Ends::new(at, now)),
             labels: lease.labels.clone().into_iter().collect(),
             created: Moment::new(lease.created_at, now),
         }

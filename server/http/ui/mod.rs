@@ -10,15 +10,18 @@ pub mod front;
 pub mod login;
 pub mod problems;
 mod prose;
+pub mod pull;
 mod show;
 
 use askama::Template;
 use axum::response::{IntoResponse, Response};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 
 use super::access::Identity;
 use super::error::ApiError;
+use super::serve::{Peer, Transport};
 use crate::error::Error;
 
 /// What stands around every page: the navigation, and who is logged in.
@@ -82,4 +85,15 @@ fn page(status: StatusCode, template: &impl Template) -> Result<Response, ApiErr
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
     Ok((status, headers, text).into_response())
+}
+
+/// What stands before the paths in the commands that the page shows.
+fn base_of(parts: &Parts) -> String {
+    let scheme = match parts.extensions.get::<Peer>().map(|peer| peer.transport) {
+        Some(Transport::Tls) => "https",
+        Some(Transport::Plain) | None => "http",
+    };
+    let named = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host = parts.uri.authority().map(|authority| authority.as_str()).or(named);
+    format!("{scheme}://{}", host.unwrap_or("127.0.0.1:7070"))
 }

@@ -35,6 +35,11 @@ pub fn count(number: u64) -> String {
     text
 }
 
+/// So many of a thing: `1 blob`, `12 480 blobs`.
+pub fn plural(number: u64, one: &str, many: &str) -> String {
+    format!("{} {}", count(number), if number == 1 { one } else { many })
+}
+
 /// A length of time in its largest unit: `12 s`, `4 m`, `2 h`, `3 d`.
 pub fn roughly(seconds: u64) -> String {
     match seconds {
@@ -105,6 +110,23 @@ impl Moment {
         let iso = time.to_string();
         let utc = format!("{} UTC", iso.get(..19).unwrap_or(&iso).replace('T', " "));
         Moment { utc, ago: format!("{} ago", roughly(now.since(time).as_secs())), iso }
+    }
+}
+
+/// When something ends, and how long that is from now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ends {
+    pub at: Moment,
+    pub left: String,
+    /// Within ten minutes.
+    pub soon: bool,
+}
+
+impl Ends {
+    pub fn new(time: Time, now: Time) -> Ends {
+        const SOON: u64 = 600;
+        let left = time.since(now).as_secs();
+        Ends { at: Moment::new(time, now), left: precisely(left), soon: left < SOON }
     }
 }
 

@@ -9,10 +9,10 @@ use crate::http::ui::{Login, docs, problems};
 use crate::jobs::{JobError, JobErrorCode, JobState, Phase, PullProgress};
 use crate::store::Target;
 
-const NOW: Time = Time(1_795_255_200_000_000);
-const HOSTILE: &str = "\"><script>alert(1)</script>'&<img src=x onerror=alert(2)>";
+pub const NOW: Time = Time(1_795_255_200_000_000);
+pub const HOSTILE: &str = "\"><script>alert(1)</script>'&<img src=x onerror=alert(2)>";
 
-fn before(seconds: i64) -> Time {
+pub fn before(seconds: i64) -> Time {
     Time(NOW.0 - seconds * 1_000_000)
 }
 
@@ -35,7 +35,7 @@ fn usage() -> Usage {
     }
 }
 
-fn pull(id: &str, reference: &str, state: JobState, progress: PullProgress) -> Pull {
+pub fn pull(id: &str, reference: &str, state: JobState, progress: PullProgress) -> Pull {
     Pull {
         id: format!("pull_{id:0>26}"),
         kind: "pull",
@@ -60,7 +60,7 @@ fn pull(id: &str, reference: &str, state: JobState, progress: PullProgress) -> P
     }
 }
 
-fn progress(total: u64, reused: u64, resumed: u64, network: u64, blobs_done: u64) -> PullProgress {
+pub fn progress(total: u64, reused: u64, resumed: u64, network: u64, blobs_done: u64) -> PullProgress {
     PullProgress {
         bytes_total: total,
         bytes_total_final: true,
@@ -126,7 +126,7 @@ fn image(name: &str, media_type: &str, age: i64) -> Image {
     }
 }
 
-fn lease(id: &str, kind: &str, left: Option<i64>, labels: &[(&str, &str)]) -> Lease {
+pub fn lease(id: &str, kind: &str, left: Option<i64>, labels: &[(&str, &str)]) -> Lease {
     Lease {
         id: id.to_owned(),
         namespace: "default".to_owned(),
@@ -192,6 +192,8 @@ async fn the_page_shows_what_is_stored_what_runs_and_what_ends() {
     }
     assert!(text.contains("the registry asked for credentials (status 401)"));
     assert!(text.contains("name=\"orlop-csrf\" content=\"c0ffee\""));
+    let page = "href=\"/pulls/pull_00000000000000000000000001?namespace=default\"";
+    assert!(text.contains(page), "a pull leads to its page");
     assert!(
         text.contains("<noscript><meta http-equiv=\"refresh\""),
         "a page with running pulls reloads itself"

@@ -1,4 +1,5 @@
-//! A pull as a row of the front page. The module in `web/static/` fills the same cells when they change.
+//! How far a pull is, as its row on the front page and its own page show it. The modules in `web/static/` fill the same
+//! cells when they change.
 
 use crate::clock::Time;
 use crate::http::ui::show::{self, Moment, NONE, Name};
@@ -6,6 +7,8 @@ use crate::jobs::{JobState, Pull, PullProgress};
 
 pub struct PullView {
     pub id: String,
+    /// Its page.
+    pub href: String,
     pub name: Name,
     pub state: &'static str,
     pub icon: &'static str,
@@ -41,6 +44,7 @@ impl PullView {
         let runs = pull.state == JobState::Running;
         PullView {
             id: pull.id.clone(),
+            href: format!("/pulls/{}?namespace={}", pull.id, pull.namespace),
             name: Name::new(&pull.reference),
             state: pull.state.as_str(),
             icon: icon(pull.state),
@@ -50,7 +54,7 @@ impl PullView {
             failure: pull.error.as_ref().map(|error| error.detail.clone()),
             percent: bar.percent.map_or(NONE.to_owned(), |percent| format!("{percent} %")),
             bar,
-            amount: amount(progress),
+            amount: amount(progress.bytes_done, progress.bytes_total),
             rate: if runs { format!("{}/s", show::bytes(progress.rate_bps)) } else { NONE.to_owned() },
             eta: progress.eta_seconds.filter(|_| runs).map_or(NONE.to_owned(), show::watch),
             created: Some(Moment::new(pull.created_at, now)),
@@ -61,6 +65,7 @@ impl PullView {
     pub fn blank() -> PullView {
         PullView {
             id: String::new(),
+            href: String::new(),
             name: Name::new(""),
             state: JobState::Queued.as_str(),
             icon: icon(JobState::Queued),
@@ -89,26 +94,30 @@ fn icon(state: JobState) -> &'static str {
 }
 
 fn note(platforms: &[String], progress: &PullProgress) -> String {
-    let platforms = match platforms {
-        [] => "this server's platform".to_owned(),
-        some => some.join(", "),
-    };
+    let platforms = platforms_in_words(platforms);
     match progress.blobs_total {
         0 => platforms,
         total => format!("{platforms} · {} of {total} blobs", progress.blobs_done),
     }
 }
 
-fn amount(progress: &PullProgress) -> String {
-    match (progress.bytes_total, progress.bytes_done) {
-        (0, _) => NONE.to_owned(),
-        (total, done) if done >= total => show::bytes(total),
-        (total, done) => format!("{} of {}", show::bytes(done), show::bytes(total)),
+pub fn platforms_in_words(platforms: &[String]) -> String {
+    match platforms {
+        [] => "this server's platform".to_owned(),
+        some => some.join(", "),
+    }
+}
+
+pub fn amount(done: u64, total: u64) -> String {
+    match total {
+        0 => NONE.to_owned(),
+        total if done >= total => show::bytes(total),
+        total => format!("{} of {}", show::bytes(done), show::bytes(total)),
     }
 }
 
 impl Bar {
-    fn new(progress: &PullProgress) -> Bar {
+    pub fn new(progress: &PullProgress) -> Bar {
         let total = progress.bytes_total;
         let tenths = |bytes: u64| (u128::from(bytes) * 1000).checked_div(total.into()).unwrap_or(0).min(1000);
         let reused = tenths(progress.bytes_reused);
@@ -152,9 +161,9 @@ mod tests {
 
     #[test]
     fn an_amount_says_how_much_of_what() {
-        let of = |bytes_done, bytes_total| {
-            amount(&PullProgress { bytes_done, bytes_total, ..PullProgress::default() })
-        };
-        assert_eq!([of(0, 0), of(512, 2048), of(2048, 2048)], ["–", "512 B of 2.0 KiB", "2.0 KiB"]);
+        assert_eq!(
+            [amount(0, 0), amount(512, 2048), amount(2048, 2048)],
+            ["–", "512 B of 2.0 KiB", "2.0 KiB"]
+        );
     }
 }
