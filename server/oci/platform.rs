@@ -51,7 +51,13 @@ impl Platform {
 
     /// The platform of this machine.
     pub fn host() -> Platform {
-        Platform::new(std::env::consts::OS, std::env::consts::ARCH, "")
+        // Rust has one name for both orders of bytes.
+        let architecture = match std::env::consts::ARCH {
+            "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+            "powerpc64" => "ppc64",
+            other => other,
+        };
+        Platform::new(std::env::consts::OS, architecture, "")
     }
 
     /// The same platform under the names that Go uses for systems and architectures.
@@ -77,12 +83,15 @@ impl Platform {
             ("loongarch64", other) => ("loong64", other),
             (architecture, other) => (architecture, other),
         };
+        let mut os_features = self.os_features.clone();
+        os_features.sort();
+        os_features.dedup();
         Platform {
             os,
             architecture: architecture.to_owned(),
             variant: (!variant.is_empty()).then(|| variant.to_owned()),
             os_version: self.os_version.clone().filter(|version| !version.is_empty()),
-            os_features: self.os_features.clone(),
+            os_features,
         }
     }
 
@@ -97,7 +106,7 @@ impl Platform {
             return None;
         }
         let variant = offered.variant.as_deref().unwrap_or_default();
-        compatible(&wanted).iter().position(|(arch, kind)| *arch == offered.architecture && kind == variant)
+        kinds_run_by(&wanted).iter().position(|(arch, kind)| *arch == offered.architecture && kind == variant)
     }
 
     /// The manifest of an index that suits this platform best; among equals the first.
@@ -108,7 +117,9 @@ impl Platform {
     /// # Errors
     /// [`NoMatch`], with what there is.
     pub fn choose<'a>(&self, entries: &'a [Descriptor]) -> Result<&'a Descriptor, NoMatch> {
-        let ranked = entries.iter().filter_map(|entry| Some((self.rank(entry.platform.as_ref()?)?, entry)));
+        let named = entries.iter().filter_map(|entry| Some((entry.platform.as_ref()?, entry)));
+        let named = named.filter(|(platform, _)| !platform.is_attestation());
+        let ranked = named.filter_map(|(platform, entry)| Some((self.rank(platform)?, entry)));
         if let Some((_, best)) = ranked.min_by_key(|(rank, _)| *rank) {
             return Ok(best);
         }
@@ -127,40 +138,49 @@ impl Platform {
     }
 }
 
-/// Windows runs images of its own build only: the first three numbers of its version. Other systems do
-/// not tell versions apart.
+/// Whether Windows of one version runs an image of another. Other systems do not tell versions apart.
 fn runs_version(wanted: &Platform, offered: &Platform) -> bool {
-    let build = |version: &str| version.split('.').take(3).map(str::to_owned).collect::<Vec<_>>();
-    match (&wanted.os_version, &offered.os_version) {
-        (Some(ours), Some(theirs)) if wanted.os == "windows" => build(ours) == build(theirs),
-        (Some(_) | None, Some(_) | None) => true,
+    let (Some(ours), Some(theirs)) = (&wanted.os_version, &offered.os_version) else { return true };
+    if wanted.os != "windows" {
+        return true;
     }
+    // A version of ours that is none asks for nothing.
+    let Some((ours, our_build)) = windows_build(ours) else { return true };
+    let Some((theirs, their_build)) = windows_build(theirs) else { return false };
+    let oldest = if our_build < WINDOWS_STABLE { our_build } else { WINDOWS_STABLE };
+    ours == theirs && (oldest..=our_build).contains(&their_build)
+}
+
+/// The build from which on Windows runs the images of earlier builds, down to this one (Windows Server 2022).
+const WINDOWS_STABLE: u16 = 20_348;
+
+/// `10.0.20348.169` as what must be the same, and the build.
+fn windows_build(version: &str) -> Option<((u8, u8), u16)> {
+    let mut parts = version.split('.');
+    let mut next = || parts.next();
+    let (major, minor, build) = (next()?, next()?, next()?);
+    Some(((major.parse().ok()?, minor.parse().ok()?), build.parse().ok()?))
 }
 
 /// Architectures and variants that run on `wanted`, best first: containerd's order, so that both choose
 /// the same manifest.
-fn compatible(wanted: &Platform) -> Vec<(&'static str, String)> {
-    let variant = wanted.variant.clone().unwrap_or_default();
-    let own = |arch: &'static str| (arch, variant.clone());
-    match wanted.architecture.as_str() {
+fn kinds_run_by(wanted: &Platform) -> Vec<(&str, String)> {
+    let variant = wanted.variant.as_deref().unwrap_or_default();
+    let mut kinds = vec![(wanted.architecture.as_str(), variant.to_owned())];
+    let below: Vec<(&'static str, String)> = match wanted.architecture.as_str() {
         "amd64" => {
-            let level: u32 = variant.strip_prefix('v').and_then(|v| v.parse().ok()).unwrap_or(1).min(9);
+            let level = number_after_v(variant).clamp(1, 9);
             let older = (2..level).rev().map(|level| ("amd64", format!("v{level}")));
-            let base = [("amd64", String::new()), ("386", String::new())];
-            std::iter::once(own("amd64")).chain(older).chain(base).collect()
+            let base = (level > 1).then(|| ("amd64", String::new()));
+            older.chain(base).chain([("386", String::new())]).collect()
         }
-        "arm" => std::iter::once(own("arm")).chain(arm_below(number_after_v(&variant))).collect(),
-        "arm64" => {
-            let own_variant = std::iter::once(own("arm64"));
-            own_variant.chain(arm64_below(&variant)).chain(arm_below(9)).collect()
-        }
-        // What we know nothing about runs its own kind and no other.
-        other => KNOWN_ARCHITECTURES
-            .iter()
-            .find(|known| **known == other)
-            .map(|known| vec![own(known)])
-            .unwrap_or_default(),
-    }
+        "arm" => arm_below(number_after_v(variant)).collect(),
+        "arm64" => arm64_below(variant).into_iter().chain(arm_below(9)).collect(),
+        // Any other runs its own kind alone.
+        _ => Vec::new(),
+    };
+    kinds.extend(below);
+    kinds
 }
 
 /// `arm/v8` (a 64-bit machine's 32-bit mode) down to `arm/v5`, all below `newest`.
@@ -195,25 +215,53 @@ fn number_after_v(variant: &str) -> u32 {
     variant.strip_prefix('v').and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
-const KNOWN_ARCHITECTURES: [&str; 18] = [
-    "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc", "ppc64",
-    "ppc64le", "riscv", "riscv64", "s390x", "sparc64", "wasm", "unknown",
+/// What one bare word may name: Go's systems and architectures, as containerd knows them.
+const KNOWN_ARCHITECTURES: [&str; 24] = [
+    "386",
+    "amd64",
+    "amd64p32",
+    "arm",
+    "arm64",
+    "arm64be",
+    "armbe",
+    "loong64",
+    "mips",
+    "mips64",
+    "mips64le",
+    "mips64p32",
+    "mips64p32le",
+    "mipsle",
+    "ppc",
+    "ppc64",
+    "ppc64le",
+    "riscv",
+    "riscv64",
+    "s390",
+    "s390x",
+    "sparc",
+    "sparc64",
+    "wasm",
 ];
 
-const KNOWN_SYSTEMS: [&str; 13] = [
+const KNOWN_SYSTEMS: [&str; 18] = [
     "aix",
     "android",
     "darwin",
     "dragonfly",
     "freebsd",
+    "hurd",
     "illumos",
+    "ios",
+    "js",
     "linux",
-    "macos",
+    "nacl",
     "netbsd",
     "openbsd",
+    "plan9",
     "solaris",
     "wasip1",
     "windows",
+    "zos",
 ];
 
 impl FromStr for Platform {
@@ -232,7 +280,7 @@ impl FromStr for Platform {
         let parts: Vec<&str> = text.split('/').collect();
         let (system, arch, variant) = match parts.as_slice() {
             [word] => {
-                let system = word.split('(').next().unwrap_or_default().to_lowercase();
+                let system = Platform::new(word.split('(').next().unwrap_or_default(), "", "").os;
                 let known_arch = Platform::new("", word, "").architecture;
                 if KNOWN_SYSTEMS.contains(&system.as_str()) {
                     (*word, host.architecture.as_str(), "")
@@ -256,23 +304,59 @@ impl FromStr for Platform {
         }
         let mut platform = Platform::new(os, arch, variant);
         if let Some(version) = version {
-            let mut pieces = version.split('+');
-            platform.os_version = pieces.next().filter(|v| !v.is_empty()).map(str::to_owned);
-            platform.os_features = pieces.filter(|feature| !feature.is_empty()).map(str::to_owned).collect();
-            if !platform.os_version.iter().chain(&platform.os_features).all(|piece| plain(piece)) {
-                return Err(wrong("its version and features are letters, digits, `_`, `.` and `-`"));
+            let unescaped = |piece: &str| {
+                unescape(piece).ok_or_else(|| {
+                    wrong("its version and features are letters, digits, `_`, `.`, `-` and escapes such as `%2B`")
+                })
+            };
+            let mut pieces = version.split('+').map(unescaped);
+            platform.os_version = pieces.next().transpose()?;
+            platform.os_features = pieces.collect::<Result<_>>()?;
+            if platform.os_features.iter().any(String::is_empty) {
+                return Err(wrong("a feature has no name"));
             }
         }
-        Ok(platform)
+        Ok(platform.normalized())
     }
+}
+
+/// The signs that a version or a feature may not have as they are: they would end it.
+const ESCAPED: [char; 5] = ['%', '+', '(', ')', '/'];
+
+fn escape(text: &str) -> String {
+    let piece = |c: char| match ESCAPED.contains(&c) {
+        true => format!("%{:02X}", u32::from(c)),
+        false => c.to_string(),
+    };
+    text.chars().map(piece).collect()
+}
+
+/// The text that was escaped; `None` for signs that it may not have, and for escapes that are none.
+fn unescape(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let (byte, after) = match (first, after) {
+            (b'%', [high, low, after @ ..]) => {
+                let digits = [*high, *low];
+                let digits = std::str::from_utf8(&digits).ok().filter(|d| !d.starts_with('+'))?;
+                (u8::from_str_radix(digits, 16).ok()?, after)
+            }
+            (c, after) if c.is_ascii_alphanumeric() || b"_.-".contains(c) => (*c, after),
+            _ => return None,
+        };
+        bytes.push(byte);
+        rest = after;
+    }
+    String::from_utf8(bytes).ok().filter(|text| !text.contains(char::is_control))
 }
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.os)?;
         if self.os_version.is_some() || !self.os_features.is_empty() {
-            write!(f, "({}", self.os_version.as_deref().unwrap_or_default())?;
-            self.os_features.iter().try_for_each(|feature| write!(f, "+{feature}"))?;
+            write!(f, "({}", escape(self.os_version.as_deref().unwrap_or_default()))?;
+            self.os_features.iter().try_for_each(|feature| write!(f, "+{}", escape(feature)))?;
             f.write_str(")")?;
         }
         write!(f, "/{}", self.architecture)?;
