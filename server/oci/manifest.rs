@@ -128,6 +128,14 @@ impl Document {
         }
     }
 
+    /// The manifest that it says something about: shown, not a child.
+    pub fn subject(&self) -> Option<&Descriptor> {
+        match self {
+            Document::Index(index) => index.subject.as_ref(),
+            Document::Manifest(manifest) => manifest.subject.as_ref(),
+        }
+    }
+
     /// What it names, in document order; a manifest's config comes first. A blob named twice is there twice.
     pub fn children(&self) -> Vec<Child<'_>> {
         match self {
@@ -167,7 +175,7 @@ fn within(count: usize, limit: usize, what: &str) -> Result<()> {
 }
 
 /// One pass over the bytes, before any parser that recurses sees them.
-fn check_depth(bytes: &[u8]) -> Result<()> {
+pub(super) fn check_depth(bytes: &[u8]) -> Result<()> {
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for byte in bytes {
         match (in_string, byte) {
@@ -223,7 +231,8 @@ impl Shape {
     fn kind(&self) -> Result<Kind> {
         if self.fs_layers || self.schema_version == Some(1) {
             return Err(invalid(
-                "this is a Docker manifest of schema 1, which cannot be verified: push the image again with a current tool",
+                "this is a Docker manifest of schema 1, which nothing of today reads: push the image again with a current \
+                 tool, or pull it with `convert_schema1`",
             ));
         }
         if self.schema_version != Some(2) {

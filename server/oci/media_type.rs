@@ -17,7 +17,7 @@ pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json"
 pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 pub const DOCKER_LAYER_FOREIGN: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
-/// Docker's first schema, unsigned and signed: recognised only to be refused by name.
+/// Docker's first schema, unsigned and signed: refused by name, or converted where that is asked for.
 pub const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
 pub const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 pub const OCTET_STREAM: &str = "application/octet-stream";
@@ -64,6 +64,19 @@ impl Kind {
     }
 }
 
+/// Whether a manifest's config of this type says what the image runs on. Old tools of Docker wrote no better type than
+/// that of any bytes; the document stays as it is, or its digest would be another one.
+pub fn is_image_config(media_type: &str) -> bool {
+    Kind::of(media_type) == Kind::Config || essence(media_type) == OCTET_STREAM
+}
+
+/// Whether layers of this type are those whose distribution is restricted (image spec, layer.md, "Non-Distributable
+/// Layers"), which Docker calls foreign.
+pub fn is_restricted(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.oci.image.layer.nondistributable.")
+        || media_type.starts_with("application/vnd.docker.image.rootfs.foreign.")
+}
+
 /// The media type without its parameters: what stands before the first `;`.
 pub fn essence(media_type: &str) -> &str {
     media_type.split(';').next().unwrap_or_default().trim()
@@ -102,6 +115,24 @@ mod tests {
         }
         assert_eq!(Kind::of("application/vnd.oci.image.layer.v1.tar+gzip+encrypted"), Kind::Layer);
         assert_eq!([OCI_EMPTY, OCTET_STREAM, ""].map(Kind::of), [Kind::Other; 3]);
+    }
+
+    #[test]
+    fn configs_and_restricted_layers_are_known_by_their_type() {
+        for config in [OCI_CONFIG, DOCKER_CONFIG, OCTET_STREAM, "application/octet-stream; x=y"] {
+            assert!(is_image_config(config), "{config}");
+        }
+        for other in [OCI_EMPTY, OCI_LAYER, "application/vnd.cncf.helm.config.v1+json"] {
+            assert!(!is_image_config(other), "{other}");
+        }
+        for foreign in [
+            DOCKER_LAYER_FOREIGN,
+            "application/vnd.oci.image.layer.nondistributable.v1.tar",
+            "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+        ] {
+            assert!(is_restricted(foreign), "{foreign}");
+        }
+        assert!(![OCI_LAYER, OCI_LAYER_GZIP, DOCKER_LAYER_GZIP].into_iter().any(is_restricted));
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod media_type;
 pub mod platform;
 pub mod reference;
 mod rules;
+pub mod schema1;
 
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest};
