@@ -216,7 +216,7 @@ impl Default for Trust {
 
 impl Trust {
     /// Any certificate, or none at all.
-    fn nobody_in_particular() -> Trust {
+    pub(super) fn nobody_in_particular() -> Trust {
         Trust::new(true, Vec::new(), None, None)
     }
 

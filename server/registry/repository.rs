@@ -1,10 +1,10 @@
 //! One repository of a registry: resolve a reference, fetch documents, open blobs
 //! (OCI distribution spec, "Pulling manifests" and "Pulling blobs").
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use reqwest::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
 };
@@ -14,7 +14,9 @@ use url::Url;
 use crate::error::{Error, Result, Upstream, UpstreamKind};
 use crate::limits;
 use crate::oci::media_type::{self, Kind};
+use crate::oci::schema1::{self, Schema1};
 use crate::oci::{Algorithm, Descriptor, Digest, Document, Reference};
+use crate::registry::address::AddressPolicy;
 use crate::registry::blob::{BlobStream, content_length, range_refused, read_bounded};
 use crate::registry::failure::{bad_answer, upstream};
 use crate::registry::transport::Answer;
@@ -25,13 +27,15 @@ const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-conten
 /// A repository at a registry, ready to be asked. A cheap clone.
 #[derive(Clone)]
 pub struct Repository {
-    registry: Registry,
+    pub(super) registry: Registry,
     /// In the order in which they are asked.
     endpoints: Arc<[Endpoint]>,
     /// Those that did not help, as bits: they are asked last from then on.
     shunned: Arc<AtomicU64>,
     name: String,
-    trace: Trace,
+    pub(super) trace: Trace,
+    /// Whom its documents may send us to, after all that has answered so far.
+    sends_to: Arc<Mutex<AddressPolicy>>,
 }
 
 /// Most endpoints of one registry: each has a bit.
@@ -44,6 +48,8 @@ pub struct Resolved {
     pub descriptor: Descriptor,
     /// The document itself, where the registry had to be asked for it to answer.
     pub document: Option<Fetched>,
+    /// The manifest of schema 1 that it is, in place of a document.
+    pub schema1: Option<Schema1>,
 }
 
 /// A document whose bytes have the digest and the size that its descriptor says.
@@ -62,6 +68,13 @@ enum Place {
     Blobs,
 }
 
+/// What is kept under the name of a manifest.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is made")]
+enum Kept {
+    Document(Fetched),
+    Schema1(Descriptor, Schema1),
+}
+
 impl Repository {
     pub(super) fn new(
         registry: Registry,
@@ -69,22 +82,38 @@ impl Repository {
         name: String,
         trace: Trace,
     ) -> Repository {
-        let endpoints = endpoints.into_iter().take(MOST_ENDPOINTS).collect();
-        Repository { registry, endpoints, shunned: Arc::default(), name, trace }
+        let endpoints: Arc<[Endpoint]> = endpoints.into_iter().take(MOST_ENDPOINTS).collect();
+        let private = endpoints.iter().all(|endpoint| endpoint.addresses == AddressPolicy::Private);
+        let sends_to = if private { AddressPolicy::Private } else { AddressPolicy::Public };
+        let sends_to = Arc::new(Mutex::new(sends_to));
+        Repository { registry, endpoints, shunned: Arc::default(), name, trace, sends_to }
+    }
+
+    /// The policy for what its documents send us to: nobody on the Internet sends us to a private address.
+    pub(super) fn sends_to(&self) -> AddressPolicy {
+        *self.sends_to.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the pull takes any certificate at the registry itself, or none.
+    pub(super) fn is_lax(&self) -> bool {
+        self.endpoints.last().is_some_and(|endpoint| endpoint.trust.is_lax())
     }
 
     /// Asks the endpoints that can, one after the other, until one answers.
     ///
     /// # Errors
     /// The failure of the one that came furthest: a refusal tells more than a silence.
-    async fn ask(&self, ask: Ask) -> Result<Answer> {
+    pub(super) async fn ask(&self, ask: Ask) -> Result<Answer> {
         let able = self.in_order(ask.capability);
         let mut failure = None;
         for (at, place) in able.iter().copied().enumerate() {
             let endpoint = &self.endpoints[place];
             // On the heap: all the ways that a request may go make its future a large one.
             let error = match Box::pin(self.registry.ask(endpoint, &self.name, &ask, &self.trace)).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.note_sender(answer.addresses);
+                    return Ok(answer);
+                }
                 Err(error) => error,
             };
             if let Some(next) = able.get(at + 1) {
@@ -104,6 +133,12 @@ impl Repository {
                 format!("no host that is configured for `{name}` may be asked to {}", capability.as_str());
             self.failed(UpstreamKind::Forbidden, reason)
         }))
+    }
+
+    fn note_sender(&self, addresses: AddressPolicy) {
+        if addresses == AddressPolicy::Public {
+            *self.sends_to.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+        }
     }
 
     /// The places of the endpoints that can, those that failed before last.
@@ -151,10 +186,16 @@ impl Repository {
             Err(error) => return Err(error),
         };
         if let Some(descriptor) = head {
-            return Ok(Resolved { descriptor, document: None });
+            return Ok(Resolved { descriptor, document: None, schema1: None });
         }
-        let fetched = self.get_document(name, digest).await?;
-        Ok(Resolved { descriptor: fetched.descriptor.clone(), document: Some(fetched) })
+        Ok(match self.get_document(name, digest).await? {
+            Kept::Document(fetched) => {
+                Resolved { descriptor: fetched.descriptor.clone(), document: Some(fetched), schema1: None }
+            }
+            Kept::Schema1(descriptor, schema1) => {
+                Resolved { descriptor, document: None, schema1: Some(schema1) }
+            }
+        })
     }
 
     /// The document that `descriptor` names, verified against its digest, size and media type.
@@ -162,7 +203,12 @@ impl Repository {
     /// # Errors
     /// `Upstream`: `Mismatch` for other bytes, `BadAnswer` for bytes that are not a document of that type.
     pub async fn fetch_document(&self, descriptor: &Descriptor) -> Result<Fetched> {
-        let fetched = self.get_document(descriptor.digest.as_str(), Some(&descriptor.digest)).await?;
+        let Kept::Document(fetched) =
+            self.get_document(descriptor.digest.as_str(), Some(&descriptor.digest)).await?
+        else {
+            let reason = "a document was promised and is a Docker manifest of schema 1";
+            return Err(self.failed(UpstreamKind::BadAnswer, reason.to_owned()));
+        };
         if fetched.descriptor.size != descriptor.size {
             let (actual, promised) = (fetched.descriptor.size, descriptor.size);
             return Err(self.failed(
@@ -180,8 +226,53 @@ impl Repository {
         Ok(Fetched { descriptor: descriptor.clone(), ..fetched })
     }
 
+    /// The document under a tag, if there is one; `None` for a manifest of schema 1 as well.
+    ///
+    /// # Errors
+    /// `Upstream`, as [`Repository::fetch_document`].
+    pub(super) async fn find_tagged(&self, tag: &str) -> Result<Option<Document>> {
+        match self.get_document(tag, None).await {
+            Ok(Kept::Document(fetched)) => Ok(Some(fetched.document)),
+            Ok(Kept::Schema1(..)) => Ok(None),
+            Err(error) if is_not_found(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How many bytes the blob has that the registry keeps under `digest`: what a descriptor would say.
+    ///
+    /// # Errors
+    /// `Upstream`, with `NotFound` when there is no such blob.
+    pub async fn find_size(&self, digest: &Digest) -> Result<u64> {
+        let path = Place::Blobs.path(digest.as_str());
+        let ask = Ask { method: Method::HEAD, capability: Capability::Pull, path, headers: identity() };
+        let answer = self.ask(ask).await?;
+        let size = content_length(answer.response.headers());
+        size.ok_or_else(|| bad_answer(&answer.url, "it does not say how long its blob is"))
+    }
+
+    /// The whole of a small blob, verified, in memory.
+    ///
+    /// # Errors
+    /// `TooLarge` past `limit`; `Upstream`, with `Mismatch` for other bytes.
+    pub async fn fetch_small(&self, descriptor: &Descriptor, limit: u64) -> Result<Bytes> {
+        if descriptor.size > limit {
+            return Err(Error::TooLarge { what: "the blob", limit });
+        }
+        let (mut source, mut whole) = (self.fetch_blob(descriptor, 0).await?, BytesMut::new());
+        while let Some(bytes) = source.chunk().await? {
+            whole.extend_from_slice(&bytes);
+        }
+        let actual = Digest::of(descriptor.digest.algorithm(), &whole);
+        if actual != descriptor.digest {
+            let reason = format!("its blob has the digest {actual}, not {}", descriptor.digest);
+            return Err(self.failed(UpstreamKind::Mismatch, reason));
+        }
+        Ok(whole.freeze())
+    }
+
     /// The bytes of a blob from `offset` to its end. A server that ignores the offset is read and dropped up to it.
-    /// `urls` of the descriptor are never contacted.
+    /// `urls` of the descriptor are not contacted: that is [`Repository::fetch_foreign`].
     ///
     /// # Errors
     /// `Upstream`; `Internal` when `offset` lies past the end of the blob.
@@ -194,12 +285,7 @@ impl Repository {
         if offset == descriptor.size {
             return Ok(BlobStream::at_end(descriptor.size));
         }
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        if offset > 0 {
-            let range = HeaderValue::try_from(format!("bytes={offset}-"));
-            headers.insert(reqwest::header::RANGE, range.expect("digits are a header value"));
-        }
+        let headers = blob_headers(offset);
         let path = Place::Blobs.path(descriptor.digest.as_str());
         let answer =
             self.ask(Ask { method: Method::GET, capability: Capability::Pull, path, headers }).await?;
@@ -209,13 +295,13 @@ impl Repository {
         BlobStream::open(answer, descriptor.size, offset, self.registry.patience().stall)
     }
 
-    fn failed(&self, kind: UpstreamKind, reason: String) -> Error {
+    pub(super) fn failed(&self, kind: UpstreamKind, reason: String) -> Error {
         let host = self.endpoints.last().map(|endpoint| endpoint.authority.clone()).unwrap_or_default();
         Error::Upstream(Upstream { kind, host, reason, status: None, retry_after: None })
     }
 
     /// The document under a tag or digest: a digest that is no manifest may be kept among the blobs.
-    async fn get_document(&self, name: &str, digest: Option<&Digest>) -> Result<Fetched> {
+    async fn get_document(&self, name: &str, digest: Option<&Digest>) -> Result<Kept> {
         match (self.get_document_at(Place::Manifests, name, digest).await, digest) {
             (Err(error), Some(_)) if is_not_found(&error) => {
                 // Where neither place has it, the answer about manifests is the one to tell.
@@ -228,7 +314,7 @@ impl Repository {
         }
     }
 
-    async fn get_document_at(&self, place: Place, name: &str, digest: Option<&Digest>) -> Result<Fetched> {
+    async fn get_document_at(&self, place: Place, name: &str, digest: Option<&Digest>) -> Result<Kept> {
         let answer = self
             .ask(Ask {
                 method: Method::GET,
@@ -248,17 +334,28 @@ impl Repository {
         let (bytes, url) = read_bounded(answer, limits::MANIFEST_BYTES as usize, stall).await?;
         // What was asked for decides; else what the registry says; else we are the first to name it.
         let expected = digest.or(said.as_ref());
-        let algorithm = expected.map_or(Algorithm::Sha256, Digest::algorithm);
-        let actual = Digest::of(algorithm, &bytes);
-        if let Some(expected) = expected
-            && *expected != actual
-        {
-            return Err(other_digest(&url, expected, &actual));
+        let unusable = |error| bad_answer(&url, format!("its document cannot be used: {error}"));
+        if schema1::is_schema1(&bytes, content_type.as_deref()) {
+            let payload = schema1::payload(&bytes).map_err(unusable)?;
+            let actual = check_digest(&url, expected, &payload)?;
+            let schema1 = Schema1::parse(&payload).map_err(unusable)?;
+            let descriptor = Descriptor::new(media_type::DOCKER_SCHEMA1, actual, payload.len() as u64);
+            return Ok(Kept::Schema1(descriptor, schema1));
         }
-        let document = Document::parse(&bytes, content_type.as_deref())
-            .map_err(|error| bad_answer(&url, format!("its document {actual} cannot be used: {error}")))?;
+        let actual = check_digest(&url, expected, &bytes)?;
+        let document = Document::parse(&bytes, content_type.as_deref()).map_err(unusable)?;
         let descriptor = Descriptor::new(document.media_type(), actual, bytes.len() as u64);
-        Ok(Fetched { descriptor, bytes, document })
+        Ok(Kept::Document(Fetched { descriptor, bytes, document }))
+    }
+}
+
+/// The digest of the bytes; the one that is expected, where one is.
+fn check_digest(url: &Url, expected: Option<&Digest>, bytes: &[u8]) -> Result<Digest> {
+    let algorithm = expected.map_or(Algorithm::Sha256, Digest::algorithm);
+    let actual = Digest::of(algorithm, bytes);
+    match expected {
+        Some(expected) if *expected != actual => Err(other_digest(url, expected, &actual)),
+        Some(_) | None => Ok(actual),
     }
 }
 
@@ -271,12 +368,25 @@ impl Place {
     }
 }
 
+/// A blob is its stored bytes: an encoded one would have other offsets, and another digest.
+fn identity() -> HeaderMap {
+    HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))])
+}
+
+pub(super) fn blob_headers(offset: u64) -> HeaderMap {
+    let mut headers = identity();
+    if offset > 0 {
+        let range = HeaderValue::try_from(format!("bytes={offset}-"));
+        headers.insert(reqwest::header::RANGE, range.expect("digits are a header value"));
+    }
+    headers
+}
+
 fn document_headers() -> HeaderMap {
-    let mut headers = HeaderMap::new();
+    let mut headers = identity();
     // Registries that know only one kind of document answer with it; `*/*` is for those that know none of these.
     let accept = format!("{}, */*;q=0.1", media_type::DOCUMENTS.join(", "));
     headers.insert(ACCEPT, HeaderValue::try_from(accept).expect("media types are a header value"));
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers
 }
 
@@ -306,7 +416,7 @@ fn said_digest(answer: &Answer) -> Result<Option<Digest>> {
     digest.map(Some).ok_or_else(|| bad_answer(&answer.url, "its Docker-Content-Digest is not a digest"))
 }
 
-fn content_type(answer: &Answer) -> Option<&str> {
+pub(super) fn content_type(answer: &Answer) -> Option<&str> {
     answer.response.headers().get(CONTENT_TYPE)?.to_str().ok()
 }
 

@@ -1,0 +1,85 @@
+//! Foreign layers: bytes that a manifest says are at some URL. Whoever keeps them is a stranger, who is shown nothing.
+
+use reqwest::header::HeaderMap;
+use reqwest::{Method, StatusCode};
+use url::Url;
+
+use crate::error::{Error, Result, UpstreamKind};
+use crate::limits;
+use crate::oci::Descriptor;
+use crate::registry::blob::{BlobStream, range_refused};
+use crate::registry::endpoint::Trust;
+use crate::registry::failure::upstream;
+use crate::registry::repository::{Repository, blob_headers};
+use crate::registry::retry::retriable;
+use crate::registry::transport::{Redirects, Request, has_user_info};
+
+impl Repository {
+    /// The bytes of a blob from `offset` to its end, from the first of the descriptor's `urls` that has them. No
+    /// credential is sent and no token asked for, also when one is demanded. Their digest is the reader's to check.
+    ///
+    /// # Errors
+    /// `Upstream`: of the last place, or of one that is worth another try; `NotFound` where no place is named;
+    /// `Forbidden` for what is not HTTP, or may not be contacted.
+    pub async fn fetch_foreign(&self, descriptor: &Descriptor, offset: u64) -> Result<BlobStream> {
+        if offset == descriptor.size {
+            return Ok(BlobStream::at_end(descriptor.size));
+        }
+        let mut failure = self.failed(UpstreamKind::NotFound, "no other place is named for it".to_owned());
+        for text in descriptor.urls.iter().take(limits::FOREIGN_URLS) {
+            match self.fetch_at(text, descriptor, offset).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) if retriable(&failure) && !retriable(&error) => {}
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn fetch_at(&self, text: &str, descriptor: &Descriptor, offset: u64) -> Result<BlobStream> {
+        let url = self.check_place(text)?;
+        let request = Request {
+            method: Method::GET,
+            url,
+            headers: blob_headers(offset),
+            own_headers: HeaderMap::new(),
+            authorization: None,
+            body: None,
+            // What was configured for the registry is for the registry.
+            trust: if self.is_lax() { Trust::nobody_in_particular() } else { Trust::default() },
+            plain: false,
+            addresses: self.sends_to(),
+            redirects: Redirects::Followed,
+            trace: &self.trace,
+        };
+        let answer = self.registry.0.clients.send(request).await?;
+        let answer = self.registry.accept(answer).await?;
+        if answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            return Err(range_refused(&answer.url, offset));
+        }
+        BlobStream::open(answer, descriptor.size, offset, self.registry.patience().stall)
+    }
+
+    fn check_place(&self, text: &str) -> Result<Url> {
+        let broken = || {
+            let reason =
+                "the image names a place for a foreign layer that is not the URL of a host".to_owned();
+            self.failed(UpstreamKind::BadAnswer, reason)
+        };
+        let mut url = Url::parse(text).map_err(|_| broken())?;
+        if !url.has_host() || has_user_info(&url) {
+            return Err(broken());
+        }
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(upstream(UpstreamKind::Forbidden, &url, "foreign layers are fetched over HTTP only"));
+        }
+        url.set_fragment(None);
+        Ok(url)
+    }
+}
+
+/// Whether a registry does not have a blob, or does not give it to us: then another place may.
+pub fn is_elsewhere(error: &Error) -> bool {
+    matches!(error, Error::Upstream(upstream)
+        if matches!(upstream.kind, UpstreamKind::NotFound | UpstreamKind::Denied | UpstreamKind::BadAnswer))
+}
