@@ -19,6 +19,8 @@ pub mod store;
 
 pub mod registry;
 
+pub mod unpack;
+
 pub mod jobs;
 
 pub mod http;

@@ -1,0 +1,3 @@
+//! Layers: what is inside them. Hostile input is the normal case.
+
+pub mod decompress;
