@@ -171,6 +171,34 @@ limits! {
         "Configs and layers of one pull, whose picture is held in memory and in its row.";
     PULL_TRACE "pull_trace": usize = 1_000, "requests",
         "Requests that the trace of a pull remembers, the last ones; they stand in its row.";
+    PULL_DOCUMENTS "pull_documents": usize = 1_024, "documents",
+        "Indexes and manifests of one pull, of referrers as well: each is a request to the registry.";
+    PULL_ENTRIES "pull_entries": usize = 4_096, "entries",
+        "Entries of all indexes of one pull together: indexes may hold indexes.";
+    PULL_CONFIG_BYTES "pull_config_bytes": u64 = 4 * MIB, "bytes",
+        "An image config that is read for its platform; a longer one is fetched, and objects to no platform.";
+    PULL_EMBEDDED_BYTES "pull_embedded_bytes": usize = 4 * MIB as usize, "bytes",
+        "Blobs that descriptors carry along, kept until they are stored; what is beyond it is fetched as any blob.";
+    REFERRERS "referrers": usize = 32, "referrers",
+        "Referrers of one document that are pulled with it: each takes a label of its record.";
+    REFERRER_PAGES "referrer_pages": usize = 8, "pages",
+        "Pages of one list of referrers.";
+    REFERRER_DEPTH "referrer_depth": usize = 2, "levels",
+        "Referrers of referrers: a signature of a list of parts, and no further.";
+    REFERRER_TYPES "referrer_types": usize = 16, "types",
+        "Artifact types that one pull may name.";
+    FOREIGN_URLS "foreign_urls": usize = 4, "urls",
+        "Places tried for one foreign layer.";
+    PLANS "plans": usize = 8, "plans",
+        "Pulls that are only planned, at once; each holds documents in memory. Beyond it 429.";
+    PLAN_TIME "plan_time": Duration = 60, "seconds",
+        "How long a plan may take, tries and waits included: its client waits for it.";
+    UNPACKED_BYTES "unpacked_bytes": u64 = 16 << 30, "bytes",
+        "One layer without its compression.";
+    UNPACK_RATIO "unpack_ratio": u64 = 1_000, "to one",
+        "How much larger than its compressed bytes a layer may become: beyond it, it is a bomb.";
+    UNPACK_RATIO_AFTER "unpack_ratio_after": u64 = 64 * MIB, "bytes",
+        "Bytes of a layer to which the ratio is not applied: small layers of zeros are real.";
     REDIRECTS "redirects": usize = 5, "redirects",
         "Redirects followed for one request to a registry.";
     REGISTRIES "registries": usize = 1_000, "registries",

@@ -121,7 +121,7 @@ routes! {
     DELETE "/api/v1/leases/{id}/resources/{type}/{rid}" Write ["namespace"] => leases::remove_resource;
 
     GET "/api/v1/pulls" Read ["namespace" "state" "sort" "filter" "label" "limit" "cursor"] => pulls::list;
-    POST "/api/v1/pulls" Write ["namespace"] => pulls::create;
+    POST "/api/v1/pulls" Write ["namespace" "dry_run"] => pulls::create;
     GET "/api/v1/pulls/{id}" Read ["namespace" "wait"] => pulls::show;
     DELETE "/api/v1/pulls/{id}" Write ["namespace" "purge"] => pulls::cancel;
     GET "/api/v1/pulls/{id}/events" Read ["namespace"] => pulls::events;

@@ -1,143 +1,83 @@
-//! The documents of an image: from what a reference stands for down to the manifests of the platforms asked for.
+//! The documents of a pull: fetched, verified and stored, with the labels by which others find their children.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::error::{Error, Result, Unprocessable, UpstreamKind};
-use crate::jobs::pull::{add_label, labels_of, recorded_type, upstream};
+use crate::error::{Result, UpstreamKind};
+use crate::jobs::pull::{add_label, fetch_leaf, labels_of, recorded_type, upstream};
 use crate::jobs::run::{Ended, Job};
+use crate::jobs::select::{Leaf, Shelf};
 use crate::jobs::view::{BlobRole, BlobState, JobError};
 use crate::limits;
-use crate::oci::manifest::{Child, Index, Manifest, Role};
+use crate::oci::manifest::{Child, Role};
 use crate::oci::media_type::Kind;
 use crate::oci::{Descriptor, Digest, Document, Platform};
-use crate::registry::{Fetched, Repository, Resolved};
+use crate::registry::{Fetched, Repository};
 use crate::store::PutBody;
 use crate::store::labels::Labels;
 
-/// A blob that names no others: a config, a layer, or an artifact of any type.
-pub(super) struct Leaf {
-    pub descriptor: Descriptor,
+/// The shelf of a job: what is taken from it is in the store.
+pub(super) struct Stored<'a> {
+    pub job: &'a Job,
+    pub repository: &'a Repository,
 }
 
-/// What the documents of a pull name.
-#[derive(Default)]
-pub(super) struct Tree {
-    /// Configs first, each blob once.
-    pub leaves: Vec<Leaf>,
-    /// Configs of manifests whose platform no index told.
-    pub unproven: Vec<Descriptor>,
-}
+impl Shelf for Stored<'_> {
+    async fn document(&self, descriptor: &Descriptor, fetched: Option<Fetched>) -> Result<Document, Ended> {
+        Box::pin(fetch_document(self.job, self.repository, descriptor, fetched)).await
+    }
 
-/// A document to be looked into.
-struct Node {
-    descriptor: Descriptor,
-    /// Where it came along already.
-    fetched: Option<Fetched>,
-    wanted: Vec<Platform>,
-    /// Whether an index said that it is of a platform asked for.
-    proven: bool,
-    /// The documents above it.
-    path: Vec<Digest>,
-}
+    async fn platform(&self, config: &Descriptor) -> Result<Option<Platform>, Ended> {
+        if config.size > limits::PULL_CONFIG_BYTES {
+            return Ok(None);
+        }
+        let job = self.job;
+        let leaf = Leaf { descriptor: config.clone(), role: BlobRole::Config, skipped: None };
+        job.draw(|picture| picture.add(config, leaf.role));
+        Box::pin(fetch_leaf(job, self.repository, &leaf, &job.live.stop)).await?;
+        let namespace = &job.caller.namespace;
+        let bytes = job.jobs.0.store.read_blob(namespace, &config.digest, limits::PULL_CONFIG_BYTES).await?;
+        Ok(platform_of(&bytes))
+    }
 
-impl Tree {
-    /// Fetches and stores the documents, and gathers what they name.
-    ///
-    /// # Errors
-    /// `Upstream`, with `NoPlatform` when an index has nothing for a platform; `Unprocessable` for indexes that are
-    /// nested too deep or in a circle; the store's own.
-    pub async fn fetch(job: &Job, repository: &Repository, root: Resolved) -> Result<Tree, Ended> {
-        let mut blobs: Vec<(BlobRole, Descriptor)> = Vec::new();
-        let mut tree = Tree::default();
-        let mut open = vec![Node {
-            descriptor: root.descriptor,
-            fetched: root.document,
-            wanted: job.request.wanted()?,
-            proven: false,
-            path: Vec::new(),
-        }];
-        while let Some(node) = open.pop() {
-            check_path(&node)?;
-            match fetch_document(job, repository, &node).await? {
-                Document::Index(index) => {
-                    for next in choose(job, &node, &index)? {
-                        match next.descriptor.kind() {
-                            Kind::Index | Kind::Manifest => open.push(next),
-                            Kind::Config | Kind::Layer | Kind::Other => {
-                                blobs.push((BlobRole::Layer, next.descriptor));
-                            }
-                        }
-                    }
-                }
-                Document::Manifest(manifest) => {
-                    if !node.proven {
-                        tree.unproven.push(manifest.config.clone());
-                    }
-                    gather(manifest, &mut blobs);
-                }
+    async fn referrers(&self, subject: &Digest, types: &[String]) -> Result<Vec<Descriptor>, Ended> {
+        Box::pin(self.job.ask(|| self.repository.list_referrers(subject, types))).await
+    }
+
+    fn leave_out(&self, referrer: &Descriptor, why: String) {
+        self.job.warn(format!("the referrer {} is left out: {why}", referrer.digest));
+        self.job.draw(|picture| {
+            if !picture.is_here(&referrer.digest) {
+                picture.skip(&referrer.digest, why);
             }
-        }
-        let mut known = HashSet::new();
-        // A stable sort: configs first, because what they say may end the pull; layers in their order.
-        blobs.sort_by_key(|(role, _)| *role);
-        blobs.retain(|(_, descriptor)| known.insert(descriptor.digest.clone()));
-        if blobs.len() > limits::PULL_BLOBS {
-            let (count, limit) = (blobs.len(), limits::PULL_BLOBS);
-            return Err(refused(format!("the image has {count} blobs; a pull takes at most {limit}")).into());
-        }
-        job.draw(|picture| blobs.iter().for_each(|(role, descriptor)| picture.add(descriptor, *role)));
-        tree.leaves = blobs.into_iter().map(|(_, descriptor)| Leaf { descriptor }).collect();
-        Ok(tree)
-    }
-}
-
-fn gather(manifest: Manifest, blobs: &mut Vec<(BlobRole, Descriptor)>) {
-    blobs.push((BlobRole::Config, manifest.config));
-    blobs.extend(manifest.layers.into_iter().map(|layer| (BlobRole::Layer, layer)));
-}
-
-fn refused(reason: String) -> Error {
-    Error::Unprocessable(Unprocessable::ValidationFailed { reason })
-}
-
-fn check_path(node: &Node) -> Result<()> {
-    if node.path.contains(&node.descriptor.digest) {
-        return Err(refused(format!("the index {} is its own child", node.descriptor.digest)));
-    }
-    if node.path.len() > limits::INDEX_DEPTH {
-        return Err(refused(format!("indexes are nested deeper than {} levels", limits::INDEX_DEPTH)));
-    }
-    Ok(())
-}
-
-/// The entries of an index that the platforms asked for need, each once.
-fn choose(job: &Job, node: &Node, index: &Index) -> Result<Vec<Node>> {
-    let mut chosen: BTreeMap<Digest, Node> = BTreeMap::new();
-    for platform in &node.wanted {
-        let entry = platform
-            .choose(&index.manifests)
-            .map_err(|missing| upstream(job, UpstreamKind::NoPlatform, missing.to_string()))?;
-        let next = chosen.entry(entry.digest.clone()).or_insert_with(|| Node {
-            descriptor: entry.clone(),
-            fetched: None,
-            wanted: Vec::new(),
-            proven: entry.platform.is_some(),
-            path: node.path.iter().cloned().chain([node.descriptor.digest.clone()]).collect(),
         });
-        next.wanted.push(platform.clone());
     }
-    Ok(chosen.into_values().collect())
+}
+
+/// What an image config says that the image runs on.
+pub(super) fn platform_of(config: &[u8]) -> Option<Platform> {
+    let platform: Platform = serde_json::from_slice(config).ok()?;
+    (!platform.os.is_empty()).then_some(platform)
 }
 
 /// A document that the namespace then has, parsed as what its descriptor says it is.
-async fn fetch_document(job: &Job, repository: &Repository, node: &Node) -> Result<Document, Ended> {
-    let (descriptor, digest) = (&node.descriptor, &node.descriptor.digest);
+async fn fetch_document(
+    job: &Job,
+    repository: &Repository,
+    descriptor: &Descriptor,
+    fetched: Option<Fetched>,
+) -> Result<Document, Ended> {
+    let digest = &descriptor.digest;
     let role = if descriptor.kind() == Kind::Index { BlobRole::Index } else { BlobRole::Manifest };
     job.draw(|picture| picture.add(descriptor, role));
     if let Some(document) = find_stored(job, descriptor).await? {
-        job.draw(|picture| picture.reuse(digest));
+        // One that this pull has just fetched, and comes to again, was not here before.
+        job.draw(|picture| {
+            if !picture.is_here(digest) {
+                picture.reuse(digest)
+            }
+        });
         return Ok(document);
     }
     job.draw(|picture| {
@@ -150,8 +90,8 @@ async fn fetch_document(job: &Job, repository: &Repository, node: &Node) -> Resu
         }
         ended
     };
-    let (bytes, document) = match (&node.fetched, embedded(descriptor)) {
-        (Some(fetched), _) => (fetched.bytes.clone(), fetched.document.clone()),
+    let (bytes, document) = match (fetched, embedded(descriptor)) {
+        (Some(fetched), _) => (fetched.bytes, fetched.document),
         (None, Some(known)) => known,
         (None, None) => {
             let fetched = job.ask(|| repository.fetch_document(descriptor)).await.map_err(failed)?;
@@ -192,7 +132,7 @@ async fn find_stored(job: &Job, descriptor: &Descriptor) -> Result<Option<Docume
 }
 
 /// The document that its descriptor carries along, if it is whole.
-fn embedded(descriptor: &Descriptor) -> Option<(Bytes, Document)> {
+pub(super) fn embedded(descriptor: &Descriptor) -> Option<(Bytes, Document)> {
     let bytes = descriptor.embedded()?;
     let document = Document::parse(&bytes, Some(&descriptor.media_type)).ok()?;
     Some((bytes.into(), document))

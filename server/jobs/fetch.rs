@@ -13,7 +13,7 @@ use crate::jobs::pull::{labels_of, recorded_type, upstream};
 use crate::jobs::run::{Ended, Job, unless};
 use crate::jobs::view::BlobState;
 use crate::oci::{Descriptor, Digest};
-use crate::registry::{BlobStream, Repository, Retries};
+use crate::registry::{BlobStream, Repository, Retries, is_elsewhere};
 use crate::store::{Append, CommitIngest, Ingest, OpenIngest, Opened, Put, PutBody};
 
 /// How often an ingest that somebody else writes is asked for again.
@@ -36,10 +36,6 @@ impl Fetch<'_> {
     /// # Errors
     /// `Upstream`, with `Mismatch` when the bytes were wrong twice; the store's own.
     pub async fn run(&self) -> Result<(), Ended> {
-        if is_restricted(&self.descriptor.media_type) {
-            self.set_state(BlobState::Skipped);
-            return Ok(());
-        }
         let _flight = unless(self.halt, self.job.jobs.0.flights.board(self.digest())).await?;
         match self.fetch_once().await {
             Err(Ended::Failed(error)) if is_mismatch(&error) => {
@@ -167,7 +163,7 @@ impl Fetch<'_> {
     /// Appends the bytes of one connection; how the ingest stands then.
     async fn append(&self, id: &str, offset: u64) -> Result<Ingest, Ended> {
         self.job.draw(|picture| picture.begin(self.job.now()));
-        let source = unless(self.halt, self.repository.fetch_blob(self.descriptor, offset)).await??;
+        let source = unless(self.halt, self.open_source(offset)).await??;
         let ended: Arc<Mutex<Option<Ended>>> = Arc::default();
         let body = pin!(stream::unfold(Some(source), |source| {
             let ended = ended.clone();
@@ -188,6 +184,17 @@ impl Fetch<'_> {
         match ended.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(why) => Err(why),
             None => Ok(appended?),
+        }
+    }
+
+    /// The blob at the registry; or where its descriptor says that it is, if the pull is to look there.
+    async fn open_source(&self, offset: u64) -> Result<BlobStream> {
+        let foreign = !self.descriptor.urls.is_empty();
+        match self.repository.fetch_blob(self.descriptor, offset).await {
+            Err(error) if foreign && is_elsewhere(&error) => {
+                self.repository.fetch_foreign(self.descriptor, offset).await
+            }
+            settled => settled,
         }
     }
 
@@ -259,11 +266,4 @@ fn is_disturbance(error: &Error) -> bool {
 
 fn is_mismatch(error: &Error) -> bool {
     matches!(error, Error::Upstream(upstream) if upstream.kind == UpstreamKind::Mismatch)
-}
-
-/// Layers whose distribution is restricted (image spec, layer.md, "Non-Distributable Layers"): never fetched, and
-/// the `urls` where their owners keep them are never contacted.
-fn is_restricted(media_type: &str) -> bool {
-    media_type.starts_with("application/vnd.oci.image.layer.nondistributable.")
-        || media_type.starts_with("application/vnd.docker.image.rootfs.foreign.")
 }

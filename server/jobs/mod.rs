@@ -3,17 +3,21 @@
 //!
 //! Progress is state, not log lines: a job holds its current picture, and events are the differences of it.
 
+mod convert;
 mod documents;
 mod event;
 mod fetch;
 mod flights;
 mod lease;
+mod plan;
 mod progress;
 mod pull;
 mod record;
+mod referrers;
 mod registries;
 mod request;
 mod run;
+mod select;
 mod trace;
 mod view;
 mod watch;
@@ -21,7 +25,8 @@ mod watch;
 pub use event::{
     LogLevel, PullEnd, PullEvent, PullEventBody, PullLog, PullPhaseChange, PullReset, ResetReason,
 };
-pub use request::{CredentialUse, PullRequest};
+pub use plan::{Plan, PlanBlob};
+pub use request::{CredentialUse, ForeignLayers, PullRequest, Selection};
 pub use trace::{PullTrace, TraceLine};
 pub use view::{BlobRole, BlobState, JobError, JobErrorCode, JobState, Phase, Pull, PullBlob, PullProgress};
 
@@ -97,6 +102,7 @@ struct Inner {
     shutdown: Shutdown,
     settings: Settings,
     turns: Semaphore,
+    plans: Semaphore,
     /// Held while a pull is recorded: one at a time, so that equal ones find each other on every database, and the
     /// queue ends where it should.
     recording: tokio::sync::Mutex<()>,
@@ -159,6 +165,7 @@ impl Jobs {
         Jobs(Arc::new(Inner {
             registry: Registry::new(settings.patience, clock.clone()),
             turns: Semaphore::new(settings.pulls),
+            plans: Semaphore::new(limits::PLANS),
             recording: tokio::sync::Mutex::default(),
             flights: Flights::default(),
             live: Mutex::default(),

@@ -46,6 +46,7 @@ impl Picture {
             offset: 0,
             state: BlobState::Waiting,
             error: None,
+            reason: None,
         };
         self.blobs.push(Tracked { shown, network: 0, resumed: 0, reused: 0 });
     }
@@ -64,6 +65,20 @@ impl Picture {
             blob.shown.state = BlobState::Failed;
             blob.shown.error = Some(error);
         });
+    }
+
+    /// The blob is not fetched, and why.
+    pub fn skip(&mut self, digest: &Digest, reason: impl Into<String>) {
+        self.change(digest, |blob| {
+            blob.shown.state = BlobState::Skipped;
+            (blob.shown.error, blob.shown.reason) = (None, Some(reason.into()));
+        });
+    }
+
+    /// Whether this attempt has seen the blob stored.
+    pub fn is_here(&self, digest: &Digest) -> bool {
+        let place = self.by_digest.get(digest).and_then(|place| self.blobs.get(*place));
+        place.is_some_and(|blob| blob.shown.state.is_here())
     }
 
     /// The blob was here, or another namespace lent it.
@@ -248,7 +263,7 @@ mod tests {
             picture.add(descriptor, role);
         }
         picture.add(&d, BlobRole::Layer);
-        picture.set_state(&d.digest, BlobState::Skipped);
+        picture.skip(&d.digest, "nobody needs it");
         picture.reuse(&b.digest);
         picture.resume(&a.digest, 40);
         picture.receive(&a.digest, 20, at(1));

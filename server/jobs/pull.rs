@@ -7,15 +7,17 @@ use std::collections::BTreeMap;
 use futures_util::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{Error, Result, Upstream, UpstreamKind};
-use crate::jobs::documents::{Leaf, Tree};
+use crate::error::{Error, UpstreamKind};
+use crate::jobs::documents::Stored;
 use crate::jobs::fetch::Fetch;
 use crate::jobs::run::{Ended, Job};
+use crate::jobs::select::{Leaf, Tree, upstream_of};
 use crate::jobs::view::{JobError, Phase};
+use crate::jobs::{convert, referrers};
 use crate::limits;
-use crate::oci::media_type::{self, Kind};
-use crate::oci::{Descriptor, Platform};
-use crate::registry::Repository;
+use crate::oci::media_type;
+use crate::oci::{Descriptor, Digest};
+use crate::registry::{Repository, Resolved};
 use crate::store::labels::{Labels, check_media_type};
 use crate::store::{ImageSource, NameTaken, NewImage, NewTarget, Target};
 
@@ -24,7 +26,34 @@ pub(super) async fn work(job: &Job) -> Result<(), Ended> {
     let reference = &job.request.reference;
     let repository = job.repository().await?;
     let resolved = job.ask(|| repository.resolve(reference)).await?;
-    let target = resolved.descriptor.clone();
+    match resolved {
+        Resolved { descriptor, schema1: Some(schema1), .. } => {
+            let converting = convert::work(job, &repository, &descriptor, &schema1);
+            let converted = Box::pin(converting).await?;
+            job.enter(Phase::Finishing).await?;
+            name_image(job, converted, Some(descriptor.digest)).await
+        }
+        Resolved { descriptor: target, document, schema1: None } => {
+            note_target(job, &target);
+            job.enter(Phase::Fetching).await?;
+            let shelf = Stored { job, repository: &repository };
+            // On the heap, as is each larger step: together they would fill the stack of a worker.
+            let growing = Tree::grow(&shelf, &job.request, target.clone(), document);
+            let tree = Box::pin(growing).await?;
+            job.draw(|picture| {
+                tree.leaves.iter().for_each(|leaf| picture.add(&leaf.descriptor, leaf.role));
+                picture.know_all();
+            });
+            fetch_all(job, &repository, &tree.leaves).await?;
+            job.enter(Phase::Finishing).await?;
+            referrers::join(job, &tree.referrers).await?;
+            name_image(job, target, None).await
+        }
+    }
+}
+
+/// From now on the job shows what its reference stands for.
+pub(super) fn note_target(job: &Job, target: &Descriptor) {
     job.live.change(|record| {
         record.row.digest = Some(target.digest.to_string());
         record.detail.target = Some(Target {
@@ -34,17 +63,10 @@ pub(super) async fn work(job: &Job) -> Result<(), Ended> {
             annotations: BTreeMap::new(),
         });
     });
-    job.enter(Phase::Fetching).await?;
-    let tree = Tree::fetch(job, &repository, resolved).await?;
-    job.draw(|picture| picture.know_all());
-    fetch_all(job, &repository, &tree.leaves).await?;
-    check_platforms(job, &tree.unproven).await?;
-    job.enter(Phase::Finishing).await?;
-    name_image(job, target).await
 }
 
 /// Fetches all blobs, so many at once as is allowed. When one fails, the others stop where they are.
-async fn fetch_all(job: &Job, repository: &Repository, leaves: &[Leaf]) -> Result<(), Ended> {
+pub(super) async fn fetch_all(job: &Job, repository: &Repository, leaves: &[Leaf]) -> Result<(), Ended> {
     let halt = job.live.stop.child_token();
     // Gathered first: a stream over a closure that borrows would not be `Send` enough for a task.
     let fetches: Vec<_> = leaves.iter().map(|leaf| fetch_leaf(job, repository, leaf, &halt)).collect();
@@ -63,12 +85,21 @@ async fn fetch_all(job: &Job, repository: &Repository, leaves: &[Leaf]) -> Resul
     first
 }
 
-async fn fetch_leaf(
+/// Fetches one blob, unless it is skipped, or this attempt has fetched it already.
+pub(super) async fn fetch_leaf(
     job: &Job,
     repository: &Repository,
     leaf: &Leaf,
     halt: &CancellationToken,
 ) -> Result<(), Ended> {
+    let digest = &leaf.descriptor.digest;
+    if let Some(reason) = leaf.skipped {
+        job.draw(|picture| picture.skip(digest, reason));
+        return Ok(());
+    }
+    if job.live.read(|record| record.picture.as_ref().is_some_and(|picture| picture.is_here(digest))) {
+        return Ok(());
+    }
     let outcome = Fetch { job, repository, descriptor: &leaf.descriptor, halt }.run().await;
     if let Err(Ended::Failed(error)) = &outcome {
         job.draw(|picture| picture.fail(&leaf.descriptor.digest, JobError::of(error)));
@@ -76,27 +107,12 @@ async fn fetch_leaf(
     outcome
 }
 
-/// A manifest that was reached without an index to vouch for its platform must be of one that was asked for.
-async fn check_platforms(job: &Job, configs: &[Descriptor]) -> Result<()> {
-    if job.request.platforms.is_empty() {
-        return Ok(());
-    }
-    let wanted = job.request.wanted()?;
-    for config in configs.iter().filter(|config| config.kind() == Kind::Config) {
-        let namespace = &job.caller.namespace;
-        let bytes = job.jobs.0.store.read_blob(namespace, &config.digest, limits::MANIFEST_BYTES).await?;
-        // A config that says nothing of its platform objects to none.
-        let Ok(offered) = serde_json::from_slice::<Platform>(&bytes) else { continue };
-        if !offered.os.is_empty() && wanted.iter().all(|wanted| wanted.rank(&offered).is_none()) {
-            let reason = format!("the image is for {} only", offered.normalized());
-            return Err(upstream(job, UpstreamKind::NoPlatform, reason));
-        }
-    }
-    Ok(())
-}
-
 /// The image comes last: a name that is there stands for something whole.
-async fn name_image(job: &Job, target: Descriptor) -> Result<(), Ended> {
+async fn name_image(job: &Job, target: Descriptor, converted_from: Option<Digest>) -> Result<(), Ended> {
+    let mut labels = job.request.labels.clone();
+    if let Some(digest) = converted_from {
+        add_label(&mut labels, convert::CONVERTED_FROM.to_owned(), digest.to_string());
+    }
     let image = NewImage {
         name: job.request.image_name.clone(),
         source: ImageSource::Target(NewTarget {
@@ -105,7 +121,7 @@ async fn name_image(job: &Job, target: Descriptor) -> Result<(), Ended> {
             size: Some(target.size),
             annotations: BTreeMap::new(),
         }),
-        labels: job.request.labels.clone(),
+        labels,
     };
     let (image, _held) = job.jobs.0.store.create_image(&job.caller, image, NameTaken::Move).await?;
     job.live.change(|record| record.detail.image_id = Some(image.id));
@@ -136,6 +152,5 @@ pub(super) fn recorded_type(descriptor: &Descriptor) -> Option<String> {
 
 /// A failure of the registry's that we found, not the client for it.
 pub(super) fn upstream(job: &Job, kind: UpstreamKind, reason: String) -> Error {
-    let host = job.request.reference.api_host().to_owned();
-    Error::Upstream(Upstream { kind, host, reason, status: None, retry_after: None })
+    upstream_of(&job.request, kind, reason)
 }

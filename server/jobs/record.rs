@@ -7,6 +7,7 @@ use crate::jobs::progress::Picture;
 use crate::jobs::request::Request;
 use crate::jobs::trace::PullTrace;
 use crate::jobs::view::{JobError, JobState, Phase, Pull, PullBlob, PullProgress};
+use crate::oci::Digest;
 use crate::store::{PullRow, Target, labels};
 
 /// What a row remembers beside its columns.
@@ -17,6 +18,9 @@ pub(super) struct Detail {
     /// The id of the `end` event of a finished pull.
     pub end_id: Option<u64>,
     pub target: Option<Target>,
+    /// The manifest of schema 1 that the target was made of.
+    #[serde(default)]
+    pub converted_from: Option<Digest>,
     pub image_id: Option<String>,
     /// Until when the lease of a finished pull goes on; `None` when it ended with it.
     pub lease_until: Option<Time>,
@@ -120,6 +124,7 @@ impl Record {
             reference: row.reference.clone(),
             platforms: self.request.platforms.clone(),
             insecure: self.request.insecure,
+            selection: self.request.selection.clone(),
             image_name: row.image_name.clone(),
             state: self.state,
             phase: self.phase,
@@ -130,6 +135,7 @@ impl Record {
             finished_at: row.finished_at.map(Time),
             labels: labels::from_json(&row.labels),
             target: self.detail.target.clone(),
+            converted_from: self.detail.converted_from.clone(),
             lease_id: leased.then(|| row.lease.clone()),
             image_id: self.detail.image_id.clone(),
             progress: self.progress(now),

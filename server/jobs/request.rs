@@ -30,6 +30,7 @@ pub struct PullRequest {
     pub credential: CredentialUse,
     /// Whether its requests are remembered.
     pub trace: bool,
+    pub selection: Selection,
 }
 
 /// Whether a pull uses the credential that is configured for its registry.
@@ -40,6 +41,35 @@ pub enum CredentialUse {
     Configured,
     /// It goes as anybody.
     None,
+}
+
+/// What of an image a pull takes, beside its platforms.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Selection {
+    /// Every entry of every index, attestations included.
+    pub all_platforms: bool,
+    /// Documents and configs, and no layers.
+    pub metadata_only: bool,
+    /// Documents and configs of every platform, layers of those asked for.
+    pub all_metadata: bool,
+    /// The manifests that refer to what is pulled.
+    pub referrers: bool,
+    /// Only those of these artifact types; none means any.
+    pub referrer_types: Vec<String>,
+    pub foreign_layers: ForeignLayers,
+    /// Whether a manifest of Docker's schema 1 is turned into an OCI manifest.
+    pub convert_schema1: bool,
+}
+
+/// What is done about layers whose distribution is restricted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForeignLayers {
+    #[default]
+    Skip,
+    /// They are fetched from the registry, or else from where the image says that they are.
+    Fetch,
 }
 
 /// A checked request, with all that the job needs to run again after a restart. Equal requests have equal JSON.
@@ -62,6 +92,13 @@ pub(super) struct Request {
     pub credential: CredentialUse,
     #[serde(default)]
     pub trace: bool,
+    /// Left out where it is the usual one: a row that was written before there was a choice is equal to one of now.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub selection: Selection,
+}
+
+fn is_usual(selection: &Selection) -> bool {
+    *selection == Selection::default()
 }
 
 impl Request {
@@ -84,6 +121,7 @@ impl Request {
                 platforms.push(platform);
             }
         }
+        let selection = check_selection(&asked.selection, &platforms)?;
         if asked.keep.is_some_and(|keep| keep.is_zero()) {
             return Err(Error::invalid_field("keep", "a lease lives longer than no time at all"));
         }
@@ -120,6 +158,7 @@ impl Request {
             auth: None,
             credential: asked.credential,
             trace: asked.trace,
+            selection,
         })
     }
 
@@ -161,20 +200,51 @@ impl Request {
     }
 }
 
-/// A platform in full: `linux` or `arm64` alone could mean more than one thing.
 fn check_platform(text: &str) -> Result<Platform> {
     const LONGEST_BYTES: usize = 128;
-    let part = |part: &str| {
-        !part.is_empty() && part.bytes().all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-'))
-    };
-    let parts = text.split('/');
-    let fine =
-        text.len() <= LONGEST_BYTES && matches!(parts.clone().count(), 2 | 3) && parts.clone().all(part);
-    if !fine {
-        let reason = "a platform is os/architecture or os/architecture/variant, as in linux/arm/v7";
-        return Err(Error::invalid_field("platforms", reason));
+    let refused = |reason: &str| Error::invalid_field("platforms", reason);
+    if text.len() > LONGEST_BYTES {
+        return Err(refused("a platform is not so long a text: write os/architecture, as in linux/arm64"));
     }
-    text.parse().map_err(|error: Error| error.in_field("platforms"))
+    let platform: Platform = text.parse().map_err(|error: Error| error.in_field("platforms"))?;
+    if platform.is_attestation() {
+        return Err(refused(
+            "nothing runs on unknown/unknown: what has that platform comes with `all_platforms` or `all_metadata`",
+        ));
+    }
+    Ok(platform)
+}
+
+/// The selection with its types in one order, without those that stand there twice.
+fn check_selection(asked: &Selection, platforms: &[String]) -> Result<Selection> {
+    let refuse = |field: &str, reason: &str| Err(Error::invalid_field(field, reason));
+    if asked.all_platforms && !platforms.is_empty() {
+        return refuse("all_platforms", "either all platforms are asked for, or those in `platforms`");
+    }
+    if asked.convert_schema1 && asked.metadata_only {
+        return refuse(
+            "convert_schema1",
+            "to convert a manifest its layers are needed, which `metadata_only` leaves out",
+        );
+    }
+    if !asked.referrer_types.is_empty() && !asked.referrers {
+        return refuse(
+            "referrer_types",
+            "it says which of the `referrers` are meant, and these are not asked for",
+        );
+    }
+    let mut selection = asked.clone();
+    selection.referrer_types.sort();
+    selection.referrer_types.dedup();
+    if selection.referrer_types.len() > limits::REFERRER_TYPES {
+        let reason = format!("a pull names at most {} artifact types", limits::REFERRER_TYPES);
+        return refuse("referrer_types", &reason);
+    }
+    for artifact_type in &selection.referrer_types {
+        labels::check_media_type(artifact_type)
+            .map_err(|error| Error::invalid_field("referrer_types", error.to_string()))?;
+    }
+    Ok(selection)
 }
 
 #[cfg(test)]
@@ -208,11 +278,57 @@ mod tests {
     }
 
     #[test]
+    fn platforms_are_written_as_containerd_takes_them() {
+        let written = ["arm64", "Linux/AMD64", "windows(10.0.17763+win32k)/amd64", "linux/arm/v7"];
+        let platforms = written.map(str::to_owned).to_vec();
+        let asked = PullRequest { reference: "alpine".into(), platforms, ..PullRequest::default() };
+        let os = Platform::host().os;
+        assert_eq!(
+            check(asked, None).expect("a good request").platforms,
+            [&format!("{os}/arm64"), "linux/amd64", "windows(10.0.17763+win32k)/amd64", "linux/arm/v7"]
+        );
+    }
+
+    #[test]
+    fn a_row_from_before_there_was_a_choice_is_equal_to_one_of_now() {
+        let asked = PullRequest { reference: "alpine".into(), ..PullRequest::default() };
+        let usual = check(asked.clone(), None).expect("a good request").to_json();
+        assert!(!usual.contains("selection"), "{usual}");
+        assert_eq!(Request::from_json(&usual).expect("its own JSON").selection, Selection::default());
+        let types = ["b/b", "a/a", "b/b"].map(str::to_owned).to_vec();
+        let selection = Selection { referrers: true, referrer_types: types, ..Selection::default() };
+        let request = check(PullRequest { selection, ..asked }, None).expect("a good request");
+        let again = Request::from_json(&request.to_json()).expect("its own JSON");
+        assert_eq!(again.selection.referrer_types, ["a/a", "b/b"]);
+        // A later field is one that an earlier row does not have.
+        let partly = usual.replacen('{', r#"{"selection":{"metadata_only":true},"#, 1);
+        assert!(Request::from_json(&partly).expect("a row").selection.metadata_only);
+    }
+
+    #[test]
     fn each_refusal_names_its_field() {
         let asked = |reference: &str| PullRequest { reference: reference.into(), ..PullRequest::default() };
         assert_eq!(field(asked("no spaces"), None), "ref");
-        for bad in ["amd64", "linux/", "Linux/amd64", "linux/arm/v7/x", "windows(10.0)/amd64"] {
+        for bad in
+            ["beos", "linux/", "linux/arm/v7/x", "windows(10.0/amd64", "unknown/unknown", &"a/".repeat(99)]
+        {
             assert_eq!(field(PullRequest { platforms: vec![bad.into()], ..asked("a") }, None), "platforms");
+        }
+        let of = |platforms: &[&str], selection: Selection| {
+            let platforms = platforms.iter().map(|&platform| platform.to_owned()).collect();
+            field(PullRequest { platforms, selection, ..asked("a") }, None)
+        };
+        let usual = Selection::default;
+        assert_eq!(of(&["linux"], Selection { all_platforms: true, ..usual() }), "all_platforms");
+        let converting = Selection { metadata_only: true, convert_schema1: true, ..usual() };
+        assert_eq!(of(&[], converting), "convert_schema1");
+        let types = |types: &[&str]| types.iter().map(|&kind| kind.to_owned()).collect();
+        let unasked = Selection { referrer_types: types(&["a/b"]), ..usual() };
+        assert_eq!(of(&[], unasked), "referrer_types");
+        let many = (0..=limits::REFERRER_TYPES).map(|number| format!("a/{number}")).collect();
+        for bad in [types(&["sbom"]), types(&[""]), many] {
+            let selection = Selection { referrers: true, referrer_types: bad, ..usual() };
+            assert_eq!(of(&[], selection), "referrer_types");
         }
         assert_eq!(field(PullRequest { image_name: Some("a\n".into()), ..asked("a") }, None), "image_name");
         let keep = Some(Duration::from_secs(1));

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
 use crate::error::{Error, Unprocessable, Upstream, UpstreamKind};
+use crate::jobs::request::Selection;
 use crate::oci::Digest;
 use crate::store::Target;
 use crate::store::filter::{Field, Fields, Value};
@@ -24,6 +25,8 @@ pub struct Pull {
     /// Those asked for; none means the server's own.
     pub platforms: Vec<String>,
     pub insecure: bool,
+    #[serde(flatten)]
+    pub selection: Selection,
     pub image_name: String,
     pub state: JobState,
     /// `None` before it first runs.
@@ -38,6 +41,9 @@ pub struct Pull {
     pub labels: Labels,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
+    /// The manifest of schema 1 that `target` was made of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub converted_from: Option<Digest>,
     pub lease_id: Option<String>,
     pub image_id: Option<String>,
     pub progress: PullProgress,
@@ -159,6 +165,9 @@ pub struct PullBlob {
     pub state: BlobState,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<JobError>,
+    /// Why it is skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// What a blob is to the image, in the order in which a pull lists them.
@@ -182,7 +191,7 @@ pub enum BlobState {
     Committing,
     Done,
     Failed,
-    /// Not fetched: its distribution is restricted.
+    /// Not fetched, for a reason that is told with it.
     Skipped,
 }
 

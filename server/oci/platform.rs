@@ -109,22 +109,29 @@ impl Platform {
         kinds_run_by(&wanted).iter().position(|(arch, kind)| *arch == offered.architecture && kind == variant)
     }
 
-    /// The manifest of an index that suits this platform best; among equals the first.
+    /// The entries of an index that may be for this platform: of those that name theirs, the one that suits best, among
+    /// equals the first. Where none of them suits, all documents that name none: their configs will tell.
     ///
-    /// Attestations (`unknown/unknown`) are never chosen. An entry that names no platform is taken only
-    /// when it is the one such entry and nothing that names a platform suits: its config will tell.
+    /// Attestations (`unknown/unknown`) are never among them. Blobs that are no documents are where no entry names a
+    /// platform: the index is no list of platforms then.
+    pub fn candidates<'a>(&self, entries: &'a [Descriptor]) -> Vec<&'a Descriptor> {
+        let named = entries.iter().filter_map(|entry| Some((entry.platform.as_ref()?, entry)));
+        let named = named.filter(|(platform, _)| !platform.is_attestation());
+        let ranked = named.clone().filter_map(|(platform, entry)| Some((self.rank(platform)?, entry)));
+        if let Some((_, best)) = ranked.min_by_key(|(rank, _)| *rank) {
+            return vec![best];
+        }
+        let is_list = named.count() > 0;
+        let silent = entries.iter().filter(|entry| entry.platform.is_none());
+        silent.filter(|entry| !is_list || entry.kind().is_document()).collect()
+    }
+
+    /// The one entry of an index that is for this platform, as far as the index itself can tell.
     ///
     /// # Errors
     /// [`NoMatch`], with what there is.
     pub fn choose<'a>(&self, entries: &'a [Descriptor]) -> Result<&'a Descriptor, NoMatch> {
-        let named = entries.iter().filter_map(|entry| Some((entry.platform.as_ref()?, entry)));
-        let named = named.filter(|(platform, _)| !platform.is_attestation());
-        let ranked = named.filter_map(|(platform, entry)| Some((self.rank(platform)?, entry)));
-        if let Some((_, best)) = ranked.min_by_key(|(rank, _)| *rank) {
-            return Ok(best);
-        }
-        let mut silent = entries.iter().filter(|e| e.platform.is_none() && e.kind().is_document());
-        if let (Some(only), None) = (silent.next(), silent.next()) {
+        if let [only] = self.candidates(entries)[..] {
             return Ok(only);
         }
         let named = entries.iter().filter_map(|entry| entry.platform.clone());

@@ -43,6 +43,16 @@ pub struct ContentPatch {
     pub if_match: IfMatch,
 }
 
+/// Where a blob is, as a namespace sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// The namespace has it.
+    Here,
+    /// Another namespace has it, and lends it.
+    Lent,
+    Nowhere,
+}
+
 /// A whole blob in memory, small enough to be.
 #[derive(Debug, Clone)]
 pub struct PutBody {
@@ -71,6 +81,22 @@ impl Store {
     /// `NotFound` for the caller's lease; `Unavailable`.
     pub async fn put_existing(&self, caller: &Caller, digest: &Digest) -> Result<Option<Committed>> {
         self.hold_existing(caller, digest).await
+    }
+
+    /// Where the bytes of a digest are, for this caller. Nothing is held.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn find_presence(&self, caller: &Caller, digest: &Digest, size: u64) -> Result<Presence> {
+        let state = {
+            let mut conn = self.0.db.read().await?;
+            db::content::find_state(&mut conn, &caller.namespace, digest.as_str()).await?
+        };
+        if state.is_some_and(|(_, state)| state == "stored") {
+            return Ok(Presence::Here);
+        }
+        let lent = self.find_lent(caller, digest, Some(size)).await?;
+        Ok(if lent.is_some() { Presence::Lent } else { Presence::Nowhere })
     }
 
     /// Stores a small blob that is in memory: one write, one sync, one rename.

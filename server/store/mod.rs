@@ -34,7 +34,7 @@ pub mod lists;
 
 pub use arrival::{Committed, Put};
 pub use cache::Blob;
-pub use content::{Content, ContentPatch, PutBody, WhenHeld};
+pub use content::{Content, ContentPatch, Presence, PutBody, WhenHeld};
 pub use edges::{Child, Children};
 pub use events::Follower;
 pub use idempotency::Keyed;

@@ -21,7 +21,10 @@ use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{Json as JsonBody, Path, given};
 use crate::http::params::{Params, header, idempotency_key};
 use crate::id::PullId;
-use crate::jobs::{Cancelled, Created, CredentialUse, Follow, JobState, Jobs, Pull, PullEvent, PullRequest};
+use crate::jobs::{
+    Cancelled, Created, CredentialUse, Follow, ForeignLayers, JobState, Jobs, Pull, PullEvent,
+    PullRequest, Selection,
+};
 use crate::limits;
 use crate::store::lists::PULLS;
 use crate::store::{Caller, Labels};
@@ -61,12 +64,27 @@ pub struct Create {
     credential: CredentialUse,
     #[serde(default)]
     trace: bool,
+    #[serde(default)]
+    all_platforms: bool,
+    #[serde(default)]
+    metadata_only: bool,
+    #[serde(default)]
+    all_metadata: bool,
+    #[serde(default)]
+    referrers: bool,
+    #[serde(default)]
+    referrer_types: Vec<String>,
+    #[serde(default)]
+    foreign_layers: ForeignLayers,
+    #[serde(default)]
+    convert_schema1: bool,
 }
 
-/// `POST /api/v1/pulls`
+/// `POST /api/v1/pulls`: a new job, an equal one that is under way, or only the plan of one.
 pub async fn create(
     State(jobs): State<Jobs>,
     caller: Caller,
+    params: Params,
     headers: HeaderMap,
     JsonBody(create): JsonBody<Create>,
 ) -> ApiResult<Response> {
@@ -81,7 +99,19 @@ pub async fn create(
         auth: create.auth.map(|auth| auth.credential("auth")).transpose()?,
         credential: create.credential,
         trace: create.trace,
+        selection: Selection {
+            all_platforms: create.all_platforms,
+            metadata_only: create.metadata_only,
+            all_metadata: create.all_metadata,
+            referrers: create.referrers,
+            referrer_types: create.referrer_types,
+            foreign_layers: create.foreign_layers,
+            convert_schema1: create.convert_schema1,
+        },
     };
+    if params.flag("dry_run")? {
+        return Ok(Json(jobs.plan_pull(&caller, &request).await?).into_response());
+    }
     let (status, pull) = match jobs.create_pull(&caller, &request, idempotency_key(&headers)?).await? {
         Created::New(pull) => (StatusCode::ACCEPTED, pull),
         Created::Existing(pull) => (StatusCode::OK, pull),
