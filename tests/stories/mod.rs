@@ -12,6 +12,7 @@ mod pages;
 mod pulls;
 mod ranges;
 mod registries;
+mod selections;
 mod sharing;
 mod system;
 mod tokens;

@@ -98,6 +98,10 @@ struct State {
     manifests: HashMap<String, (String, Vec<u8>)>,
     faults: Vec<Planned>,
     seen: Vec<Seen>,
+    /// Pages of lists of referrers, by `repository@digest`; `None` where the registry has no such API.
+    referrers: Option<HashMap<String, Vec<Vec<u8>>>>,
+    /// Bytes at paths that are not the registry's own.
+    files: HashMap<String, Vec<u8>>,
     auth: Option<Auth>,
     token_for: Option<TokenFor>,
     tokens_made: usize,
@@ -213,6 +217,22 @@ impl FixtureRegistry {
         let entries: Vec<_> = manifests.iter().map(entry).collect();
         let index = serde_json::json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries});
         self.push_document(repository, Some(tag), INDEX, index.to_string().as_bytes())
+    }
+
+    /// Has the API of referrers from now on, and these referrers of a document: descriptors, page by page.
+    pub fn list_referrers(&self, repository: &str, subject: &str, pages: &[Vec<serde_json::Value>]) {
+        let page = |entries: &Vec<serde_json::Value>| {
+            let list = serde_json::json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries});
+            list.to_string().into_bytes()
+        };
+        let pages = pages.iter().map(page).collect();
+        self.state().referrers.get_or_insert_default().insert(format!("{repository}@{subject}"), pages);
+    }
+
+    /// Keeps bytes at a path of their own, such as `/elsewhere/layer`; its URL.
+    pub fn push_file(&self, path: &str, bytes: &[u8]) -> String {
+        self.state().files.insert(path.to_owned(), bytes.to_vec());
+        format!("http://{}{path}", self.address)
     }
 
     /// Lets the next `times` requests whose path contains `part` go wrong. Earlier plans are used up first.
@@ -342,12 +362,17 @@ impl State {
                 _ => Reply::new(401, vec![], b""),
             };
         }
-        if let Some(challenge) = self.challenge(seen, address) {
+        if let Some(challenge) = self.challenge(seen, address)
+            && !self.files.contains_key(path)
+        {
             return Reply::new(401, vec![("WWW-Authenticate", challenge)], b"");
         }
         if path == "/v2/" {
             return Reply::new(200, vec![("Content-Type", "application/json".to_owned())], b"{}")
                 .spoiled(planned);
+        }
+        if let Some(reply) = self.list(&seen.path) {
+            return reply.spoiled(planned);
         }
         let reply = match self.find(path) {
             None => Reply::new(404, vec![], br#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#),
@@ -413,8 +438,27 @@ impl State {
         }
     }
 
+    /// A page of `/v2/<repository>/referrers/<digest>`: the one that `page` names, or the first.
+    fn list(&self, target: &str) -> Option<Reply> {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let (repository, subject) = path.strip_prefix("/v2/")?.split_once("/referrers/")?;
+        let lists = self.referrers.as_ref()?;
+        let empty =
+            vec![format!(r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[]}}"#).into_bytes()];
+        let pages = lists.get(&format!("{repository}@{subject}")).unwrap_or(&empty);
+        let page: usize = query.strip_prefix("page=").and_then(|page| page.parse().ok()).unwrap_or(0);
+        let mut headers = vec![("Content-Type", INDEX.to_owned())];
+        if page + 1 < pages.len() {
+            headers.push(("Link", format!(r#"<{path}?page={}>; rel="next""#, page + 1)));
+        }
+        Some(Reply::new(200, headers, &pages[page]))
+    }
+
     /// `/v2/<repository>/manifests/<tag or digest>` and `/v2/<repository>/blobs/<digest>`.
     fn find(&self, path: &str) -> Option<(String, Vec<u8>)> {
+        if let Some(bytes) = self.files.get(path) {
+            return Some(("application/octet-stream".to_owned(), bytes.clone()));
+        }
         let rest = path.strip_prefix("/v2/")?;
         if let Some((repository, name)) = rest.split_once("/manifests/") {
             let join = if name.contains(':') { '@' } else { ':' };

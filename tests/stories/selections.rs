@@ -1,0 +1,609 @@
+//! What a pull takes of an image: platforms, documents, referrers, foreign layers; and the plan of it.
+
+use base64::Engine;
+use serde_json::{Value, json};
+
+use crate::support::app::{TestApp, story};
+use crate::support::fixture_registry::{
+    Auth, CONFIG, Fault, FixtureRegistry, INDEX, LAYER, MANIFEST, descriptor, sha256,
+};
+
+const PULLS: &str = "/api/v1/pulls";
+const FOREIGN: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
+const EMPTY: &str = "application/vnd.oci.empty.v1+json";
+
+/// A pull to its end.
+async fn pull(app: &TestApp, asked: Value) -> Value {
+    let made = app.post(PULLS).json(asked).await.expect(202);
+    let ended = app.get(format!("{}?wait=60s", made.place())).await.expect(200).json();
+    assert!(ended["finished_at"].is_string(), "{ended}");
+    ended
+}
+
+async fn pulled(app: &TestApp, asked: Value) -> Value {
+    let ended = pull(app, asked).await;
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    ended
+}
+
+/// Why a pull fails: its code and its words.
+async fn failed(app: &TestApp, asked: Value) -> (String, String) {
+    let ended = pull(app, asked).await;
+    assert_eq!(ended["state"], "failed", "{ended}");
+    let text = |name: &str| ended["error"][name].as_str().unwrap_or_default().to_owned();
+    (text("code"), text("detail"))
+}
+
+async fn plan(app: &TestApp, asked: Value) -> Value {
+    app.post(format!("{PULLS}?dry_run=true")).json(asked).await.expect(200).json()
+}
+
+/// The digests that the server has, in order.
+async fn stored(app: &TestApp) -> Vec<String> {
+    let list = app.get("/api/v1/content?limit=1000").await.expect(200).json();
+    let digest = |item: &Value| item["digest"].as_str().expect("a digest").to_owned();
+    let mut digests: Vec<String> = list["items"].as_array().expect("a list").iter().map(digest).collect();
+    digests.sort();
+    digests
+}
+
+fn digests(blobs: &[&[u8]]) -> Vec<String> {
+    let mut digests: Vec<String> = blobs.iter().map(|bytes| sha256(bytes)).collect();
+    digests.sort();
+    digests
+}
+
+fn has(ended: &Value, digest: &str) -> bool {
+    ended["blobs"].as_array().expect("blobs").iter().any(|blob| blob["digest"] == digest)
+}
+
+fn blob<'v>(ended: &'v Value, digest: &str) -> &'v Value {
+    let blobs = ended["blobs"].as_array().expect("blobs");
+    blobs.iter().find(|blob| blob["digest"] == digest).unwrap_or_else(|| panic!("{digest} is not in {ended}"))
+}
+
+/// The config of an image that `push_image` makes of these layers.
+fn config_of(manifest: &[u8]) -> String {
+    let manifest: Value = serde_json::from_slice(manifest).expect("a manifest");
+    manifest["config"]["digest"].as_str().expect("a digest").to_owned()
+}
+
+/// An image for two platforms with an attestation of the first, under `app:v1`.
+struct Multi {
+    registry: FixtureRegistry,
+    index: String,
+    amd: Vec<u8>,
+    arm: Vec<u8>,
+    attestation: Vec<u8>,
+}
+
+impl Multi {
+    async fn push() -> Multi {
+        let registry = FixtureRegistry::start().await;
+        let amd = registry.push_image("app", None, "linux/amd64", &[b"amd layer", b"shared"]);
+        let arm = registry.push_image("app", None, "linux/arm64", &[b"arm layer", b"shared"]);
+        let attestation = registry.push_image("app", None, "unknown/unknown", &[b"attestation"]);
+        let index = registry.push_index(
+            "app",
+            "v1",
+            &[("linux/amd64", &amd), ("linux/arm64", &arm), ("unknown/unknown", &attestation)],
+        );
+        Multi { registry, index, amd, arm, attestation }
+    }
+
+    fn name(&self) -> String {
+        format!("{}/app:v1", self.registry.host())
+    }
+}
+
+story!(layers_are_those_of_the_platforms_asked_for, async |app| {
+    let image = Multi::push().await;
+    let one = pulled(app, json!({"ref": image.name(), "platforms": ["linux/arm64/v8"]})).await;
+    assert_eq!(one["platforms"], json!(["linux/arm64"]));
+    let mut expected = digests(&[&image.arm, b"arm layer", b"shared"]);
+    expected.extend([image.index.clone(), config_of(&image.arm)]);
+    expected.sort();
+    assert_eq!(stored(app).await, expected);
+    let two = pulled(app, json!({"ref": image.name(), "platforms": ["linux/amd64", "linux/arm64"]})).await;
+    assert!(has(&two, &sha256(b"amd layer")) && has(&two, &sha256(b"arm layer")));
+    assert!(!has(&two, &sha256(&image.attestation)), "nobody asked for it");
+});
+
+story!(all_platforms_are_all_that_the_index_names, async |app| {
+    let image = Multi::push().await;
+    let all = pulled(app, json!({"ref": image.name(), "all_platforms": true})).await;
+    assert_eq!((&all["all_platforms"], &all["platforms"]), (&json!(true), &json!([])));
+    let blobs: [&[u8]; 7] =
+        [&image.amd, &image.arm, &image.attestation, b"amd layer", b"arm layer", b"shared", b"attestation"];
+    let mut expected = digests(&blobs);
+    expected.extend([&image.amd, &image.arm, &image.attestation].map(|manifest| config_of(manifest)));
+    expected.push(image.index.clone());
+    expected.sort();
+    assert_eq!(stored(app).await, expected);
+});
+
+story!(metadata_comes_without_layers_of_the_platform_asked_for_or_of_all, async |app| {
+    let image = Multi::push().await;
+    let asked = json!({"ref": image.name(), "platforms": ["linux/amd64"], "metadata_only": true});
+    let only = pulled(app, asked).await;
+    let mut expected = vec![image.index.clone(), sha256(&image.amd), config_of(&image.amd)];
+    expected.sort();
+    assert_eq!(stored(app).await, expected);
+    assert_eq!(only["progress"]["blobs_total"], 3);
+    pulled(app, json!({"ref": image.name(), "all_platforms": true, "metadata_only": true})).await;
+    let manifests = [&image.amd, &image.arm, &image.attestation];
+    let mut expected: Vec<String> = manifests.iter().flat_map(|m| [sha256(m), config_of(m)]).collect();
+    expected.push(image.index.clone());
+    expected.sort();
+    assert_eq!(stored(app).await, expected);
+});
+
+story!(all_metadata_comes_with_the_layers_of_the_platform_asked_for, async |app| {
+    let image = Multi::push().await;
+    let asked = json!({"ref": image.name(), "platforms": ["linux/amd64"], "all_metadata": true});
+    pulled(app, asked).await;
+    let manifests = [&image.amd, &image.arm, &image.attestation];
+    let mut expected: Vec<String> = manifests.iter().flat_map(|m| [sha256(m), config_of(m)]).collect();
+    expected.extend([image.index.clone(), sha256(b"amd layer"), sha256(b"shared")]);
+    expected.sort();
+    assert_eq!(stored(app).await, expected);
+});
+
+story!(what_contradicts_itself_is_refused_with_its_field, async |app| {
+    for (asked, field) in [
+        (json!({"ref": "a", "platforms": ["linux/amd64"], "all_platforms": true}), "all_platforms"),
+        (json!({"ref": "a", "metadata_only": true, "convert_schema1": true}), "convert_schema1"),
+        (json!({"ref": "a", "referrer_types": ["a/b"]}), "referrer_types"),
+        (json!({"ref": "a", "referrers": true, "referrer_types": ["sbom"]}), "referrer_types"),
+        (json!({"ref": "a", "platforms": ["beos"]}), "platforms"),
+        (json!({"ref": "a", "platforms": ["unknown/unknown"]}), "platforms"),
+        (json!({"ref": "a", "foreign_layers": "ask"}), "foreign_layers"),
+    ] {
+        for path in [PULLS, "/api/v1/pulls?dry_run=true"] {
+            let refused = app.post(path).json(asked.clone()).await;
+            assert_eq!((refused.status, &refused.json()["field"]), (400, &json!(field)), "{refused}");
+        }
+    }
+    let refused = app.post(format!("{PULLS}?dry_run=perhaps")).json(json!({"ref": "a"})).await;
+    assert_eq!(refused.to_string(), "400 invalid-argument");
+});
+
+story!(a_platform_that_is_missing_is_told_with_what_there_is, async |app| {
+    let image = Multi::push().await;
+    let asked = json!({"ref": image.name(), "platforms": ["linux/amd64", "linux/s390x"]});
+    let (code, detail) = failed(app, asked.clone()).await;
+    assert_eq!(code, "upstream-no-platform");
+    assert!(
+        detail.ends_with("there is no manifest for linux/s390x; there is linux/amd64, linux/arm64"),
+        "{detail}"
+    );
+    assert!(stored(app).await.iter().all(|digest| *digest != sha256(b"amd layer")), "no layer was fetched");
+    let refused = app.post(format!("{PULLS}?dry_run=true")).json(asked).await;
+    assert_eq!(refused.to_string(), "424 upstream-no-platform");
+    // A manifest alone, and one behind an index that does not say what it is for.
+    image.registry.push_document("app", Some("arm"), MANIFEST, &image.arm);
+    let silent = json!({"schemaVersion": 2, "manifests": [descriptor(MANIFEST, &image.arm)]}).to_string();
+    image.registry.push_document("app", Some("silent"), INDEX, silent.as_bytes());
+    for tag in ["arm", "silent"] {
+        let reference = format!("{}/app:{tag}", image.registry.host());
+        let (code, detail) = failed(app, json!({"ref": reference, "platforms": ["linux/amd64"]})).await;
+        assert_eq!(code, "upstream-no-platform");
+        assert!(detail.ends_with("there is linux/arm64"), "{detail}");
+    }
+    assert!(stored(app).await.iter().all(|digest| *digest != sha256(b"arm layer")), "no layer was fetched");
+});
+
+story!(an_index_that_names_no_platform_is_looked_into, async |app| {
+    let image = Multi::push().await;
+    let inner = json!({"schemaVersion": 2, "manifests": [descriptor(MANIFEST, &image.arm)]}).to_string();
+    image.registry.push_document("app", None, INDEX, inner.as_bytes());
+    let entries = [descriptor(MANIFEST, &image.amd), descriptor(INDEX, inner.as_bytes())];
+    let outer = json!({"schemaVersion": 2, "manifests": entries}).to_string();
+    image.registry.push_document("app", Some("silent"), INDEX, outer.as_bytes());
+    let reference = format!("{}/app:silent", image.registry.host());
+    let ended = pulled(app, json!({"ref": reference, "platforms": ["linux/arm64"]})).await;
+    assert!(has(&ended, &sha256(b"arm layer")) && !has(&ended, &sha256(b"amd layer")), "{ended}");
+    let planned = plan(app, json!({"ref": reference, "platforms": ["linux/amd64"]})).await;
+    assert_eq!(planned["platforms"], json!(["linux/amd64"]));
+});
+
+story!(nested_indexes_are_followed_within_bounds, async |app| {
+    let image = Multi::push().await;
+    let mut entry = descriptor(INDEX, &[]);
+    let bytes = {
+        let manifests = [descriptor(MANIFEST, &image.amd), descriptor(MANIFEST, &image.attestation)];
+        json!({"schemaVersion": 2, "manifests": manifests}).to_string().into_bytes()
+    };
+    image.registry.push_document("app", None, INDEX, &bytes);
+    entry["digest"] = sha256(&bytes).into();
+    entry["size"] = bytes.len().into();
+    entry["platform"] = json!({"os": "linux", "architecture": "amd64"});
+    let outer = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
+    image.registry.push_document("app", Some("nested"), INDEX, outer.as_bytes());
+    let reference = format!("{}/app:nested", image.registry.host());
+    let ended = pulled(app, json!({"ref": reference, "platforms": ["linux/amd64"]})).await;
+    assert!(has(&ended, &sha256(b"amd layer")), "{ended}");
+    // Many entries, in many indexes: each is within its own bound.
+    let many = |seed: usize| {
+        let entries: Vec<Value> =
+            (0..1_000).map(|at| descriptor("a/b", format!("{seed} {at}").as_bytes())).collect();
+        json!({"schemaVersion": 2, "manifests": entries}).to_string().into_bytes()
+    };
+    let indexes: Vec<Vec<u8>> = (0..5).map(many).collect();
+    let entries: Vec<Value> = indexes.iter().map(|bytes| descriptor(INDEX, bytes)).collect();
+    indexes.iter().for_each(|bytes| drop(image.registry.push_document("app", None, INDEX, bytes)));
+    let outer = json!({"schemaVersion": 2, "manifests": entries}).to_string();
+    image.registry.push_document("app", Some("many"), INDEX, outer.as_bytes());
+    let reference = format!("{}/app:many", image.registry.host());
+    let (code, detail) = failed(app, json!({"ref": reference, "all_platforms": true})).await;
+    assert_eq!(code, "validation-failed");
+    assert!(detail.contains("more than 4096"), "{detail}");
+});
+
+/// A manifest of this config and these layers, pushed under a tag of `app`; its reference.
+fn push(registry: &FixtureRegistry, tag: &str, config: Value, layers: &[Value]) -> String {
+    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers});
+    registry.push_document("app", Some(tag), MANIFEST, manifest.to_string().as_bytes());
+    format!("{}/app:{tag}", registry.host())
+}
+
+fn with(mut value: Value, field: &str, changed: Value) -> Value {
+    value[field] = changed;
+    value
+}
+
+story!(documents_that_promise_what_cannot_be_are_refused, async |app| {
+    let registry = FixtureRegistry::start().await;
+    let config = json!({"os": "linux", "architecture": "amd64"}).to_string().into_bytes();
+    for bytes in [&config[..], b"layer", b""] {
+        registry.push_blob(bytes);
+    }
+    let (config, layer) = (descriptor(CONFIG, &config), descriptor(LAYER, b"layer"));
+    let refused = [
+        ("zero", vec![with(layer.clone(), "size", 0.into())], "validation-failed"),
+        ("empty", vec![with(descriptor(LAYER, b""), "size", 7.into())], "validation-failed"),
+        ("twice", vec![layer.clone(), with(layer.clone(), "size", 6.into())], "validation-failed"),
+        ("short", vec![with(layer.clone(), "size", 4.into())], "upstream-mismatch"),
+        ("negative", vec![with(layer.clone(), "size", (-1).into())], "upstream-bad-answer"),
+        ("digest", vec![with(layer.clone(), "digest", "sha256:../x".into())], "upstream-bad-answer"),
+        ("many", vec![layer.clone(); 513], "upstream-bad-answer"),
+    ];
+    for (tag, layers, code) in refused {
+        let reference = push(&registry, tag, config.clone(), &layers);
+        assert_eq!(failed(app, json!({"ref": reference})).await.0, code, "{tag}");
+    }
+    for (tag, text) in [
+        ("both", json!({"schemaVersion": 2, "config": config, "layers": [], "manifests": []})),
+        ("mistyped", json!({"schemaVersion": 2, "mediaType": INDEX, "config": config, "layers": []})),
+        ("cased", json!({"schemaVersion": 2, "config": config, "layers": [], "Layers": [layer]})),
+    ] {
+        registry.push_document("app", Some(tag), MANIFEST, text.to_string().as_bytes());
+        let reference = format!("{}/app:{tag}", registry.host());
+        assert_eq!(failed(app, json!({"ref": reference})).await.0, "upstream-bad-answer", "{tag}");
+    }
+    let fine = push(&registry, "fine", config.clone(), &[layer.clone(), descriptor(LAYER, b""), layer]);
+    let ended = pulled(app, json!({"ref": fine})).await;
+    assert_eq!(ended["blobs"].as_array().expect("blobs").len(), 4, "each layer once: {ended}");
+    assert_eq!(blob(&ended, &sha256(b""))["state"], "done");
+    let fetched = registry.log().iter().filter(|line| line.contains(&sha256(b""))).count();
+    assert_eq!(fetched, 0, "the empty blob is known");
+});
+
+story!(bytes_that_a_descriptor_carries_count_when_they_are_right, async |app| {
+    let registry = FixtureRegistry::start().await;
+    let base64 = |bytes: &[u8]| Value::from(base64::engine::general_purpose::STANDARD.encode(bytes));
+    let right = with(descriptor(EMPTY, b"{}"), "data", base64(b"{}"));
+    registry.push_blob(b"layer");
+    let wrong = with(descriptor(LAYER, b"layer"), "data", base64(b"reyal"));
+    let ended = pulled(app, json!({"ref": push(&registry, "v1", right, &[wrong])})).await;
+    assert_eq!(blob(&ended, &sha256(b"{}"))["state"], "done");
+    let asked = |name: &[u8]| registry.log().iter().filter(|line| line.contains(&sha256(name))).count();
+    assert_eq!((asked(b"{}"), asked(b"layer")), (0, 1));
+});
+
+story!(artifacts_of_any_type_are_pulled_whatever_the_platform, async |app| {
+    let registry = FixtureRegistry::start().await;
+    registry.push_blob(b"{}");
+    for (tag, config, layer) in [
+        ("oras", EMPTY, "application/vnd.example.text"),
+        (
+            "helm",
+            "application/vnd.cncf.helm.config.v1+json",
+            "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
+        ),
+        ("wasm", "application/vnd.wasm.config.v0+json", "application/wasm"),
+        ("cosign", CONFIG, "application/vnd.dev.cosign.simplesigning.v1+json"),
+    ] {
+        registry.push_blob(tag.as_bytes());
+        let layers = [descriptor(layer, tag.as_bytes())];
+        let reference = push(&registry, tag, descriptor(config, b"{}"), &layers);
+        let ended = pulled(app, json!({"ref": reference, "platforms": ["linux/riscv64"]})).await;
+        assert_eq!(blob(&ended, &sha256(tag.as_bytes()))["state"], "done");
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor(config, b"{}"), "layers": layers,
+        });
+        // Several of them in an index that names no platform, beside a blob that is no manifest.
+        let entries =
+            [descriptor(MANIFEST, manifest.to_string().as_bytes()), descriptor("a/b", tag.as_bytes())];
+        let index = json!({"schemaVersion": 2, "artifactType": "a/c", "manifests": entries}).to_string();
+        registry.push_document("app", Some("index"), INDEX, index.as_bytes());
+        let reference = format!("{}/app:index", registry.host());
+        pulled(app, json!({"ref": reference, "platforms": ["linux/riscv64"]})).await;
+    }
+});
+
+story!(a_config_of_any_bytes_is_read_as_one_and_the_digest_stays, async |app| {
+    let registry = FixtureRegistry::start().await;
+    let config = json!({"os": "linux", "architecture": "arm64"}).to_string().into_bytes();
+    registry.push_blob(&config);
+    registry.push_blob(b"layer");
+    let layers = [descriptor(LAYER, b"layer")];
+    let reference = push(&registry, "old", descriptor("application/octet-stream", &config), &layers);
+    let asked = |platform: &str| json!({"ref": reference, "platforms": [platform]});
+    assert_eq!(failed(app, asked("linux/amd64")).await.0, "upstream-no-platform");
+    let ended = pulled(app, asked("linux/arm64")).await;
+    assert_eq!(plan(app, asked("linux/arm64")).await["target"], ended["target"]);
+    assert_eq!(blob(&ended, &sha256(&config))["media_type"], "application/octet-stream");
+});
+
+/// A manifest that refers to another one, pushed into `app`, and its entry in a list.
+fn push_referrer(registry: &FixtureRegistry, subject: &[u8], artifact_type: &str) -> (Vec<u8>, Value) {
+    registry.push_blob(b"{}");
+    registry.push_blob(artifact_type.as_bytes());
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": artifact_type,
+        "config": descriptor(EMPTY, b"{}"), "layers": [descriptor("text/plain", artifact_type.as_bytes())],
+        "subject": descriptor(MANIFEST, subject),
+    });
+    let manifest = manifest.to_string().into_bytes();
+    registry.push_document("app", None, MANIFEST, &manifest);
+    let entry = with(descriptor(MANIFEST, &manifest), "artifactType", artifact_type.into());
+    (manifest, entry)
+}
+
+/// The label by which containerd keeps a referrer.
+fn referrer_label(referrer: &[u8]) -> String {
+    let digest = sha256(referrer);
+    format!("containerd.io/gc.ref.content.referrer.sha256.{}", &digest[7..19])
+}
+
+story!(referrers_come_with_what_they_refer_to_and_are_kept_by_it, async |app| {
+    let image = Multi::push().await;
+    let registry = &image.registry;
+    let (signature, signature_entry) =
+        push_referrer(registry, &image.amd, "application/vnd.example.signature");
+    let (sbom, sbom_entry) = push_referrer(registry, &image.amd, "application/spdx+json");
+    let (deep, deep_entry) = push_referrer(registry, &sbom, "application/vnd.example.signature");
+    registry.list_referrers("app", &sha256(&image.amd), &[vec![signature_entry], vec![sbom_entry]]);
+    registry.list_referrers("app", &sha256(&sbom), &[vec![deep_entry]]);
+    let asked = json!({"ref": image.name(), "platforms": ["linux/amd64"], "referrers": true});
+    let ended = pulled(app, asked).await;
+    for bytes in [&signature[..], &sbom, &deep, b"application/spdx+json"] {
+        assert_eq!(blob(&ended, &sha256(bytes))["state"], "done");
+    }
+    let record = |digest: String| app.get(format!("/api/v1/content/{digest}"));
+    let labels = record(sha256(&image.amd)).await.expect(200).json()["labels"].clone();
+    assert_eq!(labels[referrer_label(&signature)], sha256(&signature));
+    assert_eq!(labels[referrer_label(&sbom)], sha256(&sbom));
+    let labels = record(sha256(&sbom)).await.expect(200).json()["labels"].clone();
+    assert_eq!(labels[referrer_label(&deep)], sha256(&deep));
+    // The subject is what keeps it: the pull's lease is gone.
+    let refused = app.delete(format!("/api/v1/content/{}", sha256(&sbom))).await;
+    assert_eq!(refused.to_string(), "409 content-in-use");
+    assert_eq!(refused.json()["holders"][0]["id"], sha256(&image.amd));
+    // Again, and there is nothing left to do.
+    let again = json!({"ref": image.name(), "platforms": ["linux/amd64"], "referrers": true});
+    let again = pulled(app, again).await;
+    assert_eq!(again["progress"]["bytes_network"], 0);
+});
+
+story!(referrers_may_be_chosen_by_their_type, async |app| {
+    let image = Multi::push().await;
+    let (signature, signature_entry) =
+        push_referrer(&image.registry, &image.amd, "application/vnd.example.signature");
+    let (sbom, sbom_entry) = push_referrer(&image.registry, &image.amd, "application/spdx+json");
+    // The registry filters nothing.
+    image.registry.list_referrers("app", &sha256(&image.amd), &[vec![signature_entry, sbom_entry]]);
+    let ended = pulled(
+        app,
+        json!({
+            "ref": image.name(), "platforms": ["linux/amd64"], "referrers": true,
+            "referrer_types": ["application/spdx+json"],
+        }),
+    )
+    .await;
+    assert!(has(&ended, &sha256(&sbom)) && !has(&ended, &sha256(&signature)), "{ended}");
+    let asked = format!("/v2/app/referrers/{}?artifactType=application%2Fspdx%2Bjson", sha256(&image.amd));
+    assert!(image.registry.log().contains(&format!("GET {asked}")), "{:?}", image.registry.log());
+});
+
+story!(a_registry_without_the_api_lists_referrers_under_a_tag, async |app| {
+    let image = Multi::push().await;
+    let (signature, entry) = push_referrer(&image.registry, &image.amd, "application/vnd.example.signature");
+    let (stranger, stranger_entry) =
+        push_referrer(&image.registry, &image.arm, "application/vnd.example.stranger");
+    let gone = with(descriptor(MANIFEST, b"gone"), "artifactType", "a/b".into());
+    let list = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry, stranger_entry, gone]});
+    let tag = sha256(&image.amd).replace(':', "-");
+    image.registry.push_document("app", Some(&tag), INDEX, list.to_string().as_bytes());
+    let ended =
+        pulled(app, json!({"ref": image.name(), "platforms": ["linux/amd64"], "referrers": true})).await;
+    assert_eq!(blob(&ended, &sha256(&signature))["state"], "done");
+    // What was listed and is not there, and what refers to something else, stay away without harm.
+    assert_eq!(blob(&ended, &sha256(b"gone"))["state"], "skipped");
+    assert!(blob(&ended, &sha256(b"gone"))["reason"].is_string());
+    let labels = app.get(format!("/api/v1/content/{}", sha256(&image.amd))).await.json()["labels"].clone();
+    assert_eq!(
+        (&labels[referrer_label(&stranger)], &labels[referrer_label(b"gone")]),
+        (&Value::Null, &Value::Null)
+    );
+});
+
+story!(a_list_of_referrers_has_bounds_and_stays_where_it_is, async |app| {
+    let image = Multi::push().await;
+    let asked = json!({"ref": image.name(), "platforms": ["linux/amd64"], "referrers": true});
+    let many: Vec<Value> = (0..33).map(|at| descriptor(MANIFEST, format!("{at}").as_bytes())).collect();
+    image.registry.list_referrers("app", &sha256(&image.amd), &[many]);
+    let (code, detail) = failed(app, asked.clone()).await;
+    assert_eq!(code, "validation-failed");
+    assert!(detail.contains("at most 32"), "{detail}");
+    image.registry.list_referrers("app", &sha256(&image.amd), &vec![Vec::new(); 9]);
+    assert_eq!(failed(app, asked.clone()).await.0, "upstream-bad-answer");
+    for elsewhere in ["http://169.254.169.254/v2/x?page=1", "/v2/other/referrers/x?page=1", "ftp://x", "?"] {
+        let link = vec![("Link", format!("<{elsewhere}>; rel=\"next\""))];
+        image.registry.fail("/referrers/", Fault::Headers(link), 1);
+        assert_eq!(failed(app, asked.clone()).await.0, "upstream-bad-answer", "{elsewhere}");
+        image.registry.forgive();
+    }
+});
+
+story!(foreign_layers_are_fetched_where_that_is_asked_for, async |app| {
+    let registry = FixtureRegistry::start().await;
+    let stranger = FixtureRegistry::start().await;
+    registry.require(Auth::Token { realm: None, expires_in: 60 });
+    let config = json!({"os": "linux", "architecture": "amd64"}).to_string().into_bytes();
+    registry.push_blob(&config);
+    let place = stranger.push_file("/files/layer?sig=secret", b"foreign");
+    let denied = stranger.push_file("/files/denied", b"foreign");
+    stranger.fail("/files/denied", Fault::Status(401, vec![("WWW-Authenticate", "Basic realm=x".into())]), 9);
+    let at = |urls: Value| with(descriptor(FOREIGN, b"foreign"), "urls", urls);
+    let place = place.split('?').next().expect("a URL").to_owned();
+    let _ = stranger.push_file("/files/layer", b"foreign");
+    let reference = push(
+        &registry,
+        "v1",
+        descriptor(CONFIG, &config),
+        &[at(json!([denied, format!("{place}?sig=secret")]))],
+    );
+    let skipped = pulled(app, json!({"ref": reference})).await;
+    assert_eq!(blob(&skipped, &sha256(b"foreign"))["state"], "skipped");
+    assert!(
+        blob(&skipped, &sha256(b"foreign"))["reason"]
+            .as_str()
+            .is_some_and(|why| why.contains("foreign_layers"))
+    );
+    assert_eq!(stranger.log(), [""; 0]);
+    assert_eq!(plan(app, json!({"ref": reference})).await["blobs_skipped"], 1);
+    let fetched = pulled(app, json!({"ref": reference, "foreign_layers": "fetch"})).await;
+    assert_eq!(blob(&fetched, &sha256(b"foreign"))["state"], "done");
+    let log = registry.log();
+    assert!(
+        log.contains(&format!("GET /v2/app/blobs/{}", sha256(b"foreign"))),
+        "the registry comes first: {log:?}"
+    );
+    assert_eq!(stranger.log(), ["GET /files/denied", "GET /files/layer?sig=secret"]);
+    assert!(stranger.seen().iter().all(|seen| !seen.headers.contains_key("authorization")));
+});
+
+story!(a_foreign_layer_is_what_its_digest_says_or_nothing, async |app| {
+    let registry = FixtureRegistry::start().await;
+    let config = json!({"os": "linux", "architecture": "amd64"}).to_string().into_bytes();
+    registry.push_blob(&config);
+    let other = registry.push_file("/files/other", b"for.ign");
+    let with_secret = other.replace("http://", "http://user:secret@");
+    for (tag, url, code) in [
+        ("other", other.as_str(), "upstream-mismatch"),
+        ("nowhere", "http://127.0.0.1:1/x?sig=secret", "upstream-unreachable"),
+        ("metadata", "http://169.254.169.254/latest", "upstream-forbidden-address"),
+        ("decimal", "http://2852039166/latest", "upstream-forbidden-address"),
+        ("plain", "http://example.invalid/x", "upstream-forbidden-address"),
+        ("scheme", "ftp://example.invalid/x", "upstream-forbidden-address"),
+        ("user", with_secret.as_str(), "upstream-bad-answer"),
+        ("none", "not a url", "upstream-bad-answer"),
+    ] {
+        let layer = with(descriptor(FOREIGN, b"foreign"), "urls", json!([url]));
+        let reference = push(&registry, tag, descriptor(CONFIG, &config), &[layer]);
+        let (found, detail) = failed(app, json!({"ref": reference, "foreign_layers": "fetch"})).await;
+        assert_eq!(found, code, "{tag}: {detail}");
+        assert!(!detail.contains("secret"), "{detail}");
+    }
+    let reference = push(&registry, "v1", descriptor(CONFIG, &config), &[descriptor(FOREIGN, b"foreign")]);
+    let (code, _) = failed(app, json!({"ref": reference, "foreign_layers": "fetch"})).await;
+    assert_eq!(code, "upstream-not-found");
+});
+
+story!(a_plan_says_what_a_pull_would_take_and_leaves_no_trace, async |app| {
+    let image = Multi::push().await;
+    let asked = json!({"ref": image.name(), "platforms": ["linux/amd64"]});
+    let planned = plan(app, asked.clone()).await;
+    assert_eq!((&planned["kind"], &planned["platforms"]), (&json!("plan"), &json!(["linux/amd64"])));
+    assert_eq!(planned["target"]["digest"], image.index);
+    assert_eq!(
+        (planned["bytes_total"].clone(), planned["blobs_total"].clone()),
+        (planned["bytes_to_fetch"].clone(), json!(5))
+    );
+    assert_eq!(stored(app).await, [""; 0]);
+    assert_eq!(app.get(PULLS).await.json()["items"], json!([]));
+    assert_eq!(app.get("/api/v1/leases").await.json()["items"], json!([]));
+    let fetched: Vec<String> = image.registry.log();
+    assert!(!fetched.iter().any(|line| line.contains("/blobs/")), "{fetched:?}");
+
+    app.put_blob(b"amd layer").await;
+    let other = format!("/api/v1/content/{}/data", sha256(b"shared"));
+    app.put(&other).namespace("other").body("shared").await.expect(201);
+    let planned = plan(app, asked.clone()).await;
+    let sizes = (&planned["bytes_present"], &planned["bytes_shared"]);
+    assert_eq!(sizes, (&json!("amd layer".len()), &json!("shared".len())));
+    assert_eq!(blob(&planned, &sha256(b"amd layer"))["present"], true);
+    assert_eq!(blob(&planned, &sha256(b"shared"))["shared"], true);
+    // It keeps its word.
+    let ended = pulled(app, asked.clone()).await;
+    let names = |value: &Value| -> Vec<String> {
+        let blobs = value["blobs"].as_array().expect("blobs").iter();
+        blobs.map(|blob| format!("{} {}", blob["role"], blob["digest"])).collect()
+    };
+    assert_eq!(names(&planned), names(&ended));
+    assert_eq!(planned["bytes_to_fetch"], ended["progress"]["bytes_network"]);
+    let after = plan(app, asked).await;
+    assert_eq!((&after["bytes_to_fetch"], &after["bytes_present"]), (&json!(0), &after["bytes_total"]));
+});
+
+story!(a_plan_that_cannot_be_made_says_why_by_its_status, async |app| {
+    let image = Multi::push().await;
+    let host = image.registry.host();
+    let planned =
+        async |asked: Value| app.post(format!("{PULLS}?dry_run=true")).json(asked).await.to_string();
+    assert_eq!(planned(json!({"ref": format!("{host}/app:none")})).await, "424 upstream-not-found");
+    assert_eq!(planned(json!({"ref": "127.0.0.1:1/app:v1"})).await, "502 upstream-unreachable");
+    let text = json!({"schemaVersion": 2, "manifests": [], "layers": []}).to_string();
+    image.registry.push_document("app", Some("both"), MANIFEST, text.as_bytes());
+    assert_eq!(planned(json!({"ref": format!("{host}/app:both")})).await, "502 upstream-bad-answer");
+    image.registry.fail("/manifests/", Fault::WrongBytes, 9);
+    assert_eq!(planned(json!({"ref": image.name()})).await, "502 upstream-mismatch");
+    image.registry.forgive();
+    image.registry.require(Auth::Basic);
+    assert_eq!(planned(json!({"ref": image.name()})).await, "424 upstream-denied");
+});
+
+story!(pulls_that_take_something_else_are_not_equal, async |app| {
+    // Takes connections and never says a word.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let reference = format!("{}/app:v1", mute.local_addr().expect("an address"));
+    let ask = async |more: Value| {
+        let mut asked = json!({"ref": reference});
+        for (key, value) in more.as_object().expect("an object") {
+            asked[key] = value.clone();
+        }
+        let answer = app.post(PULLS).json(asked).await;
+        (answer.status, answer.json()["id"].as_str().expect("an id").to_owned())
+    };
+    let (_, first) = ask(json!({})).await;
+    assert_eq!(ask(json!({"foreign_layers": "skip", "referrers": false})).await, (200, first.clone()));
+    for other in [
+        json!({"all_platforms": true}),
+        json!({"metadata_only": true}),
+        json!({"all_metadata": true}),
+        json!({"referrers": true}),
+        json!({"referrers": true, "referrer_types": ["a/b"]}),
+        json!({"foreign_layers": "fetch"}),
+        json!({"convert_schema1": true}),
+    ] {
+        let (status, id) = ask(other.clone()).await;
+        assert_eq!(status, 202, "{other}");
+        assert_eq!(ask(other.clone()).await, (200, id.clone()));
+        let shown = app.get(format!("{PULLS}/{id}")).await.expect(200).json();
+        for (key, value) in other.as_object().expect("an object") {
+            assert_eq!(shown[key], *value, "{other}");
+        }
+    }
+});
