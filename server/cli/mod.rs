@@ -23,6 +23,7 @@ mod put;
 mod registry;
 mod screen;
 mod secret;
+mod selecting;
 mod system;
 mod text;
 mod token;

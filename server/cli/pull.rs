@@ -11,20 +11,24 @@ use super::failure::{Exit, Failure};
 use super::follow::{Followed, Patience, follow};
 use super::picture::{Pull, State};
 use super::screen::{Progress, Screen};
+use super::selecting::Selecting;
 use super::text::escape;
 
 #[derive(Debug, Args)]
 #[command(before_help = "Examples:\n  \
     orlop pull alpine:3.22\n  \
     orlop pull --platform linux/arm64 --keep 24h ghcr.io/owner/app:1.2\n  \
+    orlop pull --dry-run --all-platforms debian\n  \
     orlop pull --detach localhost:5000/app && orlop pulls ls")]
 pub struct PullArgs {
     /// What to pull, as in alpine, ghcr.io/owner/app:1.2 or host:5000/app@sha256:…
     #[arg(value_name = "REF", required = true)]
     references: Vec<String>,
-    /// Platform to pull, as in linux/arm64; repeatable [default: the server's own]
-    #[arg(long, value_name = "OS/ARCH")]
-    platform: Vec<String>,
+    #[command(flatten)]
+    selecting: Selecting,
+    /// Only say what would be fetched, and how much of it is there
+    #[arg(long, conflicts_with_all = ["detach", "cancel_on_interrupt", "progress"])]
+    dry_run: bool,
     /// Keep what was pulled for so long after the pull, also if the image is removed
     #[arg(long, value_name = "TIME", value_parser = parse_length)]
     keep: Option<String>,
@@ -85,6 +89,9 @@ pub async fn pull(context: &Context, args: PullArgs) -> Result<Exit, Failure> {
         let why = "one name cannot stand for several images";
         return Err(Failure::usage("pull several images under --name", why));
     }
+    if args.dry_run {
+        return plan_all(context, &args).await;
+    }
     let mut signals = Signals::new()?;
     let mut outcomes = Outcomes::default();
     let mut jobs = Vec::new();
@@ -124,6 +131,23 @@ pub async fn pull(context: &Context, args: PullArgs) -> Result<Exit, Failure> {
     Ok(outcomes.exit())
 }
 
+/// Prints the plan of each pull, and starts none.
+async fn plan_all(context: &Context, args: &PullArgs) -> Result<Exit, Failure> {
+    let mut outcomes = Outcomes::default();
+    for reference in &args.references {
+        let doing = format!("plan to pull {reference}");
+        let call = context.client.scoped(Method::POST, &["pulls"], doing).query("dry_run", "true");
+        match call.json(&body(reference, args)).fetch().await {
+            Ok(plan) => {
+                context.print(&plan, super::selecting::plan_text)?;
+                outcomes.succeeded += 1;
+            }
+            Err(failure) => outcomes.add(context, failure),
+        }
+    }
+    Ok(outcomes.exit())
+}
+
 /// Follows one pull to its end: `orlop pulls logs -f`.
 pub async fn rejoin(context: &Context, id: &str, watching: &Watching) -> Result<Exit, Failure> {
     let mut signals = Signals::new()?;
@@ -149,10 +173,13 @@ pub async fn cancel(context: &Context, id: &str) -> Result<Value, Failure> {
 }
 
 async fn begin(context: &Context, reference: &str, args: &PullArgs) -> Result<Value, Failure> {
+    let doing = format!("pull {reference}");
+    context.client.scoped(Method::POST, &["pulls"], doing).json(&body(reference, args)).fetch().await
+}
+
+fn body(reference: &str, args: &PullArgs) -> Value {
     let mut body = json!({"ref": reference, "insecure": args.insecure});
-    if !args.platform.is_empty() {
-        body["platforms"] = args.platform.clone().into();
-    }
+    args.selecting.write_into(&mut body);
     if let Some(keep) = &args.keep {
         body["keep"] = keep.clone().into();
     }
@@ -162,8 +189,7 @@ async fn begin(context: &Context, reference: &str, args: &PullArgs) -> Result<Va
     if !args.label.is_empty() {
         body["labels"] = label_map(&args.label);
     }
-    let doing = format!("pull {reference}");
-    context.client.scoped(Method::POST, &["pulls"], doing).json(&body).fetch().await
+    body
 }
 
 async fn watch(

@@ -51,6 +51,11 @@ fn what_cannot_be_meant_is_wrong_usage() {
         "orlop lease create --ttl 1h --never",
         "orlop token create --name ci",
         "orlop pull a --token secret",
+        "orlop pull a --all-platforms --platform linux/arm64",
+        "orlop pull a --metadata-only --convert-schema1",
+        "orlop pull a --referrer-type a/b",
+        "orlop pull a --foreign-layers ask",
+        "orlop pull a --dry-run --detach",
     ] {
         let error = parse(words).err().unwrap_or_else(|| panic!("{words} was taken"));
         assert!(error.use_stderr(), "{words}");
