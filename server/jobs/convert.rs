@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result, Unprocessable, UpstreamKind};
-use crate::jobs::documents::platform_of;
+use crate::jobs::documents::{document_labels, platform_of};
 use crate::jobs::pull::{add_label, fetch_all, labels_of, note_target};
 use crate::jobs::request::Request;
 use crate::jobs::run::{Ended, Job};
@@ -17,9 +17,9 @@ use crate::jobs::select::{Leaf, upstream_of};
 use crate::jobs::view::{BlobRole, BlobState, Phase};
 use crate::oci::platform::NoMatch;
 use crate::oci::schema1::{Schema1, UnpackedLayer};
-use crate::oci::{Algorithm, Descriptor, Digest, Platform, media_type};
+use crate::oci::{Algorithm, Descriptor, Digest, Document, Platform, media_type};
 use crate::registry::Repository;
-use crate::store::{Blob, PutBody};
+use crate::store::{Blob, Labels, PutBody};
 use crate::unpack::decompress::{self, Compression, Measured};
 
 /// The label of a converted image and of its manifest: the digest of the manifest that it was made of.
@@ -52,10 +52,12 @@ pub(super) async fn work(
     let full = schema1.layers.iter().filter(|layer| !layer.empty);
     let layers: Vec<UnpackedLayer> = full.filter_map(|layer| unpacked.get(&layer.digest).cloned()).collect();
     let converted = schema1.convert(&layers);
-    put(job, BlobRole::Config, media_type::OCI_CONFIG, converted.config, None).await?;
+    put(job, BlobRole::Config, media_type::OCI_CONFIG, converted.config, labels_of(job)).await?;
     let original = &original.digest;
-    let target =
-        put(job, BlobRole::Manifest, media_type::OCI_MANIFEST, converted.manifest, Some(original)).await?;
+    let document = Document::parse(&converted.manifest, Some(media_type::OCI_MANIFEST))?;
+    let mut labels = document_labels(job, &document);
+    add_label(&mut labels, CONVERTED_FROM.to_owned(), original.to_string());
+    let target = put(job, BlobRole::Manifest, media_type::OCI_MANIFEST, converted.manifest, labels).await?;
     job.draw(|picture| picture.know_all());
     note_target(job, &target);
     job.live.change(|record| record.detail.converted_from = Some(original.clone()));
@@ -128,14 +130,10 @@ async fn put(
     role: BlobRole,
     media_type: &str,
     bytes: Vec<u8>,
-    original: Option<&Digest>,
+    labels: Labels,
 ) -> Result<Descriptor, Ended> {
     let digest = Digest::of(Algorithm::Sha256, &bytes);
     let descriptor = Descriptor::new(media_type, digest.clone(), bytes.len() as u64);
-    let mut labels = labels_of(job);
-    if let Some(original) = original {
-        add_label(&mut labels, CONVERTED_FROM.to_owned(), original.to_string());
-    }
     job.draw(|picture| picture.add(&descriptor, role));
     let body = PutBody {
         chunks: vec![Bytes::from(bytes)],

@@ -140,7 +140,7 @@ pub(super) fn embedded(descriptor: &Descriptor) -> Option<(Bytes, Document)> {
 
 /// The labels by which containerd's collector follows a document to its children. Ours reads the bytes, so that a
 /// document with more children than a record has room for loses nothing.
-fn document_labels(job: &Job, document: &Document) -> Labels {
+pub(super) fn document_labels(job: &Job, document: &Document) -> Labels {
     let mut labels = labels_of(job);
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for Child { role, descriptor } in document.children() {

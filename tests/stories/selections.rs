@@ -522,6 +522,142 @@ story!(a_foreign_layer_is_what_its_digest_says_or_nothing, async |app| {
     assert_eq!(code, "upstream-not-found");
 });
 
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).expect("memory takes all bytes");
+    encoder.finish().expect("memory takes all bytes")
+}
+
+/// A manifest of schema 1 of two layers and one that is empty, without its layers.
+fn schema1(base: &[u8], top: &[u8]) -> Value {
+    let history = [
+        json!({"id": "3", "os": "linux", "architecture": "amd64", "config": {"Cmd": ["sh"]}, "throwaway": true}),
+        json!({"id": "2", "parent": "1", "created": "2015-01-02T00:00:00Z"}),
+        json!({"id": "1", "created": "2015-01-01T00:00:00Z", "container_config": {"Cmd": ["add", "base"]}}),
+    ];
+    let history: Vec<Value> =
+        history.iter().map(|entry| json!({"v1Compatibility": entry.to_string()})).collect();
+    let layers: Vec<Value> =
+        [b"never fetched", top, base].iter().map(|bytes| json!({"blobSum": sha256(bytes)})).collect();
+    json!({"schemaVersion": 1, "name": "app", "tag": "v1", "fsLayers": layers, "history": history})
+}
+
+const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
+const SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+
+story!(a_manifest_of_schema_1_is_converted_where_that_is_asked_for, async |app| {
+    let registry = FixtureRegistry::start().await;
+    let (base, top) = (gzip(b"the base's tar"), b"the top's tar, as it is".to_vec());
+    registry.push_blob(&base);
+    registry.push_blob(&top);
+    let original = schema1(&base, &top).to_string();
+    let digest = registry.push_document("app", Some("v1"), SCHEMA1, original.as_bytes());
+    let reference = format!("{}/app:v1", registry.host());
+    let (code, detail) = failed(app, json!({"ref": reference})).await;
+    assert_eq!(code, "validation-failed");
+    assert!(detail.contains("`convert_schema1`"), "{detail}");
+    let refused = app.post(format!("{PULLS}?dry_run=true")).json(json!({"ref": reference})).await;
+    assert_eq!(refused.to_string(), "422 validation-failed");
+
+    let asked = json!({"ref": reference, "platforms": ["linux/amd64"], "convert_schema1": true});
+    let planned = plan(app, asked.clone()).await;
+    assert_eq!((&planned["converts"], &planned["target"]["digest"]), (&json!(true), &json!(digest)));
+    assert_eq!(planned["bytes_to_fetch"], base.len() + top.len());
+    let ended = pulled(app, asked.clone()).await;
+    assert_eq!(ended["converted_from"], digest);
+    let target = ended["target"]["digest"].as_str().expect("a digest").to_owned();
+    let read =
+        async |digest: &str| app.get(format!("/api/v1/content/{digest}/data")).await.expect(200).json();
+    let manifest = read(&target).await;
+    let layers = [
+        descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &base),
+        descriptor("application/vnd.oci.image.layer.v1.tar", &top),
+    ];
+    assert_eq!((&manifest["mediaType"], &manifest["layers"]), (&json!(MANIFEST), &json!(layers)));
+    let config = read(manifest["config"]["digest"].as_str().expect("a digest")).await;
+    assert_eq!(config["rootfs"]["diff_ids"], json!([sha256(b"the base's tar"), sha256(&top)]));
+    assert_eq!(config["history"][0]["created_by"], "add base");
+    assert_eq!(config["history"][2]["empty_layer"], true);
+    let label = |record: &Value| record["labels"]["dev.orlop.converted-from"].clone();
+    let record = app.get(format!("/api/v1/content/{target}")).await.expect(200).json();
+    let image =
+        app.get(format!("/api/v1/images/{}", ended["image_id"].as_str().expect("an id"))).await.json();
+    assert_eq!((label(&record), label(&image)), (json!(digest), json!(digest)));
+    // The same manifest gives the same image.
+    let again = pulled(app, asked).await;
+    assert_eq!((&again["target"], &again["progress"]["bytes_network"]), (&ended["target"], &json!(0)));
+    let wrong = json!({"ref": reference, "platforms": ["linux/arm64"], "convert_schema1": true});
+    assert_eq!(failed(app, wrong).await.0, "upstream-no-platform");
+});
+
+story!(a_signed_manifest_is_known_by_what_it_signs, async |app| {
+    let registry = FixtureRegistry::start().await;
+    let layer = gzip(b"a tar");
+    registry.push_blob(&layer);
+    let base64 = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+    let payload = schema1(&layer, &layer).to_string();
+    let (head, tail) = payload.split_at(payload.len() - 1);
+    let protected = json!({"formatLength": head.len(), "formatTail": base64(tail.as_bytes())}).to_string();
+    let signatures = json!([{"protected": base64(protected.as_bytes()), "signature": "x", "header": {}}]);
+    let signed = format!(r#"{head},"signatures":{signatures}}}"#);
+    registry.push_document("app", Some("v1"), SCHEMA1_SIGNED, signed.as_bytes());
+    let asked = json!({"ref": format!("{}/app:v1", registry.host()), "convert_schema1": true});
+    let named = |digest: String| Fault::Headers(vec![("Docker-Content-Digest", digest)]);
+    registry.fail("/manifests/v1", named(sha256(payload.as_bytes())), 2);
+    let ended = pulled(app, asked.clone()).await;
+    assert_eq!(ended["converted_from"], sha256(payload.as_bytes()));
+    registry.forgive();
+    registry.fail("/manifests/v1", named(sha256(b"another")), 2);
+    assert_eq!(failed(app, asked).await.0, "upstream-mismatch");
+});
+
+story!(a_layer_that_cannot_be_unpacked_converts_nothing, async |app| {
+    let registry = FixtureRegistry::start().await;
+    let (whole, mut damaged) = (gzip(b"a tar"), gzip(&b"another tar".repeat(100)));
+    damaged.truncate(damaged.len() - 9);
+    registry.push_blob(&whole);
+    registry.push_blob(&damaged);
+    let pushed = |tag: &str, text: Value| {
+        registry.push_document("app", Some(tag), SCHEMA1, text.to_string().as_bytes());
+        json!({"ref": format!("{}/app:{tag}", registry.host()), "convert_schema1": true})
+    };
+    let cut = pushed("cut", schema1(&whole, &damaged));
+    assert_eq!(failed(app, cut).await.0, "validation-failed");
+    let gone = pushed("gone", schema1(&whole, b"nobody has it"));
+    assert_eq!(failed(app, gone).await.0, "upstream-not-found");
+    let both = with(schema1(&whole, &whole), "layers", json!([]));
+    assert_eq!(failed(app, pushed("both", both)).await.0, "upstream-bad-answer");
+    assert_eq!(app.get("/api/v1/images").await.json()["items"], json!([]));
+});
+
+story!(a_pull_knows_what_it_takes_after_a_restart, async |app| {
+    let image = Multi::push().await;
+    image.registry.fail(&sha256(b"amd layer"), Fault::StallAfter(3), 1);
+    let asked = json!({
+        "ref": image.name(), "all_platforms": true, "referrers": true, "referrer_types": ["a/b"],
+        "foreign_layers": "fetch",
+    });
+    let made = app.post(PULLS).json(asked.clone()).await.expect(202);
+    loop {
+        let shown = app.get(made.place()).await.expect(200).json();
+        let blobs = shown["blobs"].as_array().expect("blobs");
+        if blobs.iter().any(|blob| blob["digest"] == sha256(b"amd layer") && blob["offset"] == 3) {
+            break;
+        }
+        assert!(shown["finished_at"].is_null(), "{shown}");
+        tokio::task::yield_now().await;
+    }
+    app.stop().await;
+    app.start_again().await;
+    let ended = app.get(format!("{}?wait=60s", made.place())).await.expect(200).json();
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    for (key, value) in asked.as_object().expect("an object") {
+        assert_eq!(ended[key], *value);
+    }
+    assert!(stored(app).await.contains(&sha256(b"attestation")));
+});
+
 story!(a_plan_says_what_a_pull_would_take_and_leaves_no_trace, async |app| {
     let image = Multi::push().await;
     let asked = json!({"ref": image.name(), "platforms": ["linux/amd64"]});

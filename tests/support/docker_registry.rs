@@ -37,7 +37,8 @@ impl DockerRegistry {
         let text = format!(
             "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\n\
              storage: {{filesystem: {{rootdirectory: '{}'}}, delete: {{enabled: true}}}}\n\
-             http: {{addr: '127.0.0.1:0'{http}}}\n{more}\n",
+             http: {{addr: '127.0.0.1:0'{http}}}\n\
+             compatibility: {{schema1: {{enabled: true}}}}\n{more}\n",
             root.display()
         );
         fs::write(&config, text).expect("the registry's configuration is written");
@@ -60,6 +61,36 @@ impl DockerRegistry {
     /// `host:port`, as references and `docker://` names begin.
     pub fn host(&self) -> String {
         self.address.to_string()
+    }
+
+    /// Pushes a blob.
+    pub async fn push_blob(&self, repository: &str, bytes: &[u8]) {
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let uploads = format!("http://{}/v2/{repository}/blobs/uploads/", self.address);
+        let opened = client.post(uploads).send().await.expect("an answer");
+        let place = opened.headers()["location"].to_str().expect("a URL").to_owned();
+        let digest = super::image::sha256(bytes);
+        let put = client.put(place).query(&[("digest", digest)]).body(bytes.to_vec()).send().await;
+        assert_eq!(put.expect("an answer").status().as_u16(), 201);
+    }
+
+    /// Pushes a document under a tag or its digest.
+    pub async fn push_document(&self, repository: &str, name: &str, media_type: &str, bytes: &[u8]) {
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let place = format!("http://{}/v2/{repository}/manifests/{name}", self.address);
+        let put = client.put(place).header("Content-Type", media_type).body(bytes.to_vec()).send().await;
+        let answer = put.expect("an answer");
+        let status = answer.status().as_u16();
+        assert_eq!(status, 201, "{}", answer.text().await.unwrap_or_default());
+    }
+
+    /// The document under a name, in the form of this media type.
+    pub async fn fetch_document(&self, repository: &str, name: &str, media_type: &str) -> Vec<u8> {
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let place = format!("http://{}/v2/{repository}/manifests/{name}", self.address);
+        let answer = client.get(place).header("Accept", media_type).send().await.expect("an answer");
+        assert_eq!(answer.headers()["content-type"].to_str().expect("a text"), media_type);
+        answer.bytes().await.expect("a body").to_vec()
     }
 
     /// Where the registry keeps its files, for a test that damages them.
