@@ -21,6 +21,9 @@ use crate::oci::{Descriptor, Digest, Document, Platform};
 use crate::registry::{Fetched, Repository, Resolved, Retries, Trace, Transport};
 use crate::store::{Caller, Presence, Target};
 
+/// The longest wait before a registry is asked again for a plan.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
 /// What a pull would do.
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
@@ -195,7 +198,8 @@ impl InMemory<'_> {
         })
     }
 
-    /// Asks the registry until it answers, or has failed as often as is reasonable.
+    /// Asks the registry until it answers, has failed as often as is reasonable, or wants to be left alone for longer
+    /// than a client waits.
     async fn ask<T, F: Future<Output = Result<T>>>(&self, ask: impl Fn() -> F) -> Result<T, Ended> {
         let mut retries = Retries::new(self.jobs.0.settings.retry);
         loop {
@@ -204,8 +208,10 @@ impl InMemory<'_> {
                 Err(error) => error,
             };
             let random = u64::from_le_bytes(crate::id::random_bytes());
-            let Some(wait) = retries.failed(&error, random) else { return Err(error.into()) };
-            tokio::time::sleep(wait).await;
+            match retries.failed(&error, random) {
+                Some(wait) if wait <= LONGEST_WAIT => tokio::time::sleep(wait).await,
+                Some(_) | None => return Err(error.into()),
+            }
         }
     }
 

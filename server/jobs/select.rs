@@ -251,7 +251,10 @@ impl<'a> Walk<'a> {
             if let Entries::For(platforms) = wish.entries {
                 self.found.extend(platforms);
             }
-            self.take_leaf(BlobRole::Layer, entry.clone())?;
+            match wish.take {
+                Take::Metadata => {}
+                Take::Whole => self.take_leaf(BlobRole::Layer, entry.clone())?,
+            }
         }
         Ok(())
     }
@@ -264,7 +267,7 @@ impl<'a> Walk<'a> {
         let mut chosen: HashMap<Digest, Vec<Platform>> = HashMap::new();
         for platform in platforms {
             let candidates = platform.candidates(entries);
-            if candidates.is_empty() {
+            if candidates.iter().all(|entry| entry.platform.is_none()) {
                 self.note_available(entries.iter().filter_map(|entry| entry.platform.as_ref()));
             }
             for entry in candidates {

@@ -707,6 +707,13 @@ story!(a_plan_that_cannot_be_made_says_why_by_its_status, async |app| {
     image.registry.fail("/manifests/", Fault::WrongBytes, 9);
     assert_eq!(planned(json!({"ref": image.name()})).await, "502 upstream-mismatch");
     image.registry.forgive();
+    let later = Fault::Status(429, vec![("Retry-After", "300".to_owned())]);
+    image.registry.fail("/manifests/", later, 1);
+    assert_eq!(
+        planned(json!({"ref": image.name()})).await,
+        "502 upstream-rate-limited",
+        "nobody waits for that"
+    );
     image.registry.require(Auth::Basic);
     assert_eq!(planned(json!({"ref": image.name()})).await, "424 upstream-denied");
 });
