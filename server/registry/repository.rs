@@ -135,7 +135,7 @@ impl Repository {
         }))
     }
 
-    fn note_sender(&self, addresses: AddressPolicy) {
+    pub(super) fn note_sender(&self, addresses: AddressPolicy) {
         if addresses == AddressPolicy::Public {
             *self.sends_to.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
         }

@@ -272,3 +272,18 @@ async fn statuses_become_kinds_and_waits() {
         assert_eq!((told.kind, told.retry_after.map(|wait| wait.as_secs())), (kind, seconds));
     }
 }
+
+#[tokio::test]
+async fn what_came_from_the_internet_sends_us_to_no_private_address() {
+    let registry = FixtureRegistry::start().await;
+    let place = registry.push_file("/elsewhere", b"foreign");
+    let foreign = Descriptor { urls: vec![place], ..blob(b"foreign") };
+    let repository = app(&registry);
+    let mut stream = repository.fetch_foreign(&foreign, 0).await.expect("a private registry may");
+    assert_eq!(stream.chunk().await.expect("bytes").expect("all of them"), &b"foreign"[..]);
+    // One answer of a public host, and all that the image names is judged by it.
+    repository.note_sender(AddressPolicy::Public);
+    let refused = failure(repository.fetch_foreign(&foreign, 0).await);
+    assert_eq!(refused.kind, UpstreamKind::Forbidden);
+    assert_eq!(registry.log(), ["GET /elsewhere"]);
+}

@@ -42,7 +42,7 @@ pub fn measure(layer: impl Read) -> Result<Measured> {
     };
     let mut tar = match compression {
         Compression::None => Tar::Plain(source),
-        Compression::Gzip => Tar::Gzip(MultiGzDecoder::new(source)),
+        Compression::Gzip => Tar::Gzip(Box::new(MultiGzDecoder::new(source))),
     };
     let (mut hasher, mut size_bytes, mut all_zero) = (Hasher::new(Algorithm::Sha256), 0u64, true);
     let mut chunk = vec![0; CHUNK_BYTES];
@@ -63,7 +63,7 @@ pub fn measure(layer: impl Read) -> Result<Measured> {
 
 enum Tar<R> {
     Plain(BufReader<Counted<R>>),
-    Gzip(MultiGzDecoder<BufReader<Counted<R>>>),
+    Gzip(Box<MultiGzDecoder<BufReader<Counted<R>>>>),
 }
 
 impl<R: Read> Tar<R> {
