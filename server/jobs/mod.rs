@@ -18,6 +18,7 @@ mod registries;
 mod request;
 mod run;
 mod select;
+mod taken;
 mod trace;
 mod view;
 mod watch;
@@ -25,7 +26,7 @@ mod watch;
 pub use event::{
     LogLevel, PullEnd, PullEvent, PullEventBody, PullLog, PullPhaseChange, PullReset, ResetReason,
 };
-pub use plan::{Plan, PlanBlob};
+pub use plan::{Plan, PlanBlob, PlanTotals};
 pub use request::{CredentialUse, ForeignLayers, PullRequest, Selection};
 pub use trace::{PullTrace, TraceLine};
 pub use view::{BlobRole, BlobState, JobError, JobErrorCode, JobState, Phase, Pull, PullBlob, PullProgress};

@@ -12,7 +12,8 @@ use crate::jobs::documents::{embedded, platform_of};
 use crate::jobs::registries::Own;
 use crate::jobs::request::Request;
 use crate::jobs::run::Ended;
-use crate::jobs::select::{Leaf, Shelf, Tree, upstream_of};
+use crate::jobs::select::{Shelf, Tree, upstream_of};
+use crate::jobs::taken::Leaf;
 use crate::jobs::view::BlobRole;
 use crate::jobs::{CredentialUse, Jobs, PullRequest, convert};
 use crate::limits;
@@ -39,6 +40,15 @@ pub struct Plan {
     pub target: Target,
     /// Whether the image is made anew, of a manifest of schema 1: then `target` is that.
     pub converts: bool,
+    #[serde(flatten)]
+    pub totals: PlanTotals,
+    /// Indexes, manifests, configs, then layers in order.
+    pub blobs: Vec<PlanBlob>,
+}
+
+/// What the blobs of a plan come to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct PlanTotals {
     /// Of all blobs that are not skipped.
     pub bytes_total: u64,
     /// Of these, in the namespace.
@@ -52,8 +62,6 @@ pub struct Plan {
     pub blobs_shared: u64,
     pub blobs_to_fetch: u64,
     pub blobs_skipped: u64,
-    /// Indexes, manifests, configs, then layers in order.
-    pub blobs: Vec<PlanBlob>,
 }
 
 /// One blob of a plan.
@@ -145,15 +153,7 @@ impl InMemory<'_> {
                 annotations: BTreeMap::new(),
             },
             converts,
-            bytes_total: 0,
-            bytes_present: 0,
-            bytes_shared: 0,
-            bytes_to_fetch: 0,
-            blobs_total: 0,
-            blobs_present: 0,
-            blobs_shared: 0,
-            blobs_to_fetch: 0,
-            blobs_skipped: 0,
+            totals: PlanTotals::default(),
             blobs: Vec::new(),
         };
         for (role, descriptor) in &tree.documents {
@@ -273,20 +273,26 @@ impl Shelf for InMemory<'_> {
 
 impl Plan {
     fn add(&mut self, blob: PlanBlob) {
+        self.totals.add(&blob);
+        self.blobs.push(blob);
+    }
+}
+
+impl PlanTotals {
+    fn add(&mut self, blob: &PlanBlob) {
         if blob.skipped {
             self.blobs_skipped += 1;
-        } else {
-            let (bytes, blobs) = match (blob.present, blob.shared) {
-                (true, _) => (&mut self.bytes_present, &mut self.blobs_present),
-                (false, true) => (&mut self.bytes_shared, &mut self.blobs_shared),
-                (false, false) => (&mut self.bytes_to_fetch, &mut self.blobs_to_fetch),
-            };
-            // Sizes are promises of a peer.
-            *bytes = bytes.saturating_add(blob.size);
-            *blobs += 1;
-            self.bytes_total = self.bytes_total.saturating_add(blob.size);
-            self.blobs_total += 1;
+            return;
         }
-        self.blobs.push(blob);
+        let (bytes, blobs) = match (blob.present, blob.shared) {
+            (true, _) => (&mut self.bytes_present, &mut self.blobs_present),
+            (false, true) => (&mut self.bytes_shared, &mut self.blobs_shared),
+            (false, false) => (&mut self.bytes_to_fetch, &mut self.blobs_to_fetch),
+        };
+        // Sizes are promises of a peer.
+        *bytes = bytes.saturating_add(blob.size);
+        *blobs += 1;
+        self.bytes_total = self.bytes_total.saturating_add(blob.size);
+        self.blobs_total += 1;
     }
 }

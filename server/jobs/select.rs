@@ -4,13 +4,14 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::error::{Error, Result, Unprocessable, Upstream, UpstreamKind};
-use crate::jobs::request::{ForeignLayers, Request};
+use crate::error::{Error, Result, Upstream, UpstreamKind};
+use crate::jobs::request::Request;
 use crate::jobs::run::Ended;
+use crate::jobs::taken::{Leaf, Taken, check_size, refused, too_many};
 use crate::jobs::view::BlobRole;
 use crate::limits;
 use crate::oci::manifest::{Index, Manifest};
-use crate::oci::media_type::{self, Kind};
+use crate::oci::media_type;
 use crate::oci::platform::NoMatch;
 use crate::oci::{Descriptor, Digest, Document, Platform};
 use crate::registry::Fetched;
@@ -36,19 +37,6 @@ pub(super) trait Shelf: Sync {
 
     /// A referrer that was listed does not come along.
     fn leave_out(&self, referrer: &Descriptor, why: String);
-}
-
-/// Why a layer is skipped, in words for the client.
-const RESTRICTED: &str =
-    "its distribution is restricted: it is fetched where the pull asks for `foreign_layers`";
-
-/// A blob that names no others: a config, a layer, or an artifact of any type.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Leaf {
-    pub descriptor: Descriptor,
-    pub role: BlobRole,
-    /// Why it is not fetched.
-    pub skipped: Option<&'static str>,
 }
 
 /// What a pull takes.
@@ -134,11 +122,10 @@ struct Walk<'a> {
     wanted: Vec<Platform>,
     open: Vec<Node>,
     visited: HashSet<(Digest, Wish)>,
-    /// The sizes by which documents and blobs are known.
-    sizes: HashMap<Digest, u64>,
     entries: usize,
-    embedded_bytes: usize,
-    tree: Tree,
+    taken: Taken,
+    platforms: Vec<Platform>,
+    referrers: Vec<(Digest, Digest)>,
     /// The platforms for which there is something.
     found: HashSet<Platform>,
     /// What there is instead.
@@ -152,10 +139,10 @@ impl<'a> Walk<'a> {
             wanted: if request.selection.all_platforms { Vec::new() } else { request.wanted()? },
             open: Vec::new(),
             visited: HashSet::new(),
-            sizes: HashMap::new(),
             entries: 0,
-            embedded_bytes: 0,
-            tree: Tree::default(),
+            taken: Taken::new(request.selection.foreign_layers),
+            platforms: Vec::new(),
+            referrers: Vec::new(),
             found: HashSet::new(),
             available: Vec::new(),
         })
@@ -186,7 +173,7 @@ impl<'a> Walk<'a> {
         if !self.visited.insert((node.descriptor.digest.clone(), node.wish.clone())) {
             return Ok(());
         }
-        self.take_document(&node.descriptor)?;
+        self.taken.take_document(&node.descriptor)?;
         let document = match shelf.document(&node.descriptor, node.fetched.take()).await {
             // Lists of referrers are kept by hand at some registries, and go stale.
             Err(Ended::Failed(error)) if node.is_referrer() && is_not_found(&error) => {
@@ -200,7 +187,7 @@ impl<'a> Walk<'a> {
                 shelf.leave_out(&node.descriptor, format!("it does not refer to {subject}"));
                 return Ok(());
             }
-            self.tree.referrers.push((subject.clone(), node.descriptor.digest.clone()));
+            self.referrers.push((subject.clone(), node.descriptor.digest.clone()));
         }
         match document {
             Document::Index(index) => self.look_into(&node, &index)?,
@@ -253,7 +240,7 @@ impl<'a> Walk<'a> {
             }
             match wish.take {
                 Take::Metadata => {}
-                Take::Whole => self.take_leaf(BlobRole::Layer, entry.clone())?,
+                Take::Whole => self.taken.take_leaf(BlobRole::Layer, entry.clone())?,
             }
         }
         Ok(())
@@ -303,19 +290,19 @@ impl<'a> Walk<'a> {
         if node.standing == Standing::Chosen
             && let Some(offered) = offered.map(|offered| offered.normalized())
             && !offered.is_attestation()
-            && !self.tree.platforms.contains(&offered)
+            && !self.platforms.contains(&offered)
         {
-            self.tree.platforms.push(offered);
+            self.platforms.push(offered);
         }
         Ok(true)
     }
 
     fn gather(&mut self, manifest: Manifest, take: Take) -> Result<()> {
-        self.take_leaf(BlobRole::Config, manifest.config)?;
+        self.taken.take_leaf(BlobRole::Config, manifest.config)?;
         match take {
             Take::Metadata => Ok(()),
             Take::Whole => {
-                manifest.layers.into_iter().try_for_each(|layer| self.take_leaf(BlobRole::Layer, layer))
+                manifest.layers.into_iter().try_for_each(|layer| self.taken.take_leaf(BlobRole::Layer, layer))
             }
         }
     }
@@ -349,51 +336,6 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn take_document(&mut self, descriptor: &Descriptor) -> Result<()> {
-        if !self.is_new(descriptor)? {
-            return Ok(());
-        }
-        if self.tree.documents.len() >= limits::PULL_DOCUMENTS {
-            return Err(too_many("documents", limits::PULL_DOCUMENTS));
-        }
-        let role = if descriptor.kind() == Kind::Index { BlobRole::Index } else { BlobRole::Manifest };
-        self.tree.documents.push((role, bare(descriptor)));
-        Ok(())
-    }
-
-    fn take_leaf(&mut self, role: BlobRole, descriptor: Descriptor) -> Result<()> {
-        if !self.is_new(&descriptor)? {
-            return Ok(());
-        }
-        if self.tree.leaves.len() >= limits::PULL_BLOBS {
-            return Err(too_many("blobs", limits::PULL_BLOBS));
-        }
-        let mut kept = bare(&descriptor);
-        let embedded_bytes = self.embedded_bytes + descriptor.data.as_ref().map_or(0, String::len);
-        if embedded_bytes <= limits::PULL_EMBEDDED_BYTES {
-            (self.embedded_bytes, kept.data) = (embedded_bytes, descriptor.data);
-        }
-        let foreign = self.request.selection.foreign_layers;
-        if foreign == ForeignLayers::Fetch {
-            let usable = descriptor.urls.into_iter().filter(|url| url.len() <= limits::URI_BYTES);
-            kept.urls = usable.take(limits::FOREIGN_URLS).collect();
-        }
-        let is_skipped = foreign == ForeignLayers::Skip && media_type::is_restricted(&kept.media_type);
-        self.tree.leaves.push(Leaf { descriptor: kept, role, skipped: is_skipped.then_some(RESTRICTED) });
-        Ok(())
-    }
-
-    /// Whether the digest was not named before. Two promises about one digest must be the same.
-    fn is_new(&mut self, descriptor: &Descriptor) -> Result<bool> {
-        check_size(descriptor)?;
-        let (digest, size) = (&descriptor.digest, descriptor.size);
-        match self.sizes.insert(digest.clone(), size) {
-            None => Ok(true),
-            Some(known) if known == size => Ok(false),
-            Some(known) => Err(refused(format!("{digest} is promised with {known} bytes and with {size}"))),
-        }
-    }
-
     fn note_available<'p>(&mut self, platforms: impl Iterator<Item = &'p Platform>) {
         /// More than is ever told.
         const MOST: usize = 64;
@@ -404,14 +346,15 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn finish(mut self) -> Result<Tree> {
+    fn finish(self) -> Result<Tree> {
         if let Some(missing) = self.wanted.iter().find(|wanted| !self.found.contains(*wanted)) {
             let missing = NoMatch { wanted: Box::new(missing.clone()), available: self.available };
             return Err(upstream_of(self.request, UpstreamKind::NoPlatform, missing.to_string()));
         }
+        let Taken { documents, mut leaves, .. } = self.taken;
         // A stable sort: configs first, because what they say may end the pull; layers in their order.
-        self.tree.leaves.sort_by_key(|leaf| leaf.role);
-        Ok(self.tree)
+        leaves.sort_by_key(|leaf| leaf.role);
+        Ok(Tree { documents, leaves, platforms: self.platforms, referrers: self.referrers })
     }
 }
 
@@ -419,21 +362,6 @@ impl Node {
     fn is_referrer(&self) -> bool {
         matches!(self.standing, Standing::Referrer(_))
     }
-}
-
-/// What a pull keeps of a descriptor: not the texts of a peer that nobody reads.
-fn bare(descriptor: &Descriptor) -> Descriptor {
-    Descriptor::new(descriptor.media_type.clone(), descriptor.digest.clone(), descriptor.size)
-}
-
-/// There is one empty blob, and nothing else has no bytes.
-fn check_size(descriptor: &Descriptor) -> Result<()> {
-    let (digest, size) = (&descriptor.digest, descriptor.size);
-    let is_empty = *digest == Digest::of(digest.algorithm(), b"");
-    if is_empty == (size == 0) {
-        return Ok(());
-    }
-    Err(refused(format!("{digest} is promised with {size} bytes, which cannot be")))
 }
 
 fn check_path(node: &Node) -> Result<()> {
@@ -444,14 +372,6 @@ fn check_path(node: &Node) -> Result<()> {
         return Err(refused(format!("indexes are nested deeper than {} levels", limits::INDEX_DEPTH)));
     }
     Ok(())
-}
-
-fn refused(reason: String) -> Error {
-    Error::Unprocessable(Unprocessable::ValidationFailed { reason })
-}
-
-fn too_many(what: &str, limit: usize) -> Error {
-    refused(format!("the pull needs more than {limit} {what}, which is the limit"))
 }
 
 fn is_not_found(error: &Error) -> bool {
