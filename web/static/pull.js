@@ -57,7 +57,7 @@ function drawBlob(blob) {
   set(part(row, "icon"), BLOB_ICONS[blob.state] ?? "");
   set(part(row, "word"), blob.state);
   // Why a blob was left out is told in the row that the server has written.
-  if (blob.state !== "skipped") set(part(row, "why"), blob.error?.detail ?? "");
+  set(part(row, "why"), blob.error?.detail ?? blob.reason ?? "");
   const reused = blob.state === "exists" ? blob.size : 0;
   drawBar(row, {
     bytes_total: blob.size, bytes_done: blob.offset, bytes_reused: reused, bytes_resumed: 0,

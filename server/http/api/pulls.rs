@@ -22,8 +22,8 @@ use crate::http::extract::{Json as JsonBody, Path, given};
 use crate::http::params::{Params, header, idempotency_key};
 use crate::id::PullId;
 use crate::jobs::{
-    Cancelled, Created, CredentialUse, Follow, ForeignLayers, JobState, Jobs, Pull, PullEvent,
-    PullRequest, Selection,
+    Cancelled, Created, CredentialUse, Follow, ForeignLayers, JobState, Jobs, Pull, PullEvent, PullRequest,
+    Selection,
 };
 use crate::limits;
 use crate::store::lists::PULLS;

@@ -66,7 +66,7 @@ fn role(role: BlobRole) -> &'static str {
 
 fn why(blob: &PullBlob) -> String {
     match (blob.state, &blob.error) {
-        (BlobState::Skipped, _) => "not fetched: its distribution is restricted".to_owned(),
+        (BlobState::Skipped, _) => blob.reason.clone().unwrap_or_else(|| "not fetched".to_owned()),
         (_, Some(error)) => error.detail.clone(),
         (_, None) => String::new(),
     }
@@ -121,6 +121,7 @@ mod tests {
             offset,
             state,
             error: None,
+            reason: None,
         }
     }
 

@@ -18,7 +18,16 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 fn blob(role: BlobRole, media_type: &str, state: BlobState, offset: u64, size: u64) -> PullBlob {
     let digest = Digest::of(Algorithm::Sha256, format!("{media_type} {size}").as_bytes());
-    PullBlob { digest, media_type: media_type.to_owned(), role, size, offset, state, error: None }
+    PullBlob {
+        digest,
+        media_type: media_type.to_owned(),
+        role,
+        size,
+        offset,
+        state,
+        error: None,
+        reason: None,
+    }
 }
 
 fn blobs() -> Vec<PullBlob> {
