@@ -56,7 +56,6 @@ function drawBlob(blob) {
   attribute(row, "data-state", blob.state);
   set(part(row, "icon"), BLOB_ICONS[blob.state] ?? "");
   set(part(row, "word"), blob.state);
-  // Why a blob was left out is told in the row that the server has written.
   set(part(row, "why"), blob.error?.detail ?? blob.reason ?? "");
   const reused = blob.state === "exists" ? blob.size : 0;
   drawBar(row, {
