@@ -16,6 +16,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The thing is not there, or not in the caller's namespace.
     NotFound { what: &'static str, id: String },
+    /// No manifest of the image runs on the platform asked for; which there are.
+    NoPlatform { wanted: String, available: Vec<String> },
     /// The name, key or id is taken.
     AlreadyExists { what: &'static str, id: String },
     /// The request cannot be understood; nothing was tried.
@@ -96,6 +98,11 @@ pub enum Conflict {
         what: &'static str,
         id: String,
         inside: Vec<String>,
+    },
+    /// Blobs that the image needs for this are not stored here: how many, and the first of them.
+    Incomplete {
+        count: usize,
+        missing: Vec<String>,
     },
     /// The state does not allow the step (a finished job cannot be cancelled).
     State {
@@ -187,6 +194,13 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::NotFound { what, id } => write!(f, "{what} `{id}` not found"),
+            Error::NoPlatform { wanted, available } => {
+                write!(f, "the image has no manifest for {wanted}; ")?;
+                match available.as_slice() {
+                    [] => f.write_str("it names no platform at all"),
+                    available => write!(f, "it has {}", available.join(", ")),
+                }
+            }
             Error::AlreadyExists { what, id } => write!(f, "{what} `{id}` already exists"),
             Error::Invalid(invalid) => f.write_str(&invalid.reason),
             Error::Unprocessable(reason) => reason.fmt(f),
@@ -248,6 +262,9 @@ impl fmt::Display for Conflict {
                 write!(f, "{digest} is kept by {} other(s)", holders.len())
             }
             Conflict::NotEmpty { what, id, .. } => write!(f, "{what} `{id}` is not empty"),
+            Conflict::Incomplete { count, .. } => {
+                write!(f, "{count} blob(s) that the image needs are not stored here")
+            }
             Conflict::State { reason } => f.write_str(reason),
         }
     }
@@ -259,6 +276,7 @@ impl std::error::Error for Error {
             Error::OutOfSpace { source, .. } => Some(source),
             Error::Unavailable { source, .. } | Error::Internal { source, .. } => source.as_ref(),
             Error::NotFound { .. }
+            | Error::NoPlatform { .. }
             | Error::AlreadyExists { .. }
             | Error::Invalid(_)
             | Error::Unprocessable(_)

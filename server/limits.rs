@@ -155,6 +155,16 @@ limits! {
         "Manifests of one index.";
     MANIFEST_LAYERS "manifest_layers": usize = 512, "layers",
         "Layers of one manifest; overlay file systems take fewer.";
+    HISTORY_STEPS "history_steps": usize = 4_096, "steps",
+        "Build steps that the config of an image may list, each a line of an answer.";
+    IMAGE_BLOBS "image_blobs": usize = 16_384, "blobs",
+        "What the manifests of one image may name together, when it is looked through as a whole.";
+    IMAGE_DOCUMENT_BYTES "image_document_bytes": u64 = 16 * MIB, "bytes",
+        "The manifests of one image together, which are held in memory while it is looked through.";
+    USAGE_REFERENCES "usage_references": usize = 200_000, "references",
+        "What is followed from the blobs of one image to the images that share them; beyond it the answer says so.";
+    USAGE_SHARERS "usage_sharers": usize = 100, "images",
+        "Images that the usage of one image names, those that share the most.";
     CONFIG_FILE_BYTES "config_file_bytes": u64 = MIB, "bytes",
         "The configuration file.";
 

@@ -59,7 +59,7 @@ impl Exit {
     /// By the stable `code` of a problem or of a failed job; an unknown one goes by its HTTP status.
     pub fn of_problem(code: &str, status: u16) -> Exit {
         match code {
-            "not-found" => Exit::NotFound,
+            "not-found" | "no-platform" => Exit::NotFound,
             "invalid-argument" | "validation-failed" | "not-a-manifest" | "range-not-satisfiable" => {
                 Exit::Usage
             }
@@ -67,6 +67,7 @@ impl Exit {
             | "offset-mismatch"
             | "content-in-use"
             | "not-empty"
+            | "image-incomplete"
             | "invalid-state"
             | "ingest-busy"
             | "precondition-failed"
@@ -184,7 +185,7 @@ impl Failure {
     /// An error of this program's own rooms, for the commands that work without a server.
     pub fn local(doing: impl Into<String>, error: &Error) -> Failure {
         let exit = match error {
-            Error::NotFound { .. } | Error::Gone { .. } => Exit::NotFound,
+            Error::NotFound { .. } | Error::NoPlatform { .. } | Error::Gone { .. } => Exit::NotFound,
             Error::Invalid(_) | Error::Unprocessable(_) => Exit::Usage,
             Error::Conflict(Conflict::DigestMismatch { .. } | Conflict::SizeMismatch { .. })
             | Error::Corrupt { .. } => Exit::Integrity,

@@ -65,6 +65,26 @@ macro_rules! fetch_locked {
     };
 }
 
+/// Runs a query about many values at once. They stand in one JSON list at `$2`, and as rows between the two halves of
+/// the statement: how a list is taken out of JSON, each database says in its own words.
+macro_rules! fetch_among {
+    ($row:ty, $conn:expr, $before:literal, $after:literal $(, $bind:expr)* $(,)?) => {
+        match $conn {
+            $crate::db::Conn::Sqlite(conn) => {
+                sqlx::query_as::<_, $row>(concat!($before, " (SELECT value FROM json_each($2)) ", $after))
+                    $(.bind($bind))*.fetch_all(&mut **conn).await
+            }
+            $crate::db::Conn::Postgres(conn) => {
+                sqlx::query_as::<_, $row>(concat!(
+                    $before, " (SELECT json_array_elements_text(CAST($2 AS json))) ", $after
+                ))
+                $(.bind($bind))*.fetch_all(&mut **conn).await
+            }
+        }
+        .map_err(|error| $crate::db::conn::failed($before, error))
+    };
+}
+
 /// A failed statement as our error. Trouble of the database is `Unavailable`: the data is not in doubt.
 pub(super) fn failed(doing: &str, error: sqlx::Error) -> Error {
     let unavailable = |source: Source| Error::Unavailable { what: "the database", source: Some(source) };

@@ -206,3 +206,35 @@ pub async fn list_parents(
         ORDER BY e.parent, e.label LIMIT $3";
     fetch_all!(EdgeRow, conn, SQL, namespace, digest, limit)
 }
+
+/// Those of `digests` (a JSON list) that the namespace records and whose bytes are here.
+pub async fn list_stored(conn: &mut Conn, namespace: &str, digests: &str) -> Result<Vec<(String,)>> {
+    fetch_among!(
+        (String,),
+        conn,
+        "SELECT c.digest FROM content c JOIN blobs b ON b.digest = c.digest
+        WHERE b.state = 'stored' AND c.namespace = $1 AND c.digest IN",
+        "",
+        namespace,
+        digests
+    )
+}
+
+/// What refers to one of `digests` (a JSON list): pairs of child and parent, each once, at most `limit`.
+pub async fn list_references(
+    conn: &mut Conn,
+    namespace: &str,
+    digests: &str,
+    limit: i64,
+) -> Result<Vec<(String, String)>> {
+    fetch_among!(
+        (String, String),
+        conn,
+        "SELECT DISTINCT child, parent FROM edges
+        WHERE namespace = $1 AND child_type = 'content' AND child IN",
+        "LIMIT $3",
+        namespace,
+        digests,
+        limit
+    )
+}

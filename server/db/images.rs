@@ -119,6 +119,24 @@ pub async fn list_by_digest(
     fetch_all!((String, String), conn, SQL, namespace, digest, limit)
 }
 
+/// Id, name and digest of the images that stand for one of `digests` (a JSON list), at most `limit`.
+pub async fn list_by_digests(
+    conn: &mut Conn,
+    namespace: &str,
+    digests: &str,
+    limit: i64,
+) -> Result<Vec<(String, String, String)>> {
+    fetch_among!(
+        (String, String, String),
+        conn,
+        "SELECT id, name, digest FROM images WHERE namespace = $1 AND digest IN",
+        "LIMIT $3",
+        namespace,
+        digests,
+        limit
+    )
+}
+
 /// What `index.json` says of an image.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct NameRow {

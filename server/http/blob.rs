@@ -1,4 +1,4 @@
-//! The bytes of a blob as a response: whole, one range, or several.
+//! The bytes of a blob, or of an archive of many, as a response: whole, one range, or several.
 //!
 //! What the page cache has is read on the worker that sends it, which is faster than handing it to another thread;
 //! only what is not cached goes to a thread that may wait for the disk.
@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
     CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS,
@@ -23,9 +24,9 @@ use tokio::task::JoinHandle;
 use super::error::ApiError;
 use super::guard::secure;
 use super::range::{ByteRange, Wanted, judge};
-use crate::error::Error;
+use crate::error::{Error, Result as StoreResult};
 use crate::oci::{Algorithm, Digest};
-use crate::store::Blob;
+use crate::store::{Archive, Blob, Piece, Store};
 
 /// Bytes read at once: large enough that reading costs nothing beside copying, small enough to stay in the cache.
 const CHUNK: u64 = 256 << 10;
@@ -53,37 +54,67 @@ pub fn respond(
     shown: Shown,
 ) -> Result<Response, ApiError> {
     let mut headers = blob.head.get_or_init(|| head_of(&blob)).clone();
-    let tag = headers.get(ETAG).and_then(|tag| tag.to_str().ok()).unwrap_or_default();
-    let wanted = judge(request, tag, blob.size);
     if shown == Shown::Inline && blob.media_type.as_deref().is_some_and(is_text) {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.remove(CONTENT_DISPOSITION);
     }
-    let (status, length, body) = match wanted {
+    answer(&Source::Blob(blob), headers, method, request)
+}
+
+/// The answer to a read of an image's archive.
+///
+/// # Errors
+/// `RangeNotSatisfiable`; `PreconditionFailed`.
+pub fn respond_archive(
+    store: &Store,
+    archive: Archive,
+    method: &Method,
+    request: &HeaderMap,
+) -> Result<Response, ApiError> {
+    let mut headers = HeaderMap::with_capacity(24);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
+    let file = format!("attachment; filename=\"{}\"", archive.file_name);
+    headers.insert(CONTENT_DISPOSITION, value(&file));
+    headers.insert(ETAG, value(&format!("\"{}\"", archive.tag)));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    // What a name stands for may change.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
+    secure(&mut headers);
+    answer(&Source::Archive(store.clone(), Arc::new(archive)), headers, method, request)
+}
+
+/// What the request wants of the source, below these headers; the tag among them is the source's own.
+fn answer(
+    source: &Source,
+    mut headers: HeaderMap,
+    method: &Method,
+    request: &HeaderMap,
+) -> Result<Response, ApiError> {
+    let size = source.size();
+    let tag = headers.get(ETAG).and_then(|tag| tag.to_str().ok()).unwrap_or_default();
+    let (status, length, body) = match judge(request, tag, size) {
         Wanted::NotModified => {
             return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
         }
         Wanted::PreconditionFailed => {
-            let reason = format!("the blob's ETag is \"{}\"", blob.digest);
-            return Err(Error::PreconditionFailed { reason }.into());
+            return Err(Error::PreconditionFailed { reason: format!("its ETag is {tag}") }.into());
         }
         // Ranges are of GET alone (RFC 9110, section 14.2).
         Wanted::Whole | Wanted::Ranges(_) | Wanted::Unsatisfiable if method == Method::HEAD => {
-            (StatusCode::OK, blob.size, Body::empty())
+            (StatusCode::OK, size, Body::empty())
         }
-        Wanted::Unsatisfiable => return Err(ApiError::RangeNotSatisfiable { size: blob.size }),
-        Wanted::Whole => {
-            let whole = ByteRange { start: 0, end: blob.size };
-            (StatusCode::OK, blob.size, body_of(&blob, whole))
-        }
+        Wanted::Unsatisfiable => return Err(ApiError::RangeNotSatisfiable { size }),
+        Wanted::Whole => (StatusCode::OK, size, source.body(ByteRange { start: 0, end: size })),
         Wanted::Ranges(ranges) => {
             let (length, body) = match ranges.as_slice() {
                 [one] => {
-                    headers.insert(CONTENT_RANGE, value(&content_range(*one, blob.size)));
-                    (one.length(), body_of(&blob, *one))
+                    headers.insert(CONTENT_RANGE, value(&content_range(*one, size)));
+                    (one.length(), source.body(*one))
                 }
                 many => {
-                    let body = multipart(&blob, many, &mut headers);
+                    let body = multipart(source, many, &mut headers);
                     (body.left, Body::new(body))
                 }
             };
@@ -95,6 +126,51 @@ pub fn respond(
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     Ok(response)
+}
+
+/// What is read.
+enum Source {
+    Blob(Arc<Blob>),
+    Archive(Store, Arc<Archive>),
+}
+
+impl Source {
+    fn size(&self) -> u64 {
+        match self {
+            Source::Blob(blob) => blob.size,
+            Source::Archive(_, archive) => archive.size,
+        }
+    }
+
+    /// One range: from memory where it is there, else read as it is sent.
+    fn body(&self, range: ByteRange) -> Body {
+        if let Source::Blob(blob) = self
+            && let Some(bytes) = blob.at_hand()
+        {
+            return Body::from(bytes.slice(range.start as usize..range.end as usize));
+        }
+        let mut body = BlobBody::default();
+        self.append(range, &mut body);
+        Body::new(body)
+    }
+
+    /// Puts one range at the end of a body.
+    fn append(&self, range: ByteRange, body: &mut BlobBody) {
+        match self {
+            Source::Blob(blob) => body.push(Part::Range(blob.clone(), range)),
+            Source::Archive(store, archive) => {
+                for piece in archive.pieces(range.start, range.end) {
+                    body.push(match piece {
+                        Piece::Text(text) => Part::Text(text),
+                        Piece::Blob { digest, start, length } => {
+                            let range = ByteRange { start, end: start + length };
+                            Part::Unopened(Box::new((store.clone(), archive.clone(), digest)), range)
+                        }
+                    });
+                }
+            }
+        }
+    }
 }
 
 /// The headers of a blob as a file to keep: all but its length and, of a part, its range.
@@ -113,14 +189,6 @@ fn head_of(blob: &Blob) -> HeaderMap {
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
     secure(&mut headers);
     headers
-}
-
-/// One range of a blob: from memory where it is there, else read as it is sent.
-fn body_of(blob: &Arc<Blob>, range: ByteRange) -> Body {
-    match blob.at_hand() {
-        Some(bytes) => Body::from(bytes.slice(range.start as usize..range.end as usize)),
-        None => Body::new(BlobBody::new(blob, &[range])),
-    }
 }
 
 /// Media types that a browser may show as plain text.
@@ -148,17 +216,17 @@ fn value(text: &str) -> HeaderValue {
 }
 
 /// Several ranges in one body (RFC 9110, section 14.6).
-fn multipart(blob: &Arc<Blob>, ranges: &[ByteRange], headers: &mut HeaderMap) -> BlobBody {
+fn multipart(source: &Source, ranges: &[ByteRange], headers: &mut HeaderMap) -> BlobBody {
     let boundary = crate::id::hex(&crate::id::random_bytes::<12>());
     let kind = headers.insert(CONTENT_TYPE, value(&format!("multipart/byteranges; boundary={boundary}")));
     let kind = kind.as_ref().and_then(|kind| kind.to_str().ok()).unwrap_or("application/octet-stream");
-    let mut body = BlobBody::new(blob, &[]);
+    let mut body = BlobBody::default();
     for range in ranges {
         body.push(Part::Text(Bytes::from(format!(
             "\r\n--{boundary}\r\nContent-Type: {kind}\r\nContent-Range: {}\r\n\r\n",
-            content_range(*range, blob.size)
+            content_range(*range, source.size())
         ))));
-        body.push(Part::Range(*range));
+        source.append(*range, &mut body);
     }
     body.push(Part::Text(Bytes::from(format!("\r\n--{boundary}--\r\n"))));
     body
@@ -166,32 +234,33 @@ fn multipart(blob: &Arc<Blob>, ranges: &[ByteRange], headers: &mut HeaderMap) ->
 
 enum Part {
     Text(Bytes),
-    Range(ByteRange),
+    Range(Arc<Blob>, ByteRange),
+    /// Of a blob that is opened when its turn comes: an archive has more of them than may be open.
+    Unopened(Box<(Store, Arc<Archive>, Digest)>, ByteRange),
+}
+
+/// What a body waits for.
+enum Waiting {
+    Open(BoxFuture<'static, StoreResult<Arc<Blob>>>),
+    Read(JoinHandle<io::Result<Vec<u8>>>),
 }
 
 /// A body that reads as it is sent.
+#[derive(Default)]
 struct BlobBody {
-    blob: Arc<Blob>,
     /// What is being sent.
     part: Option<Part>,
-    /// What comes after it: nothing, but for several ranges.
+    /// What comes after it: nothing, but for several ranges or an archive.
     later: VecDeque<Part>,
     left: u64,
-    waiting: Option<JoinHandle<io::Result<Vec<u8>>>>,
+    waiting: Option<Waiting>,
 }
 
 impl BlobBody {
-    fn new(blob: &Arc<Blob>, ranges: &[ByteRange]) -> BlobBody {
-        let mut body =
-            BlobBody { blob: blob.clone(), part: None, later: VecDeque::new(), left: 0, waiting: None };
-        ranges.iter().for_each(|range| body.push(Part::Range(*range)));
-        body
-    }
-
     fn push(&mut self, part: Part) {
         self.left += match &part {
             Part::Text(text) => text.len() as u64,
-            Part::Range(range) => range.length(),
+            Part::Range(_, range) | Part::Unopened(_, range) => range.length(),
         };
         match self.part {
             None => self.part = Some(part),
@@ -202,10 +271,35 @@ impl BlobBody {
     /// Takes `read` bytes off the range in front.
     fn advance(&mut self, read: usize) {
         self.left -= read as u64;
-        if let Some(Part::Range(range)) = &mut self.part {
+        if let Some(Part::Range(_, range)) = &mut self.part {
             range.start += read as u64;
             if range.start >= range.end {
                 self.part = self.later.pop_front();
+            }
+        }
+    }
+
+    /// Opens the blob whose turn has come.
+    fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(Part::Unopened(place, range)) = &self.part else { return Poll::Ready(Ok(())) };
+        let range = *range;
+        let mut opening = match self.waiting.take() {
+            Some(Waiting::Open(opening)) => opening,
+            Some(Waiting::Read(_)) | None => {
+                let (store, archive, digest) = (**place).clone();
+                Box::pin(async move { store.open_blob(&archive.namespace, &digest).await })
+            }
+        };
+        match opening.as_mut().poll(context) {
+            Poll::Ready(Ok(blob)) if range.end <= blob.size => {
+                self.part = Some(Part::Range(blob, range));
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Ok(_)) => Poll::Ready(Err(io::Error::other("a blob has become shorter"))),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(io::Error::other(error))),
+            Poll::Pending => {
+                self.waiting = Some(Waiting::Open(opening));
+                Poll::Pending
             }
         }
     }
@@ -220,7 +314,7 @@ impl http_body::Body for BlobBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = &mut *self;
-        let range = loop {
+        let (blob, range) = loop {
             match &mut this.part {
                 None => return Poll::Ready(None),
                 Some(Part::Text(text)) => {
@@ -229,29 +323,33 @@ impl http_body::Body for BlobBody {
                     this.left -= text.len() as u64;
                     return Poll::Ready(Some(Ok(Frame::data(text))));
                 }
-                Some(Part::Range(range)) if range.start >= range.end => {
+                Some(Part::Unopened(place, _)) => {
+                    let digest = place.2.clone();
+                    ready!(this.poll_open(context)).inspect_err(|error| break_off(&digest, error))?;
+                }
+                Some(Part::Range(_, range)) if range.start >= range.end => {
                     this.part = this.later.pop_front();
                 }
-                Some(Part::Range(range)) => break *range,
+                Some(Part::Range(blob, range)) => break (blob, *range),
             }
         };
         let limit = usize::try_from(range.length().min(CHUNK)).expect("a chunk fits in memory");
         let read = match &mut this.waiting {
-            Some(waiting) => {
+            Some(Waiting::Read(waiting)) => {
                 let read = ready!(Pin::new(waiting).poll(context));
                 this.waiting = None;
                 read.unwrap_or_else(|ended| Err(io::Error::other(ended)))
             }
-            None => match this.blob.file.read_cached(range.start, limit) {
+            Some(Waiting::Open(_)) | None => match blob.file.read_cached(range.start, limit) {
                 Ok(Some(bytes)) => Ok(bytes),
                 Ok(None) => {
-                    let blob = this.blob.clone();
+                    let blob = blob.clone();
                     let mut waiting =
                         tokio::task::spawn_blocking(move || blob.file.read_at(range.start, limit));
                     match Pin::new(&mut waiting).poll(context) {
                         Poll::Ready(read) => read.unwrap_or_else(|ended| Err(io::Error::other(ended))),
                         Poll::Pending => {
-                            this.waiting = Some(waiting);
+                            this.waiting = Some(Waiting::Read(waiting));
                             return Poll::Pending;
                         }
                     }
@@ -259,10 +357,7 @@ impl http_body::Body for BlobBody {
                 Err(error) => Err(error),
             },
         };
-        let bytes = read.inspect_err(|error| {
-            // The answer has begun: all that is left is to break it off, so that nobody takes a part for the whole.
-            tracing::error!(blob.digest = %this.blob.digest, "Reading a blob failed: {error}");
-        })?;
+        let bytes = read.inspect_err(|error| break_off(&blob.digest, error))?;
         this.advance(bytes.len());
         Poll::Ready(Some(Ok(Frame::data(Bytes::from(bytes)))))
     }
@@ -274,4 +369,9 @@ impl http_body::Body for BlobBody {
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left)
     }
+}
+
+/// The answer has begun: all that is left is to break it off, so that nobody takes a part for the whole.
+fn break_off(digest: &Digest, error: &io::Error) {
+    tracing::error!(blob.digest = %digest, "Reading a blob failed: {error}");
 }

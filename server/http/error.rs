@@ -85,6 +85,12 @@ pub struct Extras {
     pub inside: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_id: Option<i64>,
+    /// Digests that are not stored here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Vec<String>>,
+    /// Platforms that there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub available: Option<Vec<String>>,
 }
 
 impl ApiError {
@@ -211,6 +217,7 @@ impl ApiError {
 fn doc_of(error: &Error) -> &'static ProblemDoc {
     match error {
         Error::NotFound { .. } => kinds::NOT_FOUND,
+        Error::NoPlatform { .. } => kinds::NO_PLATFORM,
         Error::AlreadyExists { .. } => kinds::ALREADY_EXISTS,
         Error::Invalid(_) => kinds::INVALID_ARGUMENT,
         Error::Unprocessable(reason) => match reason {
@@ -225,6 +232,7 @@ fn doc_of(error: &Error) -> &'static ProblemDoc {
             Conflict::OffsetMismatch { .. } => kinds::OFFSET_MISMATCH,
             Conflict::ContentInUse { .. } => kinds::CONTENT_IN_USE,
             Conflict::NotEmpty { .. } => kinds::NOT_EMPTY,
+            Conflict::Incomplete { .. } => kinds::IMAGE_INCOMPLETE,
             Conflict::State { .. } => kinds::INVALID_STATE,
         },
         Error::Busy { .. } => kinds::INGEST_BUSY,
@@ -278,6 +286,10 @@ fn extras_of(error: &Error) -> Extras {
             Extras { holders: Some(holders.clone()), ..none }
         }
         Error::Conflict(Conflict::NotEmpty { inside, .. }) => Extras { inside: Some(inside.clone()), ..none },
+        Error::Conflict(Conflict::Incomplete { missing, .. }) => {
+            Extras { missing: Some(missing.clone()), ..none }
+        }
+        Error::NoPlatform { available, .. } => Extras { available: Some(available.clone()), ..none },
         Error::Busy { offset, .. } => Extras { offset: Some(*offset), ..none },
         Error::Gone { oldest, .. } => Extras { oldest_id: Some(*oldest), ..none },
         Error::TooLarge { limit, .. } => Extras { limit: Some(*limit), ..none },

@@ -52,6 +52,9 @@ problems! {
     NOT_FOUND "not-found" NOT_FOUND "Not found",
         "What the request names does not exist, or not in this namespace.",
         "Check the spelling, and the `namespace` parameter. Images are found by name with `/api/v1/images?name=…`.";
+    NO_PLATFORM "no-platform" NOT_FOUND "No such platform",
+        "The image has no manifest for the platform asked for, or for that of the server where none was asked for.",
+        "`available` lists the platforms it has: name one with `platform`.";
     METHOD_NOT_ALLOWED "method-not-allowed" METHOD_NOT_ALLOWED "Method not allowed",
         "The path exists and does not know this method.",
         "The `Allow` header lists the methods it knows.";
@@ -76,6 +79,9 @@ problems! {
     NOT_EMPTY "not-empty" CONFLICT "Not empty",
         "There is still something inside.",
         "`inside` lists what; remove it first.";
+    IMAGE_INCOMPLETE "image-incomplete" CONFLICT "Image incomplete",
+        "Blobs that the image needs for this are not stored here, as after a pull of one of its platforms.",
+        "`missing` lists the first of them. Name a `platform` that is here (`/check` tells which), or pull the rest.";
     INVALID_STATE "invalid-state" CONFLICT "Not possible in this state",
         "What the request names is in a state that does not allow this step.",
         "Read its state, and see `detail`.";

@@ -104,6 +104,12 @@ routes! {
     GET "/api/v1/images/{id}" Read ["namespace"] => images::show;
     PATCH "/api/v1/images/{id}" Write ["namespace"] => images::update;
     DELETE "/api/v1/images/{id}" Write ["namespace"] => images::delete;
+    GET "/api/v1/images/{id}/manifest" Read ["namespace" "platform"] => images::manifest;
+    GET "/api/v1/images/{id}/history" Read ["namespace" "platform"] => images::history;
+    GET "/api/v1/images/{id}/usage" Read ["namespace"] => images::usage;
+    GET "/api/v1/images/{id}/check" Read ["namespace" "platform"] => images::check;
+    GET "/api/v1/images/{id}/archive" Read ["namespace" "platform" "skip_missing"] => images::archive;
+    HEAD "/api/v1/images/{id}/archive" Read ["namespace" "platform" "skip_missing"] => images::archive;
 
     GET "/api/v1/namespaces" Read ["sort" "filter" "label" "limit" "cursor"] => namespaces::list;
     POST "/api/v1/namespaces" Write [] => namespaces::create;

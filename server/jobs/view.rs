@@ -279,7 +279,7 @@ impl JobError {
             Error::Upstream(upstream) => return JobError::of_upstream(upstream),
             Error::Invalid(_) => JobErrorCode::InvalidArgument,
             Error::Refused { .. } => JobErrorCode::Forbidden,
-            Error::NotFound { .. } => JobErrorCode::NotFound,
+            Error::NotFound { .. } | Error::NoPlatform { .. } => JobErrorCode::NotFound,
             Error::Unprocessable(Unprocessable::NotAManifest { .. }) => JobErrorCode::NotAManifest,
             Error::Unprocessable(_) => JobErrorCode::ValidationFailed,
             Error::TooLarge { .. } => JobErrorCode::TooLarge,

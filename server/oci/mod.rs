@@ -7,16 +7,20 @@
 #[macro_use]
 mod keys;
 
+pub mod config;
 pub mod descriptor;
 pub mod digest;
 pub mod hasher;
+pub mod layout;
 pub mod manifest;
 pub mod media_type;
 pub mod platform;
 pub mod reference;
 mod rules;
 pub mod schema1;
+pub mod tar;
 
+pub use config::ImageConfig;
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest};
 pub use hasher::Hasher;

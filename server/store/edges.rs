@@ -59,6 +59,18 @@ pub struct ChildPlatform {
     pub os_features: Vec<String>,
 }
 
+impl ChildPlatform {
+    pub(super) fn of(platform: &Platform) -> ChildPlatform {
+        ChildPlatform {
+            os: platform.os.clone(),
+            architecture: platform.architecture.clone(),
+            variant: platform.variant.clone(),
+            os_version: platform.os_version.clone(),
+            os_features: platform.os_features.clone(),
+        }
+    }
+}
+
 /// What the bytes of a small JSON blob refer to. Bytes that are no document, or an ambiguous one, refer to nothing.
 pub(super) fn edges_of(digest: &Digest, bytes: &[u8]) -> Found {
     let Ok(document) = Document::parse(bytes, None) else { return Found::default() };
@@ -97,7 +109,7 @@ pub(super) fn label_edges(parent: &str, labels: &Labels) -> Vec<EdgeRow> {
     edges
 }
 
-fn role_name(role: Role) -> &'static str {
+pub(super) fn role_name(role: Role) -> &'static str {
     match role {
         Role::Index | Role::Manifest | Role::Config | Role::Layer => role.as_str(),
         Role::Other => "blob",
@@ -131,21 +143,14 @@ impl Store {
     }
 }
 
-fn child_of(role: &'static str, descriptor: &Descriptor, present: bool) -> Child {
-    let platform = |platform: &Platform| ChildPlatform {
-        os: platform.os.clone(),
-        architecture: platform.architecture.clone(),
-        variant: platform.variant.clone(),
-        os_version: platform.os_version.clone(),
-        os_features: platform.os_features.clone(),
-    };
+pub(super) fn child_of(role: &'static str, descriptor: &Descriptor, present: bool) -> Child {
     Child {
         media_type: descriptor.media_type.clone(),
         digest: descriptor.digest.to_string(),
         size: descriptor.size,
         role,
         present,
-        platform: descriptor.platform.as_ref().map(platform),
+        platform: descriptor.platform.as_ref().map(ChildPlatform::of),
         annotations: descriptor.annotations.clone(),
         artifact_type: descriptor.artifact_type.clone(),
         urls: descriptor.urls.clone(),

@@ -1,5 +1,18 @@
 //! Images: a name and what it stands for.
 
+mod archive;
+mod check;
+mod history;
+mod manifest;
+mod tree;
+mod usage;
+
+pub use archive::{Archive, ArchiveScope, Piece};
+pub use check::{ImageCheck, PlatformCheck, Wholeness};
+pub use history::{BuildStep, History};
+pub use manifest::ImageManifest;
+pub use usage::{ImageUsage, Sharer};
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

@@ -35,10 +35,14 @@ pub mod lists;
 pub use arrival::{Committed, Put};
 pub use cache::Blob;
 pub use content::{Content, ContentPatch, Presence, PutBody, WhenHeld};
-pub use edges::{Child, Children};
+pub use edges::{Child, ChildPlatform, Children};
 pub use events::Follower;
 pub use idempotency::Keyed;
-pub use images::{Image, ImagePatch, ImageSource, NameTaken, NewImage, NewTarget, Target, check_image_name};
+pub use images::{
+    Archive, ArchiveScope, BuildStep, History, Image, ImageCheck, ImageManifest, ImagePatch, ImageSource,
+    ImageUsage, NameTaken, NewImage, NewTarget, Piece, PlatformCheck, Sharer, Target, Wholeness,
+    check_image_name,
+};
 pub use ingests::{CommitIngest, Ingest, OpenIngest, Opened, Writer};
 pub use labels::{LabelPatch, Labels};
 pub use leases::{Expiry, Held, Lease, LeasePatch, NewLease, Resource, ResourceKind};

@@ -1,8 +1,10 @@
 //! What the API does, resource by resource, on both databases.
 
+mod archives;
 mod containerd_suite;
 mod content;
 mod events;
+mod image_views;
 mod images;
 mod ingests;
 mod leases;

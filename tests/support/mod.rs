@@ -19,3 +19,4 @@ pub mod rows;
 pub mod served;
 pub mod slow_link;
 pub mod token_server;
+pub mod stored;

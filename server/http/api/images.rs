@@ -1,24 +1,26 @@
-//! `/api/v1/images`: stored names for descriptors.
+//! `/api/v1/images`: stored names for descriptors, and what is behind them.
 
 use std::collections::BTreeMap;
 
+use axum::Json;
 use axum::extract::State;
-use axum::response::Response;
-use http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::lists::Asked;
 use super::{changed, location, made, tagged};
 use crate::error::{Error, Result};
+use crate::http::blob::respond_archive;
 use crate::http::error::ApiResult;
 use crate::http::extract::{Json as JsonBody, MergePatch, Object, Path, given};
-use crate::http::params::{Idempotency, if_match};
+use crate::http::params::{Idempotency, Params, if_match};
 use crate::id::ImageId;
 use crate::limits;
-use crate::oci::Digest;
+use crate::oci::{Digest, Platform};
 use crate::store::lists::IMAGES;
 use crate::store::{
-    Caller, ImagePatch, ImageSource, LabelPatch, Labels, NameTaken, NewImage, NewTarget, Store,
+    ArchiveScope, Caller, ImagePatch, ImageSource, LabelPatch, Labels, NameTaken, NewImage, NewTarget, Store,
 };
 
 /// `GET /api/v1/images`
@@ -142,4 +144,69 @@ pub async fn delete(
 ) -> ApiResult<StatusCode> {
     store.delete_image(&caller.namespace, &id, if_match(&headers)?).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// `GET /api/v1/images/{id}/manifest`: what runs on a platform.
+pub async fn manifest(
+    State(store): State<Store>,
+    caller: Caller,
+    Path(id): Path<ImageId>,
+    params: Params,
+) -> ApiResult<Response> {
+    let platform = params.parse::<Platform>("platform")?;
+    let found = store.find_manifest(&caller.namespace, &id, platform.as_ref()).await?;
+    Ok(Json(found).into_response())
+}
+
+/// `GET /api/v1/images/{id}/history`: how it was built.
+pub async fn history(
+    State(store): State<Store>,
+    caller: Caller,
+    Path(id): Path<ImageId>,
+    params: Params,
+) -> ApiResult<Response> {
+    let platform = params.parse::<Platform>("platform")?;
+    Ok(Json(store.find_history(&caller.namespace, &id, platform.as_ref()).await?).into_response())
+}
+
+/// `GET /api/v1/images/{id}/usage`: what it takes, and shares with whom.
+pub async fn usage(
+    State(store): State<Store>,
+    caller: Caller,
+    Path(id): Path<ImageId>,
+) -> ApiResult<Response> {
+    Ok(Json(store.measure_image(&caller.namespace, &id).await?).into_response())
+}
+
+/// `GET /api/v1/images/{id}/check`: what of it is here.
+pub async fn check(
+    State(store): State<Store>,
+    caller: Caller,
+    Path(id): Path<ImageId>,
+    params: Params,
+) -> ApiResult<Response> {
+    let platform = params.parse::<Platform>("platform")?;
+    Ok(Json(store.check_image(&caller.namespace, &id, platform.as_ref()).await?).into_response())
+}
+
+/// `GET` and `HEAD /api/v1/images/{id}/archive`: the image as one file, or the requested ranges of it.
+pub async fn archive(
+    State(store): State<Store>,
+    caller: Caller,
+    Path(id): Path<ImageId>,
+    params: Params,
+    method: Method,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let scope = match (params.parse::<Platform>("platform")?, params.flag("skip_missing")?) {
+        (Some(_), true) => {
+            let reason = "give either `platform` or `skip_missing`: one platform is whole or is not";
+            return Err(Error::invalid_field("skip_missing", reason).into());
+        }
+        (Some(platform), false) => ArchiveScope::Platform(platform),
+        (None, true) => ArchiveScope::Present,
+        (None, false) => ArchiveScope::Whole,
+    };
+    let archive = store.open_archive(&caller.namespace, &id, scope).await?;
+    respond_archive(&store, archive, &method, &headers)
 }
