@@ -165,6 +165,20 @@ limits! {
         "What is followed from the blobs of one image to the images that share them; beyond it the answer says so.";
     USAGE_SHARERS "usage_sharers": usize = 100, "images",
         "Images that the usage of one image names, those that share the most.";
+    IMPORTS "imports": usize = 8, "imports",
+        "Archives that are read at once; each may hold a decoder's window and a manifest. Beyond it 429.";
+    ARCHIVE_ENTRIES "archive_entries": usize = 20_000, "entries",
+        "Entries of an archive that is imported; their names are held in memory.";
+    ARCHIVE_PATH_BYTES "archive_path_bytes": usize = 1_024, "bytes",
+        "The path of one entry; an image layout has none beyond 141.";
+    ARCHIVE_HEADER_BYTES "archive_header_bytes": u64 = MIB, "bytes",
+        "Headers between two files of an archive, long names and pax records among them: they are held in memory.";
+    ARCHIVE_RATIO "archive_ratio": u64 = 1_000, "times",
+        "What an archive may unpack to, measured by what was sent; layers come nowhere near it.";
+    ARCHIVE_RATIO_FROM_BYTES "archive_ratio_from_bytes": u64 = 64 * MIB, "bytes",
+        "From where `archive_ratio` counts: a little of anything may be zeros.";
+    ARCHIVE_WINDOW "archive_window": u64 = 8 * MIB, "bytes",
+        "What a zstd decoder looks back on, which it holds in memory: what RFC 8878 (3.1.1.1.2) wants decoders to have.";
     CONFIG_FILE_BYTES "config_file_bytes": u64 = MIB, "bytes",
         "The configuration file.";
 

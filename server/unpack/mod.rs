@@ -1,3 +1,13 @@
-//! Layers: what is inside them. Hostile input is the normal case.
+//! Layers and archives from outside: what is inside them. Hostile input is the normal case: what is not plainly an archive
+//! of plain files is refused, nothing of it is ever a path of ours, and no size that it declares is believed.
+//!
+//! This room reads; what is done with the bytes is its callers' business.
 
+mod archive;
+mod compression;
 pub mod decompress;
+mod path;
+mod watch;
+
+pub use archive::{Archive, Entry, EntryKind};
+pub use compression::Compression;

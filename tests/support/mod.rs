@@ -18,5 +18,5 @@ pub mod request;
 pub mod rows;
 pub mod served;
 pub mod slow_link;
-pub mod token_server;
 pub mod stored;
+pub mod token_server;

@@ -1,0 +1,71 @@
+//! Compressions, by the bytes that they begin with.
+
+use std::io::{self, Cursor};
+
+use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
+use async_compression::zstd::DParameter;
+use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
+
+use crate::limits;
+
+/// How many bytes tell every compression apart.
+pub const PREFIX: usize = 6;
+
+/// A reader handed on, whatever it is made of.
+pub(super) type Reader = Box<dyn AsyncRead + Send + Unpin>;
+
+/// Bytes that are read from the body at once, and from a decoder.
+const BUFFER: usize = 256 << 10;
+
+/// How bytes are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    None,
+    Gzip,
+    Zstd,
+    /// One that is known and not read, by its name.
+    Foreign(&'static str),
+}
+
+impl Compression {
+    /// By the first bytes, [`PREFIX`] of them where there are so many.
+    pub fn of(prefix: &[u8]) -> Compression {
+        const MAGIC: [(&[u8], Compression); 4] = [
+            (b"\x1f\x8b", Compression::Gzip),
+            (b"\x28\xb5\x2f\xfd", Compression::Zstd),
+            (b"BZh", Compression::Foreign("bzip2")),
+            (b"\xfd7zXZ\0", Compression::Foreign("xz")),
+        ];
+        MAGIC
+            .iter()
+            .find(|(magic, _)| prefix.starts_with(magic))
+            .map_or(Compression::None, |(_, found)| *found)
+    }
+}
+
+/// Up to so many bytes from the front of a reader.
+pub(super) async fn read_prefix(reader: &mut Reader) -> io::Result<Vec<u8>> {
+    let mut prefix = Vec::with_capacity(PREFIX);
+    reader.take(PREFIX as u64).read_to_end(&mut prefix).await?;
+    Ok(prefix)
+}
+
+/// The bytes that are packed in `prefix` and what follows it. `None` for a compression that is not read.
+pub(super) fn decoded(prefix: Vec<u8>, rest: Reader, compression: Compression) -> Option<Reader> {
+    let packed = BufReader::with_capacity(BUFFER, Cursor::new(prefix).chain(rest));
+    Some(match compression {
+        Compression::None => Box::new(packed),
+        Compression::Gzip => {
+            let mut decoder = GzipDecoder::new(packed);
+            decoder.multiple_members(true);
+            Box::new(BufReader::with_capacity(BUFFER, decoder))
+        }
+        Compression::Zstd => {
+            let window = DParameter::window_log_max(limits::ARCHIVE_WINDOW.ilog2());
+            let mut decoder = ZstdDecoder::with_params(packed, &[window]);
+            decoder.multiple_members(true);
+            Box::new(BufReader::with_capacity(BUFFER, decoder))
+        }
+        Compression::Foreign(_) => return None,
+    })
+}
