@@ -218,7 +218,7 @@ impl fmt::Display for Error {
             Error::WriterLost => f.write_str("the writer token is not this ingest's writer: open it again"),
             Error::TooLarge { what, limit } => write!(f, "{what} is larger than the limit of {limit} bytes"),
             Error::TooMany { what, limit, .. } => {
-                write!(f, "{limit} {what} wait already, which is the limit")
+                write!(f, "{limit} {what} are under way or wait already, which is the limit")
             }
             Error::OutOfSpace { doing, .. } => write!(f, "out of space: {doing}"),
             Error::Unavailable { what, .. } => write!(f, "{what} is not available just now"),

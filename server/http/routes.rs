@@ -101,6 +101,7 @@ routes! {
 
     GET "/api/v1/images" Read ["namespace" "name" "name_prefix" "digest" "sort" "filter" "label" "limit" "cursor"] => images::list;
     POST "/api/v1/images" Write ["namespace"] => images::create;
+    POST "/api/v1/images/import" Write ["namespace" "name" "base_name"] => images::import;
     GET "/api/v1/images/{id}" Read ["namespace"] => images::show;
     PATCH "/api/v1/images/{id}" Write ["namespace"] => images::update;
     DELETE "/api/v1/images/{id}" Write ["namespace"] => images::delete;

@@ -1,4 +1,4 @@
-//! Work that outlives a request. A pull is a row first, a task second: the row says what was asked for and how it
+//! Work that outlives a request, or that joins rooms which do not know each other. A pull is a row first, a task second: the row says what was asked for and how it
 //! stands, and a start goes on with every row that is not finished. Steps are idempotent, so to resume is to run again.
 //!
 //! Progress is state, not log lines: a job holds its current picture, and events are the differences of it.
@@ -8,6 +8,7 @@ mod documents;
 mod event;
 mod fetch;
 mod flights;
+mod import;
 mod lease;
 mod plan;
 mod progress;
@@ -26,6 +27,7 @@ mod watch;
 pub use event::{
     LogLevel, PullEnd, PullEvent, PullEventBody, PullLog, PullPhaseChange, PullReset, ResetReason,
 };
+pub use import::{Imported, Naming};
 pub use plan::{Plan, PlanBlob, PlanTotals};
 pub use request::{CredentialUse, ForeignLayers, PullRequest, Selection};
 pub use trace::{PullTrace, TraceLine};
@@ -104,6 +106,8 @@ struct Inner {
     settings: Settings,
     turns: Semaphore,
     plans: Semaphore,
+    /// Turns of imports; who finds none comes again later.
+    imports: Semaphore,
     /// Held while a pull is recorded: one at a time, so that equal ones find each other on every database, and the
     /// queue ends where it should.
     recording: tokio::sync::Mutex<()>,
@@ -167,6 +171,7 @@ impl Jobs {
             registry: Registry::new(settings.patience, clock.clone()),
             turns: Semaphore::new(settings.pulls),
             plans: Semaphore::new(limits::PLANS),
+            imports: Semaphore::new(limits::IMPORTS),
             recording: tokio::sync::Mutex::default(),
             flights: Flights::default(),
             live: Mutex::default(),

@@ -1,10 +1,10 @@
 //! The image layout as files (OCI image spec, image-layout.md), and the index that `docker load` reads beside it.
 
-use std::collections::BTreeMap;
-
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::error::Result;
+use crate::oci::descriptor::null_is_empty;
 use crate::oci::media_type::OCI_INDEX;
 use crate::oci::{Descriptor, Digest};
 
@@ -34,13 +34,13 @@ pub fn index_file(name: &str, target: &Descriptor) -> Vec<u8> {
 }
 
 /// An image as `docker save` lists it: names of files.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct DockerImage {
     pub config: String,
-    #[serde(default, deserialize_with = "super::descriptor::null_is_empty")]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub repo_tags: Vec<String>,
-    #[serde(default, deserialize_with = "super::descriptor::null_is_empty")]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub layers: Vec<String>,
 }
 
@@ -55,13 +55,26 @@ pub fn path_of(digest: &Digest) -> String {
 }
 
 /// The blob that a layout has at this path. `Some(Err)` for a path below `blobs/` that no blob has.
-pub fn blob_at(path: &str) -> Option<crate::error::Result<Digest>> {
-    let (algorithm, hex) = path.strip_prefix(BLOBS)?.split_once('/')?;
-    Some(format!("{algorithm}:{hex}").parse())
+pub fn blob_at(path: &str) -> Option<Result<Digest>> {
+    let below = path.strip_prefix(BLOBS)?;
+    Some(below.replacen('/', ":", 1).parse())
 }
 
-/// The image's name as its descriptor in an `index.json` tells it.
-pub fn name_of(annotations: &BTreeMap<String, String>) -> Option<&str> {
-    let named = [IMAGE_NAME, REF_NAME].iter().find_map(|key| annotations.get(*key));
-    named.map(String::as_str).filter(|name| !name.is_empty())
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    #[test]
+    fn a_blob_is_found_where_it_is_put_and_nowhere_else() {
+        for algorithm in Algorithm::ALL {
+            let digest = Digest::of(algorithm, b"x");
+            let found = blob_at(&path_of(&digest)).expect("a blob's path").expect("a digest");
+            assert_eq!(found, digest);
+        }
+        assert!(blob_at("index.json").is_none() && blob_at("x/blobs/sha256/aa").is_none());
+        for bad in ["blobs/x", "blobs/", "blobs/sha256/aa", "blobs/sha256/../../etc", "blobs/md5/aa"] {
+            assert!(blob_at(bad).is_some_and(|found| found.is_err()), "{bad}");
+        }
+    }
 }

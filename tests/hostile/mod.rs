@@ -1,5 +1,6 @@
 //! Peers and machines that mean harm: each file is named after the threat.
 
+mod archives;
 mod broken_transactions;
 mod flood;
 mod foreign_sites;

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::app::{TestApp, sha256, story};
-use crate::support::image::{Image, Kind};
+use crate::support::image::{Blob, Image, Kind};
 use crate::support::request::Answer;
+use crate::support::stored::{Tar, document, silent};
 
 /// The files of a tar, by another reader than the server's own writer.
 async fn files(tar: &[u8]) -> Vec<(String, Vec<u8>)> {
@@ -184,4 +185,255 @@ story!(a_blob_of_another_digest_algorithm_is_in_its_own_folder, async |app| {
     let found = files(&whole(app, &format!("{}/archive", made.place())).await.body).await;
     let path = stored["digest"].as_str().expect("a digest").replace("sha512:", "blobs/sha512/");
     assert!(found.iter().any(|(found, bytes)| *found == path && *bytes == layer));
+});
+
+const IMPORT: &str = "/api/v1/images/import";
+const NAME: &str = "io.containerd.image.name";
+const TAG: &str = "org.opencontainers.image.ref.name";
+
+/// A descriptor of a layout's index, with annotations.
+fn listed(blob: &Blob, annotations: &[(&str, &str)]) -> Value {
+    let mut descriptor = silent(blob);
+    let annotations = annotations.iter().map(|(key, value)| ((*key).to_owned(), json!(value)));
+    descriptor["annotations"] = Value::Object(annotations.collect());
+    descriptor
+}
+
+fn names_of(imported: &Value) -> Vec<&str> {
+    let images = imported["images"].as_array().expect("images");
+    images.iter().map(|image| image["name"].as_str().expect("a name")).collect()
+}
+
+async fn import(app: &TestApp, query: &str, archive: &[u8]) -> Value {
+    app.post(format!("{IMPORT}{query}")).body(archive).await.expect(201).json()
+}
+
+story!(what_was_exported_comes_in_again_as_it_was, async |app| {
+    let image = multi_platform().await;
+    let path = app.put_image("docker.io/library/a:1", &image).await;
+    let archive = whole(app, &format!("{path}/archive")).await.body;
+    let answer = app.post(IMPORT).namespace("other").body(&archive).await.expect(201);
+    assert!(answer.header("orlop-lease").starts_with("grace_"));
+    let imported = answer.json();
+    assert_eq!(names_of(&imported), ["docker.io/library/a:1"]);
+    assert_eq!(imported["images"][0]["target"]["digest"], image.top().digest);
+    assert_eq!(
+        (&imported["stored_blobs"], &imported["existing_blobs"]),
+        (&json!(image.blobs.len()), &json!(0))
+    );
+    let id = imported["images"][0]["id"].as_str().expect("an id");
+    let there = format!("/api/v1/images/{id}/archive?namespace=other");
+    assert!(whole(app, &there).await.body == archive, "the same bytes");
+    // One lease holds it all, and layers are known for what they are.
+    let leases = app.get("/api/v1/leases?namespace=other").await.json();
+    assert_eq!(leases["items"].as_array().map(Vec::len), Some(1));
+    let layer = app.get(format!("/api/v1/content/{}?namespace=other", image.blobs[0].digest)).await.json();
+    assert_eq!(layer["media_type"], image.blobs[0].media_type);
+    // Again changes nothing.
+    let again = import(app, "?namespace=other", &archive).await;
+    assert_eq!((&again["stored_blobs"], &again["existing_blobs"]), (&json!(0), &json!(image.blobs.len())));
+    assert_eq!(again["images"][0]["id"], imported["images"][0]["id"]);
+});
+
+story!(an_archive_comes_packed_and_in_any_order, async |app| {
+    let image = multi_platform().await;
+    let entry = listed(image.top(), &[(NAME, "a:1")]);
+    let archive = Tar::default().blobs(image.blobs.iter().rev()).layout(&[entry]).end();
+    let mut gzip = async_compression::tokio::write::GzipEncoder::new(Vec::new());
+    gzip.write_all(&archive).await.expect("memory takes all bytes");
+    gzip.shutdown().await.expect("memory takes all bytes");
+    let mut zstd = async_compression::tokio::write::ZstdEncoder::new(Vec::new());
+    zstd.write_all(&archive).await.expect("memory takes all bytes");
+    zstd.shutdown().await.expect("memory takes all bytes");
+    let two_members = {
+        let (head, tail) = archive.split_at(archive.len() / 2);
+        let mut both = Vec::new();
+        for part in [head, tail] {
+            let mut gzip = async_compression::tokio::write::GzipEncoder::new(Vec::new());
+            gzip.write_all(part).await.expect("memory takes all bytes");
+            gzip.shutdown().await.expect("memory takes all bytes");
+            both.extend(gzip.into_inner());
+        }
+        both
+    };
+    for (at, body) in [archive, gzip.into_inner(), zstd.into_inner(), two_members].into_iter().enumerate() {
+        let imported = import(app, &format!("?namespace=n{at}"), &body).await;
+        assert_eq!(imported["images"][0]["target"]["digest"], image.top().digest, "{at}");
+        assert_eq!(imported["stored_blobs"], image.blobs.len());
+    }
+    // Without a length, in small pieces.
+    let chunks = Tar::default().blobs(&image.blobs).layout(&[listed(image.top(), &[(NAME, "b")])]).end();
+    let chunks = chunks.chunks(700).map(bytes::Bytes::copy_from_slice).collect();
+    assert_eq!(names_of(&app.post(IMPORT).chunked(chunks).await.expect(201).json()), ["b"]);
+});
+
+story!(names_come_from_the_archive_or_from_the_caller, async |app| {
+    let (one, two) = (multi_platform().await, Image::multi_platform(Kind::Docker, &["linux/amd64"]).await);
+    // They share a layer, which an archive has once.
+    let own = || two.blobs.iter().filter(|blob| !one.blobs.iter().any(|other| other.digest == blob.digest));
+    let blobs = || Tar::default().blobs(&one.blobs).blobs(own());
+    let both = blobs()
+        .layout(&[
+            listed(one.top(), &[(TAG, "1.0")]),
+            listed(two.top(), &[(TAG, "1.1"), (NAME, "x.example/b:2")]),
+        ])
+        .end();
+    assert_eq!(names_of(&import(app, "", &both).await), ["1.0", "x.example/b:2"]);
+    let based = import(app, "?base_name=docker.io/library/a", &both).await;
+    assert_eq!(names_of(&based), ["docker.io/library/a:1.0", "x.example/b:2"]);
+    // One name for several: the list itself.
+    let listed_as_one = import(app, "?name=all", &both).await;
+    assert_eq!(names_of(&listed_as_one), ["all"]);
+    assert_eq!(listed_as_one["images"][0]["target"]["media_type"], "application/vnd.oci.image.index.v1+json");
+    let check = format!("/api/v1/images/{}/check", listed_as_one["images"][0]["id"].as_str().expect("an id"));
+    assert_eq!(app.get(check).await.json()["state"], "complete");
+
+    let bare = blobs().layout(&[listed(one.top(), &[])]).end();
+    let unnamed = import(app, "", &bare).await;
+    assert_eq!((names_of(&unnamed).len(), &unnamed["unnamed"][0]["digest"]), (0, &json!(one.top().digest)));
+    assert_eq!(names_of(&import(app, "?name=mine", &bare).await), ["mine"]);
+
+    let twice = blobs().layout(&[listed(one.top(), &[(TAG, "x")]), listed(two.top(), &[(TAG, "x")])]).end();
+    assert_eq!(app.post(IMPORT).body(&twice).await.to_string(), "422 validation-failed");
+    let refused = app.post(format!("{IMPORT}?name=a%0Ab")).body(&bare).await;
+    assert_eq!(
+        (refused.to_string(), &refused.json()["field"]),
+        ("400 invalid-argument".into(), &json!("name"))
+    );
+});
+
+/// What `docker save` wrote for years: a folder for each layer, the same one a link, and the list at the end.
+fn saved(layers: &[(&str, &[u8])], links: &[(&str, &str)], tags: &Value) -> Tar {
+    let listed: Vec<&str> =
+        layers.iter().map(|(path, _)| *path).chain(links.iter().map(|(path, _)| *path)).collect();
+    let bytes_of = |path: &str| layers.iter().find(|(found, _)| *found == path).map(|(_, bytes)| *bytes);
+    let diff_ids: Vec<String> = listed
+        .iter()
+        .map(|path| match bytes_of(path) {
+            Some(bytes) => sha256(bytes),
+            None => sha256(layers[0].1),
+        })
+        .collect();
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    })
+    .to_string();
+    let name = format!("{}.json", sha256(config.as_bytes()).replace("sha256:", ""));
+    let mut tar = Tar::default();
+    for (path, bytes) in layers {
+        let folder = path.split('/').next().expect("a folder");
+        tar = tar.entry(b'5', &format!("{folder}/"), "", b"");
+        tar = tar
+            .file(&format!("{folder}/VERSION"), b"1.0")
+            .file(&format!("{folder}/json"), b"{}")
+            .file(path, bytes);
+    }
+    for (path, target) in links {
+        tar = tar.link(path, target);
+    }
+    let manifest = json!([{"Config": name, "RepoTags": tags, "Layers": listed}]);
+    tar.file(&name, config.as_bytes())
+        .file("manifest.json", manifest.to_string().as_bytes())
+        .file("repositories", b"{}")
+}
+
+story!(what_docker_saved_becomes_an_oci_image, async |app| {
+    let layers: [(&str, &[u8]); 2] = [("aa/layer.tar", b"one"), ("bb/layer.tar", b"two")];
+    let tar = saved(&layers, &[("cc/layer.tar", "../aa/layer.tar")], &json!(["a:1", "x.example/b:2"])).end();
+    let imported = import(app, "", &tar).await;
+    assert_eq!(names_of(&imported), ["docker.io/library/a:1", "x.example/b:2"]);
+    let id = imported["images"][0]["id"].as_str().expect("an id");
+    let found =
+        app.get(format!("/api/v1/images/{id}/manifest?platform=linux/amd64")).await.expect(200).json();
+    let told: Vec<Value> = found["layers"]
+        .as_array()
+        .expect("layers")
+        .iter()
+        .map(|layer| json!([layer["digest"], layer["media_type"], layer["present"]]))
+        .collect();
+    let plain = "application/vnd.oci.image.layer.v1.tar";
+    let expected = [b"one", b"two", b"one"].map(|bytes| json!([sha256(bytes), plain, true]));
+    assert_eq!(told, expected);
+    // Its files beside the image are not stored: two layers, a config, a manifest.
+    assert_eq!(imported["stored_blobs"], 4);
+    assert_eq!(import(app, "", &tar).await["images"][0]["target"], imported["images"][0]["target"]);
+    assert_eq!(
+        names_of(&import(app, "?name=mine", &saved(&layers, &[], &Value::Null).end()).await),
+        ["mine"]
+    );
+});
+
+story!(what_docker_saved_wrongly_is_refused, async |app| {
+    let refused = async |tar: Vec<u8>| app.post(IMPORT).body(&tar).await.to_string();
+    let layers: [(&str, &[u8]); 1] = [("aa/layer.tar", b"one")];
+    // A link that leads to nothing, in a circle, or out.
+    let lost = saved(&layers, &[("bb/layer.tar", "../zz/layer.tar")], &json!([])).end();
+    assert_eq!(refused(lost).await, "422 validation-failed");
+    let circle = saved(
+        &layers,
+        &[("bb/layer.tar", "../cc/layer.tar"), ("cc/layer.tar", "../bb/layer.tar")],
+        &json!([]),
+    );
+    assert_eq!(refused(circle.end()).await, "422 validation-failed");
+    let out = saved(&layers, &[("bb/layer.tar", "../../../etc/passwd")], &json!([])).end();
+    assert_eq!(refused(out).await, "422 validation-failed");
+    // A layer that is not what the config says.
+    let config = json!({"rootfs": {"diff_ids": [sha256(b"other")]}}).to_string();
+    let manifest = json!([{"Config": "c.json", "Layers": ["l.tar"]}]).to_string();
+    let wrong =
+        || Tar::default().file("c.json", config.as_bytes()).file("manifest.json", manifest.as_bytes());
+    assert_eq!(refused(wrong().file("l.tar", b"one").end()).await, "409 digest-mismatch");
+    assert_eq!(refused(wrong().end()).await, "422 validation-failed");
+    assert_eq!(refused(wrong().file("l.tar", b"BZh91AY").end()).await, "422 validation-failed");
+    for manifest in ["", "{}", "[]", "[1]", r#"[{"Config":"c.json","Layers":["l.tar","l.tar"]}]"#] {
+        let tar = Tar::default()
+            .file("c.json", config.as_bytes())
+            .file("l.tar", b"one")
+            .file("manifest.json", manifest.as_bytes());
+        assert_eq!(refused(tar.end()).await, "422 validation-failed", "{manifest}");
+    }
+    assert_eq!(app.get("/api/v1/images").await.json()["items"], json!([]));
+});
+
+story!(an_import_is_held_by_the_lease_that_is_named, async |app| {
+    let image = multi_platform().await;
+    let tar = Tar::default().blobs(&image.blobs).layout(&[listed(image.top(), &[(NAME, "a")])]).end();
+    let lost = app.post(IMPORT).header("Orlop-Lease", "nobody").body(&tar).await;
+    assert_eq!(lost.to_string(), "404 not-found");
+    app.post("/api/v1/leases").json(json!({"id": "mine"})).await.expect(201);
+    let held = app.post(IMPORT).header("Orlop-Lease", "mine").body(&tar).await.expect(201);
+    assert_eq!(held.header("orlop-lease"), "mine");
+    let resources = app.get("/api/v1/leases/mine/resources").await.json();
+    assert_eq!(resources["items"].as_array().map(Vec::len), Some(image.blobs.len() + 1));
+});
+
+story!(a_part_of_an_image_comes_in_and_its_check_says_so, async |app| {
+    let image = multi_platform().await;
+    let some = image.blobs.iter().enumerate().filter(|(at, _)| *at != 1).map(|(_, blob)| blob);
+    let tar = Tar::default().blobs(some).layout(&[listed(image.top(), &[(NAME, "a")])]).end();
+    let imported = import(app, "", &tar).await;
+    let check = format!("/api/v1/images/{}/check", imported["images"][0]["id"].as_str().expect("an id"));
+    assert_eq!(app.get(check).await.json()["state"], "incomplete");
+});
+
+story!(a_large_blob_streams_through, async |app| {
+    let layer = crate::support::raw::noise(7, 5 << 20).to_vec();
+    let blob = Blob::new("application/vnd.oci.image.layer.v1.tar", layer);
+    let config = Blob::new("application/vnd.oci.image.config.v1+json", b"{}".to_vec());
+    let manifest = document(
+        "application/vnd.oci.image.manifest.v1+json",
+        &json!({"schemaVersion": 2, "config": config.descriptor(), "layers": [blob.descriptor()]}),
+    );
+    let tar = || Tar::default().blobs([&blob, &config, &manifest]);
+    let imported = import(app, "", &tar().layout(&[listed(&manifest, &[(NAME, "a")])]).end()).await;
+    assert_eq!(imported["stored_bytes"], blob.bytes.len() + config.bytes.len() + manifest.bytes.len());
+    let back = app.get(format!("/api/v1/content/{}/data", blob.digest)).await;
+    assert!(back.body == blob.bytes);
+    // The same name over other bytes, new or not.
+    for (namespace, digest) in [("default", &blob.digest), ("new", &blob.digest)] {
+        let wrong = Tar::default()
+            .file(&digest.replace("sha256:", "blobs/sha256/"), &crate::support::raw::noise(8, 5 << 20));
+        let refused = app.post(IMPORT).namespace(namespace).body(wrong.end()).await;
+        assert_eq!(refused.to_string(), "409 digest-mismatch", "{namespace}");
+    }
 });

@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::lists::Asked;
-use super::{changed, location, made, tagged};
+use super::{changed, location, made, tagged, with_lease};
 use crate::error::{Error, Result};
 use crate::http::blob::respond_archive;
 use crate::http::error::ApiResult;
 use crate::http::extract::{Json as JsonBody, MergePatch, Object, Path, given};
 use crate::http::params::{Idempotency, Params, if_match};
 use crate::id::ImageId;
+use crate::jobs::{Jobs, Naming};
 use crate::limits;
 use crate::oci::{Digest, Platform};
 use crate::store::lists::IMAGES;
@@ -209,4 +210,18 @@ pub async fn archive(
     };
     let archive = store.open_archive(&caller.namespace, &id, scope).await?;
     respond_archive(&store, archive, &method, &headers)
+}
+
+/// `POST /api/v1/images/import`: an archive's blobs and names.
+pub async fn import(
+    State(jobs): State<Jobs>,
+    caller: Caller,
+    params: Params,
+    request: Request,
+) -> ApiResult<Response> {
+    let text = |name| Ok::<_, Error>(params.text(name, limits::REFERENCE_BYTES)?.map(str::to_owned));
+    let naming = Naming { name: text("name")?, base_name: text("base_name")? };
+    let body = request.into_body().into_data_stream();
+    let (imported, held) = jobs.import_images(&caller, naming, body).await?;
+    Ok(with_lease((StatusCode::CREATED, Json(imported)).into_response(), &held))
 }

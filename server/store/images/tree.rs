@@ -7,11 +7,12 @@ use crate::error::{Conflict, Error, Result, Unprocessable};
 use crate::limits;
 use crate::oci::config::platform_of;
 use crate::oci::manifest::{Manifest, Role};
-use crate::oci::media_type::Kind;
+use crate::oci::media_type::{Kind, essence};
 use crate::oci::{Descriptor, Digest, Document, Platform};
 use crate::store::Store;
 use crate::store::edges::{Child, child_of, role_name};
 use crate::store::images::{Image, Target};
+use crate::store::labels::check_media_type;
 
 /// Digests of one question to the database.
 const ASKED_AT_ONCE: usize = 1_000;
@@ -204,6 +205,40 @@ impl Store {
                 Ok(bytes) => tree.nodes[at].platform = platform_of(&bytes),
                 Err(Error::NotFound { .. } | Error::Corrupt { .. } | Error::TooLarge { .. }) => {}
                 Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Records whose media type nobody has told get what the documents of the image say.
+    ///
+    /// # Errors
+    /// `Unavailable`. An image that cannot be looked through is left as it is.
+    pub async fn hint_media_types(&self, image: &Image) -> Result<()> {
+        let tree = match self.read_tree(image).await {
+            Err(Error::Unprocessable(_)) => return Ok(()),
+            tree => tree?,
+        };
+        let told = tree.nodes.into_iter().filter(|node| node.present);
+        let hints =
+            told.map(|node| (node.descriptor.digest, essence(&node.descriptor.media_type).to_owned()));
+        let hints: Vec<_> = hints.filter(|(_, text)| check_media_type(text).is_ok()).collect();
+        for some in hints.chunks(ASKED_AT_ONCE) {
+            let (namespace, some, now) = (image.namespace.clone(), some.to_vec(), self.now().0);
+            let written = self.0.db.write(move |tx| {
+                Box::pin(async move {
+                    let mut changed = Vec::new();
+                    for (digest, media_type) in some {
+                        let name = digest.as_str();
+                        if db::content::hint_media_type(tx, &namespace, name, &media_type, now).await? {
+                            changed.push(digest);
+                        }
+                    }
+                    Ok(changed)
+                })
+            });
+            for digest in written.await? {
+                self.0.cache.forget(&image.namespace, &digest);
             }
         }
         Ok(())

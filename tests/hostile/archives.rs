@@ -1,0 +1,204 @@
+//! Archives that want out, want more than there is, or are not what they say: refused in words, and nothing of them is a
+//! name afterwards.
+
+use serde_json::json;
+
+use crate::support::app::{TestApp, story};
+use crate::support::image::{Image, Kind};
+use crate::support::stored::{Tar, silent};
+
+const IMPORT: &str = "/api/v1/images/import";
+
+/// A pax record of one key.
+fn pax(key: &str, value: &str) -> Vec<u8> {
+    let mut length = key.len() + value.len() + 4;
+    while length != format!("{length} {key}={value}\n").len() {
+        length = format!("{length} {key}={value}\n").len();
+    }
+    format!("{length} {key}={value}\n").into_bytes()
+}
+
+async fn refused(app: &TestApp, what: &str, archive: Vec<u8>) -> String {
+    let answer = app.post(IMPORT).body(&archive).await;
+    assert!((400..500).contains(&answer.status), "{what}: {answer}");
+    assert_eq!(app.get("/api/v1/images").await.json()["items"], json!([]), "{what}");
+    let detail = answer.json()["detail"].as_str().expect("a reason").to_owned();
+    assert!(detail.len() < 500 && !detail.contains('\u{1b}'), "{what}: {detail}");
+    format!("{answer}: {detail}")
+}
+
+/// Every path below the data directory that is not of the store's own making.
+fn strangers(app: &TestApp) -> Vec<String> {
+    let entries = std::fs::read_dir(app.data_dir()).expect("the data directory");
+    let names = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));
+    let known = ["lock", "format", "oci-layout", "index.json", "blobs", "ingests", "quarantine", "snapshots"];
+    names.filter(|name| !known.contains(&name.as_str()) && !name.starts_with("orlop.db")).collect()
+}
+
+story!(an_archive_that_leads_out_is_refused, async |app| {
+    for path in [
+        "../x",
+        "a/../../x",
+        "/etc/cron.d/x",
+        "..",
+        "a/..",
+        "blobs/sha256/../../../x",
+        "blobs/sha256/x",
+        "blobs/x",
+    ] {
+        let said = refused(app, path, Tar::default().file(path, b"x").end()).await;
+        assert!(said.starts_with("422 validation-failed"), "{path}: {said}");
+    }
+    for (path, target) in [("a", "/etc/passwd"), ("a", "../x"), ("a/b", "../../x"), ("a/b/c", "../../../etc")]
+    {
+        let said = refused(app, target, Tar::default().link(path, target).end()).await;
+        assert!(said.starts_with("422 validation-failed"), "{target}: {said}");
+    }
+    // A hard link's target is a path of the archive.
+    for target in ["/etc/passwd", "../x"] {
+        refused(app, target, Tar::default().entry(b'1', "a", target, b"").end()).await;
+    }
+    refused(
+        app,
+        "pax path",
+        Tar::default().entry(b'x', "p", "", &pax("path", "../../x")).file("a", b"x").end(),
+    )
+    .await;
+    refused(
+        app,
+        "long name",
+        Tar::default().entry(b'L', "././@LongLink", "", b"../../x\0").file("a", b"x").end(),
+    )
+    .await;
+    assert_eq!(strangers(app), [""; 0]);
+});
+
+story!(an_archive_of_things_that_no_image_has_is_refused, async |app| {
+    for kind in [b'3', b'4', b'6', b'S', b'g', b'V', b'M', b'Z'] {
+        let said =
+            refused(app, &char::from(kind).to_string(), Tar::default().entry(kind, "a", "", b"").end()).await;
+        assert!(said.starts_with("422 "), "{kind}: {said}");
+    }
+    // A hole of a terabyte, of which nothing was sent.
+    let sparse = [
+        pax("GNU.sparse.major", "1"),
+        pax("GNU.sparse.minor", "0"),
+        pax("GNU.sparse.realsize", "1099511627776"),
+    ];
+    let tar = Tar::default().entry(b'x', "p", "", &sparse.concat()).file("a", b"1\n0\n0\n");
+    refused(app, "sparse", tar.end()).await;
+    let twice = Tar::default().file("a.tar", b"one").file("./a.tar", b"two").end();
+    assert!(refused(app, "twice", twice).await.contains("twice"));
+});
+
+story!(an_archive_that_is_cut_or_damaged_is_refused, async |app| {
+    let image = Image::multi_platform(Kind::Oci, &["linux/amd64"]).await;
+    let whole = Tar::default().blobs(&image.blobs).layout(&[silent(image.top())]).end();
+    // Within any of its entries, and between them, where the list has not come yet.
+    for cut in (0..whole.len() - 1536).step_by(512).flat_map(|at| [at, at + 100]) {
+        refused(app, &format!("cut at {cut}"), whole[..cut].to_vec()).await;
+    }
+    let mut flipped = whole.clone();
+    flipped[3] ^= 1;
+    assert!(refused(app, "checksum", flipped).await.contains("damaged"));
+    for (what, bytes) in
+        [("nothing", &b""[..]), ("text", b"hello"), ("xz", b"\xfd7zXZ\0more"), ("bzip2", b"BZh9more")]
+    {
+        refused(app, what, bytes.to_vec()).await;
+    }
+    for (what, bytes) in
+        [("gzip", &b"\x1f\x8b\x08\0\0\0\0\0\0\0garbage garbage"[..]), ("zstd", b"\x28\xb5\x2f\xfdgarbage")]
+    {
+        refused(app, what, bytes.to_vec()).await;
+    }
+});
+
+story!(sizes_that_are_only_said_cost_nothing, async |app| {
+    for size in [1 << 40, 1 << 62, u64::MAX >> 1, u64::MAX] {
+        for (kind, path) in [
+            (b'0', "blobs/sha256/aa"),
+            (b'0', "index.json"),
+            (b'0', "manifest.json"),
+            (b'0', "oci-layout"),
+            (b'0', "a/layer.tar"),
+            (b'L', "././@LongLink"),
+            (b'x', "pax"),
+            (b'5', "folder"),
+        ] {
+            let tar = Tar::default().header(kind, path, "", size).bytes(b"little").cut();
+            refused(app, &format!("{path} of {size}"), tar).await;
+        }
+    }
+    // The size in pax is what counts, and it is not believed either.
+    let tar =
+        Tar::default().entry(b'x', "p", "", &pax("size", "9223372036854775807")).file("a/layer.tar", b"x");
+    refused(app, "pax size", tar.end()).await;
+    refused(app, "broken pax", Tar::default().entry(b'x', "p", "", b"7 size\n").file("a", b"x").end()).await;
+});
+
+story!(headers_and_entries_have_an_end, async |app| {
+    let long = vec![b'a'; 2 << 20];
+    for kind in [b'L', b'K', b'x'] {
+        let said =
+            refused(app, "long", Tar::default().entry(kind, "l", "", &long).file("a", b"x").end()).await;
+        assert!(said.starts_with("413 too-large"), "{said}");
+    }
+    let path = "p/".repeat(600) + "x";
+    let said =
+        refused(app, "path", Tar::default().entry(b'L', "l", "", path.as_bytes()).file("a", b"x").end())
+            .await;
+    assert!(said.contains("1024 bytes"), "{said}");
+    let many = (0..20_001).fold(Tar::default(), |tar, at| tar.entry(b'5', &format!("d{at}/"), "", b""));
+    assert!(refused(app, "many", many.end()).await.contains("20000 entries"));
+    let giant = format!("[{}]", "{\"Config\":\"x\"},".repeat(400_000));
+    assert!(
+        refused(app, "list", Tar::default().file("manifest.json", giant.as_bytes()).end())
+            .await
+            .starts_with("413")
+    );
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    for path in ["manifest.json", "oci-layout", "index.json"] {
+        refused(app, path, Tar::default().file(path, deep.as_bytes()).end()).await;
+    }
+});
+
+story!(an_archive_that_unpacks_without_an_end_is_refused, async |app| {
+    use tokio::io::AsyncWriteExt;
+    // Zstd packs a run of zeros to nearly nothing; gzip reaches a thousand only nearly.
+    let mut zstd = async_compression::tokio::write::ZstdEncoder::new(Vec::new());
+    let size: u64 = 1 << 30;
+    zstd.write_all(&Tar::default().header(b'0', "a/layer.tar", "", size).cut()).await.expect("memory");
+    let zeros = vec![0; 1 << 20];
+    for _ in 0..128 {
+        zstd.write_all(&zeros).await.expect("memory");
+    }
+    zstd.shutdown().await.expect("memory");
+    let said = refused(app, "bomb", zstd.into_inner()).await;
+    assert!(said.contains("1000 times"), "{said}");
+    assert!(std::fs::read_dir(app.data_dir().join("ingests")).expect("the ingests").next().is_none());
+});
+
+story!(a_document_that_is_not_what_the_list_says_gets_no_name, async |app| {
+    let image = Image::multi_platform(Kind::Oci, &["linux/amd64"]).await;
+    let mut longer = silent(image.top());
+    longer["size"] = json!(image.top().bytes.len() + 1);
+    let mut other = silent(image.top());
+    other["mediaType"] = json!("application/vnd.oci.image.manifest.v1+json");
+    let layer = silent(&image.blobs[0]);
+    let mut as_manifest = layer.clone();
+    as_manifest["mediaType"] = json!("application/vnd.oci.image.manifest.v1+json");
+    for (what, entry) in
+        [("longer", longer), ("other kind", other), ("layer", layer), ("layer as manifest", as_manifest)]
+    {
+        let mut entry = entry;
+        entry["annotations"] = json!({"io.containerd.image.name": "a"});
+        refused(app, what, Tar::default().blobs(&image.blobs).layout(&[entry]).end()).await;
+    }
+    // Of a refused archive the blobs are here, for a while: this image was in none.
+    let other_image = Image::multi_platform(Kind::Oci, &["linux/arm64"]).await;
+    refused(app, "missing", Tar::default().layout(&[silent(other_image.top())]).end()).await;
+    let newer = Tar::default().file("oci-layout", br#"{"imageLayoutVersion":"2.0.0"}"#).end();
+    assert!(refused(app, "version", newer).await.contains("version 1"));
+    refused(app, "no index", Tar::default().file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).end())
+        .await;
+});
