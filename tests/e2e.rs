@@ -14,6 +14,7 @@ use support::app::sha256;
 use support::command::{Background, run};
 use support::docker_registry::{DockerRegistry, skopeo_copy};
 use support::eventually::eventually;
+use support::image::{Image, Kind};
 use support::served::Served;
 use support::slow_link::SlowLink;
 
@@ -126,4 +127,97 @@ fn reads_ranges_with_curl(served: &Served, data: &Path) {
         run(&mut curl, LIMIT).expect_success();
         assert!(fs::read(&into).expect("curl wrote it") == wanted, "{range}");
     }
+}
+
+/// The image of this name, as the API has it.
+async fn image_named(served: &Served, name: &str) -> Value {
+    let found = served.request(Method::GET, format!("/api/v1/images?name={name}")).await.expect(200).json();
+    found["items"][0].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_other_tools_wrote_is_imported() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let served = Served::start(&directory.path().join("data"), &[]);
+    let whole = Image::multi_platform(Kind::Oci, &["linux/amd64", "linux/arm64/v8"]).await;
+    let source = whole.write_dir(&directory.path().join("whole"));
+    skopeo_copy(&source, &format!("oci-archive:{}:v1", at("oci.tar")));
+    let told = run(&mut orlop(&served, &["image", "import", &at("oci.tar")]), LIMIT).expect_success();
+    assert_eq!(told, format!("v1 {}\n", whole.top().digest));
+    run(&mut orlop(&served, &["image", "check", "v1"]), LIMIT).expect_success();
+
+    let one = Image::multi_platform(Kind::Docker, &["linux/amd64"]).await;
+    let one = Image { blobs: one.blobs[..4].to_vec() };
+    let source = one.write_dir(&directory.path().join("one"));
+    skopeo_copy_one(&source, &format!("docker-archive:{}:example.com/cargo:1", at("docker.tar")));
+    run(Command::new("gzip").arg(at("docker.tar")), LIMIT).expect_success();
+    run(&mut orlop(&served, &["image", "import", &at("docker.tar.gz")]), LIMIT).expect_success();
+    let image = image_named(&served, "example.com/cargo:1").await;
+    let id = image["id"].as_str().expect("an id");
+    let manifest =
+        served.request(Method::GET, format!("/api/v1/images/{id}/history")).await.expect(200).json();
+    assert_eq!(manifest["findings"], serde_json::json!([]));
+    for step in manifest["steps"].as_array().expect("steps") {
+        assert_eq!(step["layer"]["digest"], step["diff_id"], "skopeo writes layers that are not packed");
+    }
+    assert_eq!(manifest["config"]["digest"], one.blobs[2].digest, "the config is as it was");
+    assert!(served.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_exported_is_read_by_other_tools_and_comes_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let served = Served::start(&directory.path().join("data"), &[]);
+    let whole = Image::multi_platform(Kind::Oci, &["linux/amd64", "linux/arm64/v8"]).await;
+    skopeo_copy(
+        &whole.write_dir(&directory.path().join("whole")),
+        &format!("oci-archive:{}:v1", at("in.tar")),
+    );
+    run(&mut orlop(&served, &["image", "import", &at("in.tar"), "--name", "cargo:v1"]), LIMIT)
+        .expect_success();
+    run(&mut orlop(&served, &["image", "export", "cargo:v1", "-o", &at("out.tar")]), LIMIT).expect_success();
+    let one = ["image", "export", "cargo:v1", "--platform", "linux/amd64", "-o", &at("one.tar")];
+    run(&mut orlop(&served, &one), LIMIT).expect_success();
+
+    let listed = run(Command::new("tar").args(["tf", &at("out.tar")]), LIMIT).expect_success();
+    assert!(listed.starts_with("oci-layout\nindex.json\nblobs/\nblobs/sha256/\n"), "{listed}");
+    assert_eq!(listed.lines().count(), 4 + whole.blobs.len());
+    skopeo_copy(&format!("oci-archive:{}", at("out.tar")), &format!("dir:{}", at("back")));
+    let back = fs::read(directory.path().join("back/manifest.json")).expect("skopeo wrote it");
+    assert_eq!(sha256(&back), whole.top().digest);
+    for form in ["oci-archive", "docker-archive"] {
+        skopeo_copy_one(&format!("{form}:{}", at("one.tar")), &format!("dir:{}", at(form)));
+        let config = whole.blobs[2].digest.replace("sha256:", "");
+        assert!(directory.path().join(form).join(config).exists(), "{form}: the config is as it was");
+    }
+
+    fs::create_dir(directory.path().join("layout")).expect("a directory");
+    run(Command::new("tar").args(["xf", &at("one.tar"), "-C", &at("layout")]), LIMIT).expect_success();
+    let mut umoci = Command::new("umoci");
+    umoci.args(["unpack", "--rootless", "--image", &format!("{}:cargo:v1", at("layout")), &at("bundle")]);
+    run(&mut umoci, LIMIT).expect_success();
+    let unpacked = fs::read(directory.path().join("bundle/rootfs/platform")).expect("a file of the image");
+    assert_eq!(unpacked, b"linux/amd64");
+
+    let again = Served::start(&directory.path().join("again"), &[]);
+    run(&mut orlop(&again, &["image", "import", &at("out.tar")]), LIMIT).expect_success();
+    assert_eq!(
+        image_named(&again, "cargo:v1").await["target"],
+        image_named(&served, "cargo:v1").await["target"]
+    );
+    run(&mut orlop(&again, &["image", "export", "cargo:v1", "-o", &at("again.tar")]), LIMIT).expect_success();
+    let [first, second] =
+        ["out.tar", "again.tar"].map(|name| fs::read(directory.path().join(name)).expect("an archive"));
+    assert!(first == second, "the same bytes");
+    assert!(served.terminate().success() && again.terminate().success());
+}
+
+/// As [`skopeo_copy`], of the one image that suits this machine.
+#[track_caller]
+fn skopeo_copy_one(source: &str, destination: &str) {
+    let mut command = Command::new("skopeo");
+    command.args(["--insecure-policy", "copy", "--quiet", source, destination]);
+    run(&mut command, LIMIT).expect_success();
 }

@@ -84,7 +84,16 @@ impl Client {
             segments.pop_if_empty().extend(path);
         }
         let wait = ANSWER_WAIT;
-        Call { client: self, method, url, headers: HeaderMap::new(), body: None, wait, doing: doing.into() }
+        Call {
+            client: self,
+            method,
+            url,
+            headers: HeaderMap::new(),
+            body: None,
+            stream: None,
+            wait,
+            doing: doing.into(),
+        }
     }
 
     /// A call below `/api/v1`, in the namespace of `--namespace`.
@@ -125,6 +134,8 @@ pub struct Call<'a> {
     url: Url,
     headers: HeaderMap,
     body: Option<Bytes>,
+    /// A body that is read as it is sent, in place of the other.
+    stream: Option<reqwest::Body>,
     wait: Duration,
     doing: String,
 }
@@ -165,6 +176,14 @@ impl Call<'_> {
         self
     }
 
+    /// A body that is read as it is sent, for as long as that takes.
+    pub fn stream(mut self, media_type: &'static str, body: reqwest::Body) -> Self {
+        self.wait = Duration::MAX;
+        self.headers.insert("content-type", HeaderValue::from_static(media_type));
+        self.stream = Some(body);
+        self
+    }
+
     /// The answer, whatever its status.
     ///
     /// # Errors
@@ -172,16 +191,15 @@ impl Call<'_> {
     pub async fn raw(self) -> Result<Response, Failure> {
         if self.client.echo == Echo::Curl {
             let has_token = self.client.token.is_some();
-            eprintln!(
-                "{}",
-                curl::command(&self.method, &self.url, &self.headers, self.body.as_deref(), has_token)
-            );
+            // Of bytes that are not shown there are none to be had.
+            let body = self.body.as_deref().or(self.stream.as_ref().map(|_| b"\xff".as_slice()));
+            eprintln!("{}", curl::command(&self.method, &self.url, &self.headers, body, has_token));
         }
         let mut request = self.client.http.request(self.method, self.url).headers(self.headers);
         if let Some(token) = &self.client.token {
             request = request.header(AUTHORIZATION, token.clone());
         }
-        if let Some(body) = self.body {
+        if let Some(body) = self.stream.or(self.body.map(Into::into)) {
             request = request.body(body);
         }
         match tokio::time::timeout(self.wait, request.send()).await {

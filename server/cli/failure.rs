@@ -29,6 +29,8 @@ pub enum Exit {
     Integrity,
     /// Out of space, over a quota or limit, or too many requests.
     Exhausted,
+    /// It is done, and something was found that somebody may want to act on.
+    Findings,
     /// A job failed at the registry.
     Upstream,
     /// Ended by SIGINT.
@@ -50,6 +52,7 @@ impl Exit {
             Exit::Unreachable => 7,
             Exit::Integrity => 8,
             Exit::Exhausted => 9,
+            Exit::Findings => 10,
             Exit::Upstream => 11,
             Exit::Interrupted => 130,
             Exit::Terminated => 143,
@@ -151,6 +154,10 @@ impl Failure {
             }
             "forbidden" => "a token that may do this, in ORLOP_TOKEN or --token-file (orlop token create)",
             "not-found" => "check the spelling, and --namespace",
+            "no-platform" => "one of those, with --platform",
+            "image-incomplete" => {
+                "orlop image check tells what is here; --platform OS/ARCH for one that is, or pull the rest"
+            }
             "upstream-no-platform" => "one of those, with --platform",
             "upstream-forbidden-address" => {
                 "a registry of the server's own network is allowed by its setting private_registries \
@@ -232,6 +239,7 @@ impl Failure {
                 | Exit::Conflict
                 | Exit::Denied
                 | Exit::Exhausted
+                | Exit::Findings
                 | Exit::Upstream
                 | Exit::Interrupted
                 | Exit::Terminated => "failed",

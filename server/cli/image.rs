@@ -1,4 +1,7 @@
-//! `orlop image`: names for what is stored.
+//! `orlop image`: names for what is stored, and what is behind them.
+
+mod archive;
+mod views;
 
 use clap::Subcommand;
 use reqwest::Method;
@@ -27,6 +30,23 @@ pub enum ImageCommand {
         #[arg(long, short)]
         force: bool,
     },
+    /// What of an image is stored; exit code 10 when something is missing
+    #[command(before_help = "Examples:\n  orlop image check docker.io/library/alpine:3.22\n  \
+        orlop image check app:1.2 --platform linux/arm64 || orlop pull app:1.2 --platform linux/arm64")]
+    Check(#[command(flatten)] views::ViewArgs),
+    /// How an image was built, step by step
+    #[command(before_help = "Examples:\n  orlop image history docker.io/library/alpine:3.22")]
+    History(#[command(flatten)] views::ViewArgs),
+    /// What an image takes, and which other images share it
+    #[command(before_help = "Examples:\n  orlop image usage docker.io/library/alpine:3.22 --json")]
+    Usage {
+        /// Name or id
+        name: String,
+    },
+    /// Write an image as one file: an OCI image layout, as a tar
+    Export(#[command(flatten)] archive::ExportArgs),
+    /// Store the images of an archive: an OCI image layout, or what docker save wrote
+    Import(#[command(flatten)] archive::ImportArgs),
     /// Remove names; what they named stays until nothing keeps it
     #[command(alias = "delete")]
     Rm {
@@ -42,6 +62,11 @@ pub async fn image(context: &Context, command: ImageCommand) -> Result<Exit, Fai
     match command {
         ImageCommand::Ls(listing) => list(context, What::Images, &listing).await?,
         ImageCommand::Tag { source, name, force } => tag(context, &source, &name, force).await?,
+        ImageCommand::Check(args) => return views::check(context, &args).await,
+        ImageCommand::History(args) => views::history(context, &args).await?,
+        ImageCommand::Usage { name } => views::usage(context, &name).await?,
+        ImageCommand::Export(args) => archive::export(context, args).await?,
+        ImageCommand::Import(args) => archive::import(context, args).await?,
         ImageCommand::Rm { names, careful } => {
             return super::for_each(context, &names, async |name| remove(context, name, &careful).await)
                 .await;
@@ -113,6 +138,14 @@ async fn find(context: &Context, name: &str) -> Result<Option<Value>, Failure> {
         Ok(image) => Ok(Some(image)),
         Err(failure) if failure.exit == Exit::NotFound => Ok(None),
         Err(failure) => Err(failure),
+    }
+}
+
+/// The id of the image of this name or id.
+async fn find_id(context: &Context, name: &str, doing: &str) -> Result<String, Failure> {
+    match find(context, name).await? {
+        Some(image) => Ok(id_of(&image)),
+        None => Err(Failure::new(Exit::NotFound, doing, "there is no such image").hint("orlop ls images")),
     }
 }
 

@@ -98,10 +98,11 @@ enum Ask {
     Ls(list::LsArgs),
     /// What happened; with -f, what happens
     Events(events::EventsArgs),
-    /// Names for what is stored
-    #[command(
-        before_help = "Examples:\n  orlop image tag alpine:3.22 alpine:stable\n  orlop image rm alpine:stable --yes"
-    )]
+    /// Images: their names, what is behind them, and archives of them
+    #[command(visible_alias = "images")]
+    #[command(before_help = "Examples:\n  orlop image tag alpine:3.22 alpine:stable\n  \
+            orlop image check alpine:stable\n  \
+            orlop image export alpine:stable -o alpine.tar\n  orlop image import alpine.tar")]
     Image {
         #[command(subcommand)]
         command: image::ImageCommand,

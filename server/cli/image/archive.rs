@@ -1,0 +1,267 @@
+//! Images as files: `orlop image export` and `import`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use futures_util::stream::unfold;
+use reqwest::{Method, Response, StatusCode};
+use serde_json::Value;
+
+use super::find_id;
+use crate::cli::client::{causes, refused};
+use crate::cli::context::{Context, Output, say, write_line};
+use crate::cli::failure::{Exit, Failure};
+use crate::cli::text::{escape, human_bytes};
+
+/// Tries without a byte gained; each waits a second longer than the one before.
+const TRIES: u32 = 5;
+/// Silence after which a connection counts as dead.
+const SILENCE: Duration = Duration::from_secs(60);
+/// What is read of a file at once.
+const CHUNK: usize = 1 << 20;
+
+#[derive(Debug, Args)]
+#[command(before_help = "Examples:\n  \
+    orlop image export docker.io/library/alpine:3.22 -o alpine.tar\n  \
+    orlop image export app:1.2 --platform linux/amd64 | docker load")]
+pub struct ExportArgs {
+    /// Name or id
+    name: String,
+    /// Write to this file, which appears when it is complete [default: stdout]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Only the manifest for this platform, without the index above it
+    #[arg(long, value_name = "OS/ARCH", conflicts_with = "skip_missing")]
+    platform: Option<String>,
+    /// Leave out the platforms that are not here as a whole
+    #[arg(long)]
+    skip_missing: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(before_help = "Examples:\n  \
+    orlop image import alpine.tar\n  \
+    docker save app:1.2 | orlop image import -\n  \
+    orlop image import layout.tar --base-name registry.example/app")]
+pub struct ImportArgs {
+    /// A tar, plain or packed with gzip or zstd; `-` is stdin
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Name of the one image; of several in a layout, of their list
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// What stands before a name that is a tag alone
+    #[arg(long, value_name = "NAME")]
+    base_name: Option<String>,
+    /// Lease to keep it on [default: a grace lease of the server's]
+    #[arg(long, value_name = "ID")]
+    lease: Option<String>,
+}
+
+pub async fn export(context: &Context, args: ExportArgs) -> Result<(), Failure> {
+    let doing = format!("export {}", args.name);
+    if args.output.is_none() && std::io::stdout().is_terminal() {
+        let failure = Failure::usage(doing, "an archive is not for a terminal");
+        return Err(failure.hint("-o FILE, or a pipe"));
+    }
+    let id = find_id(context, &args.name, &doing).await?;
+    let mut export = Export { context, args: &args, id, doing, tag: None, received: 0 };
+    match &args.output {
+        Some(path) => export.save(path).await,
+        None => {
+            let mut out = std::io::stdout();
+            export
+                .run(&mut |bytes| out.write_all(bytes).map_err(|e| Failure::io("write to stdout", &e)))
+                .await?;
+            out.flush().map_err(|e| Failure::io("write to stdout", &e))
+        }
+    }
+}
+
+/// An archive on its way, over as many connections as it takes.
+struct Export<'a> {
+    context: &'a Context,
+    args: &'a ExportArgs,
+    id: String,
+    doing: String,
+    /// The tag of the archive that was begun: one of another tag would not go on with it.
+    tag: Option<String>,
+    received: u64,
+}
+
+type Sink<'s> = &'s mut dyn FnMut(&[u8]) -> Result<(), Failure>;
+
+impl Export<'_> {
+    /// Into a file beside the final one, which takes its place when all is there.
+    async fn save(&mut self, path: &Path) -> Result<(), Failure> {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let part = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
+        let doing = self.doing.clone();
+        let wrong = |e: std::io::Error| Failure::io(format!("{doing} into {}", part.display()), &e);
+        let mut file = OpenOptions::new().create_new(true).write(true).open(&part).map_err(wrong)?;
+        let saved = async {
+            self.run(&mut |bytes| file.write_all(bytes).map_err(wrong)).await?;
+            file.sync_all().map_err(wrong)?;
+            fs::rename(&part, path).map_err(wrong)
+        };
+        let saved = saved.await;
+        if saved.is_err() {
+            // Nobody goes on with it: what was begun may be another archive by then.
+            let _ = fs::remove_file(&part);
+        }
+        saved
+    }
+
+    async fn run(&mut self, sink: Sink<'_>) -> Result<(), Failure> {
+        let mut tries = 0;
+        loop {
+            let before = self.received;
+            let why = match self.open().await {
+                Ok(response) => match self.drain(response, sink).await? {
+                    Some(why) => why,
+                    None => return Ok(()),
+                },
+                Err(failure) if failure.exit == Exit::Unreachable && before > 0 => failure.why,
+                Err(failure) => return Err(failure),
+            };
+            tries = if self.received > before { 1 } else { tries + 1 };
+            if tries > TRIES {
+                return Err(Failure::new(Exit::Unreachable, self.doing.clone(), why));
+            }
+            say(&format!("connection lost at byte {}, trying again", self.received));
+            tokio::time::sleep(Duration::from_secs(tries.into())).await;
+        }
+    }
+
+    async fn open(&mut self) -> Result<Response, Failure> {
+        let client = &self.context.client;
+        let mut call = client.scoped(Method::GET, &["images", &self.id, "archive"], self.doing.clone());
+        call = call.queries("platform", &self.args.platform);
+        if self.args.skip_missing {
+            call = call.query("skip_missing", "true");
+        }
+        if let Some(tag) = &self.tag {
+            call = call.header("if-match", tag).header("range", &format!("bytes={}-", self.received));
+        }
+        let response = call.raw().await?;
+        match (response.status(), &self.tag) {
+            (StatusCode::OK, None) | (StatusCode::PARTIAL_CONTENT, Some(_)) => {
+                let tag = response.headers().get("etag").and_then(|tag| tag.to_str().ok());
+                self.tag = tag.map(str::to_owned);
+                Ok(response)
+            }
+            (StatusCode::PRECONDITION_FAILED, Some(_)) => {
+                let why = "the image has changed while it was exported";
+                Err(Failure::new(Exit::Conflict, self.doing.clone(), why).hint("the same command again"))
+            }
+            (StatusCode::OK, Some(_)) => {
+                Err(Failure::new(Exit::Other, self.doing.clone(), "something on the way ignores byte ranges"))
+            }
+            (_, _) => Err(refused(response, self.doing.clone()).await),
+        }
+    }
+
+    /// Writes what comes; the reason when it broke off.
+    async fn drain(&mut self, mut response: Response, sink: Sink<'_>) -> Result<Option<String>, Failure> {
+        loop {
+            match tokio::time::timeout(SILENCE, response.chunk()).await {
+                Ok(Ok(Some(bytes))) => {
+                    sink(&bytes)?;
+                    self.received += bytes.len() as u64;
+                }
+                Ok(Ok(None)) => return Ok(None),
+                Ok(Err(error)) => return Ok(Some(causes(&error))),
+                Err(_) => return Ok(Some(format!("nothing came for {} s", SILENCE.as_secs()))),
+            }
+        }
+    }
+}
+
+pub async fn import(context: &Context, args: ImportArgs) -> Result<(), Failure> {
+    let doing = format!("import {}", args.file.display());
+    let source: Box<dyn Read + Send> = match args.file.to_str() {
+        Some("-") => Box::new(std::io::stdin()),
+        _ => Box::new(File::open(&args.file).map_err(|e| Failure::io(&doing, &e))?),
+    };
+    let mut call = context.client.scoped(Method::POST, &["images", "import"], doing.clone());
+    call = call.queries("name", &args.name).queries("base_name", &args.base_name);
+    if let Some(lease) = &args.lease {
+        call = call.header("orlop-lease", lease);
+    }
+    // Nothing else goes on in this process: a read that waits holds up nobody.
+    let body = unfold(source, async |mut source| {
+        let mut chunk = vec![0; CHUNK];
+        match source.read(&mut chunk) {
+            Ok(0) => None,
+            Ok(read) => {
+                chunk.truncate(read);
+                Some((Ok(Bytes::from(chunk)), source))
+            }
+            Err(error) => Some((Err(error), source)),
+        }
+    });
+    let response = call.stream("application/x-tar", reqwest::Body::wrap_stream(body)).send().await?;
+    let until = response.headers().get("orlop-lease-expires").and_then(|v| v.to_str().ok()).map(escape);
+    let imported: Value =
+        response.json().await.map_err(|_| Failure::new(Exit::Other, doing, "the answer is not JSON"))?;
+    say(&summary(&imported, until.as_deref()));
+    match context.output {
+        Output::Json => context.print(&imported, |_| String::new()),
+        Output::Text => write_line(&lines(&imported)),
+    }
+}
+
+/// `NAME DIGEST` for each image, and `- DIGEST` for one without a name.
+fn lines(imported: &Value) -> String {
+    let list = |name: &str| imported.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+    let text = |value: &Value, pointer: &str| {
+        escape(value.pointer(pointer).and_then(Value::as_str).unwrap_or_default())
+    };
+    let named = list("images")
+        .into_iter()
+        .map(|image| format!("{} {}\n", text(&image, "/name"), text(&image, "/target/digest")));
+    let unnamed = list("unnamed").into_iter().map(|target| format!("- {}\n", text(&target, "/digest")));
+    named.chain(unnamed).collect()
+}
+
+fn summary(imported: &Value, until: Option<&str>) -> String {
+    let number = |name: &str| imported.get(name).and_then(Value::as_u64).unwrap_or_default();
+    let mut text = format!(
+        "stored {} blobs, {}; {} were there already",
+        number("stored_blobs"),
+        human_bytes(number("stored_bytes")),
+        number("existing_blobs")
+    );
+    let unnamed = imported.get("unnamed").and_then(Value::as_array).map_or(0, Vec::len);
+    if unnamed > 0 {
+        let until = until.map(|until| format!(" until {until}")).unwrap_or_default();
+        text.push_str(&format!("\n{unnamed} without a name, kept{until}: orlop image tag DIGEST NAME"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_was_imported_is_told_line_by_line() {
+        let imported = json!({
+            "images": [{"name": "a\u{1b}:1", "target": {"digest": "sha256:aa"}}],
+            "unnamed": [{"digest": "sha256:bb"}],
+            "stored_blobs": 3, "stored_bytes": 2048, "existing_blobs": 1,
+        });
+        assert_eq!(lines(&imported), "a\\x1b:1 sha256:aa\n- sha256:bb\n");
+        assert_eq!(
+            summary(&imported, Some("tomorrow")),
+            "stored 3 blobs, 2.0 KiB; 1 were there already\n\
+             1 without a name, kept until tomorrow: orlop image tag DIGEST NAME"
+        );
+    }
+}
