@@ -111,8 +111,8 @@ pub async fn usage(context: &Context, name: &str) -> Result<(), Failure> {
     let told = view(context, name, "usage", None).await?;
     print(context, &told, |told| {
         let row = |name: &str, what: &str| {
-            let bytes = human_bytes(number(told.get(&format!("{what}_bytes"))));
-            vec![name.to_owned(), bytes, format!("{} blobs", number(told.get(&format!("{what}_blobs"))))]
+            let bytes = human_bytes(number(told.get(format!("{what}_bytes"))));
+            vec![name.to_owned(), bytes, format!("{} blobs", number(told.get(format!("{what}_blobs"))))]
         };
         let mut rows = vec![
             row("total", "total"),

@@ -135,7 +135,7 @@ struct Walk<'a> {
 
 /// What reading a document gave.
 enum Read {
-    Document(Document),
+    Document(Box<Document>),
     Missing,
     Invalid(String),
 }
@@ -248,7 +248,7 @@ impl Store {
     async fn read_document(&self, namespace: &str, descriptor: &Descriptor) -> Result<Read> {
         match self.read_blob(namespace, &descriptor.digest, limits::MANIFEST_BYTES).await {
             Ok(bytes) => Ok(match Document::parse(&bytes, Some(&descriptor.media_type)) {
-                Ok(document) => Read::Document(document),
+                Ok(document) => Read::Document(Box::new(document)),
                 Err(error) => Read::Invalid(error.to_string()),
             }),
             Err(Error::NotFound { .. } | Error::Corrupt { .. }) => Ok(Read::Missing),
@@ -302,7 +302,7 @@ impl Walk<'_> {
         // Of a document that is not here the size is only said.
         let size = descriptor.size.min(limits::MANIFEST_BYTES);
         let document = match self.store.read_document(self.namespace, &descriptor).await? {
-            Read::Document(document) => document,
+            Read::Document(document) => *document,
             Read::Missing => return Ok(Vec::new()),
             Read::Invalid(reason) => {
                 self.nodes[at].present = true;
