@@ -49,7 +49,7 @@ impl Watch {
         let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take();
         refusal.unwrap_or_else(|| {
             // What a reader says may repeat a name of the archive.
-            let said: String = failed.to_string().chars().take(200).flat_map(char::escape_debug).collect();
+            let said: String = failed.to_string().chars().take(80).flat_map(char::escape_debug).collect();
             invalid(format!("the archive is damaged, or is none: {said}"))
         })
     }
