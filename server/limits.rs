@@ -167,6 +167,8 @@ limits! {
         "Images that the usage of one image names, those that share the most.";
     IMPORTS "imports": usize = 8, "imports",
         "Archives that are read at once; each may hold a decoder's window and a manifest. Beyond it 429.";
+    REFUSED_BODY_BYTES "refused_body_bytes": u64 = 256 * MIB, "bytes",
+        "What is read on of an archive that is refused: a client that is still sending would not hear why.";
     ARCHIVE_ENTRIES "archive_entries": usize = 20_000, "entries",
         "Entries of an archive that is imported; their names are held in memory.";
     ARCHIVE_PATH_BYTES "archive_path_bytes": usize = 1_024, "bytes",

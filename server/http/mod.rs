@@ -8,6 +8,7 @@ pub mod connection;
 pub mod error;
 pub mod extract;
 pub mod guard;
+pub mod heard;
 pub mod hosts;
 pub mod params;
 pub mod problems;

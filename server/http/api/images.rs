@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::http::blob::respond_archive;
 use crate::http::error::ApiResult;
 use crate::http::extract::{Json as JsonBody, MergePatch, Object, Path, given};
+use crate::http::heard::SharedBody;
 use crate::http::params::{Idempotency, Params, if_match};
 use crate::id::ImageId;
 use crate::jobs::{Jobs, Naming};
@@ -221,7 +222,13 @@ pub async fn import(
 ) -> ApiResult<Response> {
     let text = |name| Ok::<_, Error>(params.text(name, limits::REFERENCE_BYTES)?.map(str::to_owned));
     let naming = Naming { name: text("name")?, base_name: text("base_name")? };
-    let body = request.into_body().into_data_stream();
-    let (imported, held) = jobs.import_images(&caller, naming, body).await?;
+    let body = SharedBody::new(request.into_body());
+    let (imported, held) = match jobs.import_images(&caller, naming, body.clone()).await {
+        Ok(done) => done,
+        Err(error) => {
+            body.read_on().await;
+            return Err(error.into());
+        }
+    };
     Ok(with_lease((StatusCode::CREATED, Json(imported)).into_response(), &held))
 }

@@ -35,6 +35,8 @@ fn one_of_each() -> Vec<ApiError> {
         Error::Conflict(Conflict::OffsetMismatch { expected: 1, provided: 2 }),
         Error::Conflict(Conflict::ContentInUse { digest: text(), holders: Vec::new() }),
         Error::Conflict(Conflict::NotEmpty { what: "namespace", id: text(), inside: vec![text()] }),
+        Error::Conflict(Conflict::Incomplete { count: 1, missing: vec![text()] }),
+        Error::NoPlatform { wanted: text(), available: vec![text()] },
         Error::Conflict(Conflict::State { reason: text() }),
         Error::Busy { offset: 1, retry_after: Duration::from_secs(1) },
         Error::Gone { what: "events", oldest: 1 },
