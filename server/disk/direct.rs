@@ -3,13 +3,16 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
 
+use crate::oci::Hasher;
+
 /// What direct writes are multiples of, in memory and in the file: no common device asks for more.
-const BLOCK: usize = 4 << 10;
+pub(super) const BLOCK: usize = 4 << 10;
 /// Bytes in one write.
 const BUFFER: usize = 512 << 10;
 
@@ -32,11 +35,7 @@ impl DirectTail {
     /// # Errors
     /// Those of `open(2)` and `pread(2)`.
     pub fn open(path: &Path, plain: &File, length: u64) -> io::Result<Option<DirectTail>> {
-        let opened = File::options().write(true).custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path);
-        let file = match opened {
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(None),
-            opened => opened?,
-        };
+        let Some(file) = open_directly(path, File::options().write(true))? else { return Ok(None) };
         DirectTail::over(file, plain, length).map(Some)
     }
 
@@ -47,6 +46,11 @@ impl DirectTail {
         let mut tail = DirectTail { file, memory, start, filled, at: length - filled as u64 };
         plain.read_exact_at(&mut tail.memory[start..start + filled], tail.at)?;
         Ok(tail)
+    }
+
+    /// Up to here the bytes are in the file; those that wait in memory come behind.
+    pub fn written(&self) -> u64 {
+        self.at
     }
 
     /// Takes bytes in, and writes when there are enough.
@@ -121,6 +125,76 @@ impl DirectTail {
         self.memory.copy_within(self.start + whole..self.start + self.filled, self.start);
         self.filled -= whole;
         self.at += whole as u64;
+    }
+}
+
+/// Reads what was written directly, past the page cache as well.
+#[derive(Debug)]
+pub(super) struct DirectReader {
+    file: File,
+    /// `BUFFER` bytes from `start` on, where memory is aligned to `BLOCK`.
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl DirectReader {
+    /// A reader of the file at `path`; `None` where its file system has no direct reads.
+    ///
+    /// # Errors
+    /// Those of `open(2)`.
+    pub fn open(path: &Path) -> io::Result<Option<DirectReader>> {
+        let Some(file) = open_directly(path, File::options().read(true))? else { return Ok(None) };
+        let memory = vec![0; BUFFER + BLOCK];
+        let start = memory.as_ptr().align_offset(BLOCK);
+        Ok(Some(DirectReader { file, memory, start }))
+    }
+
+    /// Feeds the bytes of `range` into `hasher`: whole blocks directly, the rest by the page cache.
+    ///
+    /// # Errors
+    /// Those of `pread(2)`; `UnexpectedEof` when there are fewer.
+    pub fn feed(&mut self, range: Range<u64>, plain: &File, hasher: &mut Hasher) -> io::Result<()> {
+        let mut at = range.start;
+        while at % BLOCK as u64 == 0 && range.end - at >= BLOCK as u64 {
+            let left = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(BUFFER);
+            let whole = self.start..self.start + left - left % BLOCK;
+            let read = match self.file.read_at(&mut self.memory[whole.clone()], at) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // A device that asks for another alignment.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
+                read => read?,
+            };
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            hasher.update(&self.memory[whole.start..whole.start + read]);
+            at += read as u64;
+        }
+        feed_plainly(at..range.end, plain, hasher)
+    }
+}
+
+/// Feeds the bytes of `range` into `hasher`, by the page cache.
+///
+/// # Errors
+/// Those of `pread(2)`; `UnexpectedEof` when there are fewer.
+pub(super) fn feed_plainly(range: Range<u64>, plain: &File, hasher: &mut Hasher) -> io::Result<()> {
+    let mut at = range.start;
+    let mut buffer = vec![0; BUFFER.min(usize::try_from(range.end - at).unwrap_or(BUFFER))];
+    while at < range.end {
+        let wanted = buffer.len().min(usize::try_from(range.end - at).unwrap_or(usize::MAX));
+        plain.read_exact_at(&mut buffer[..wanted], at)?;
+        hasher.update(&buffer[..wanted]);
+        at += wanted as u64;
+    }
+    Ok(())
+}
+
+/// Opens a file for direct access; `None` where its file system knows none.
+fn open_directly(path: &Path, options: &mut std::fs::OpenOptions) -> io::Result<Option<File>> {
+    match options.custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+        opened => opened.map(Some),
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use super::ahead::Ahead;
 use super::blobs::read_document;
 use super::direct::DirectTail;
 use super::{BlobFile, Disk, is_absent, sync_dir};
@@ -22,18 +23,21 @@ const READ_BUFFER: usize = 1 << 20;
 /// The growing file of an ingest.
 #[derive(Debug)]
 pub struct IngestFile {
-    file: File,
-    path: PathBuf,
-    length: u64,
+    pub(super) file: File,
+    pub(super) path: PathBuf,
+    /// Of the contiguous bytes, from the beginning on.
+    pub(super) length: u64,
     handed_over: u64,
-    tail: Tail,
+    pub(super) tail: Tail,
+    /// What is beyond them, where something is.
+    pub(super) ahead: Option<Ahead>,
     /// Was empty, so perhaps never synced: its name may not be durable yet.
     fresh: bool,
 }
 
 /// How the next bytes are written.
 #[derive(Debug)]
-enum Tail {
+pub(super) enum Tail {
     /// By the page cache, while the file is small.
     Short,
     Direct(DirectTail),
@@ -79,6 +83,11 @@ impl IngestFile {
             return Err(error).doing("write to an ingest");
         }
         self.length += added as u64;
+        let in_file = self.written();
+        if let Some(ahead) = &mut self.ahead {
+            ahead.forget_before(self.length);
+            ahead.note_front(in_file).doing("write to an ingest")?;
+        }
         if matches!(self.tail, Tail::Plain) && self.length - self.handed_over >= LARGE {
             self.start_write_back();
         }
@@ -93,15 +102,24 @@ impl IngestFile {
         {
             self.tail = Tail::Short;
         }
-        // Never made longer: bytes that still wait in memory would become zeros for whoever comes after a crash.
-        if self.file.metadata().is_ok_and(|found| found.len() > self.length) {
+        // Never made longer: bytes that still wait in memory would become zeros for whoever comes after a crash. And not
+        // made shorter under what is ahead, where the journal says what counts.
+        if self.ahead.is_none() && self.file.metadata().is_ok_and(|found| found.len() > self.length) {
             let _ = self.file.set_len(self.length);
         }
         let _ = self.file.seek(SeekFrom::Start(self.length));
     }
 
-    /// Writes what waits in memory.
-    fn flush(&mut self) -> io::Result<()> {
+    /// How far the contiguous bytes are in the file.
+    pub(super) fn written(&self) -> u64 {
+        match &self.tail {
+            Tail::Direct(tail) => tail.written(),
+            Tail::Short | Tail::Plain => self.length,
+        }
+    }
+
+    /// Writes what of the contiguous bytes waits in memory.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
         match &mut self.tail {
             Tail::Direct(tail) => tail.flush(&self.file),
             Tail::Short | Tail::Plain => Ok(()),
@@ -122,7 +140,9 @@ impl IngestFile {
     /// As of `fsync(2)`. After a failure the kernel may have dropped the bytes: the ingest must not be committed.
     pub fn sync(&mut self) -> Result<()> {
         self.flush().doing("write to an ingest")?;
+        self.flush_ahead().doing("write to an ingest")?;
         self.file.sync_data().doing("sync an ingest")?;
+        self.tidy_journal().doing("write the journal of an ingest")?;
         if self.fresh {
             sync_ingest_dir(self.path.parent().unwrap_or(&self.path))?;
             self.fresh = false;
@@ -145,7 +165,7 @@ impl IngestFile {
         self.length = length;
         self.handed_over = self.handed_over.min(length);
         self.fresh |= length == 0;
-        Ok(())
+        self.end_journal().doing("truncate an ingest")
     }
 
     /// Feeds the bytes from `from` on into `hasher`.
@@ -198,6 +218,7 @@ impl IngestFile {
     /// As [`IngestFile::sync`].
     pub fn stage(&mut self) -> Result<Staged> {
         self.flush().doing("write to an ingest")?;
+        self.end_journal().doing("write to an ingest")?;
         self.file.sync_all().doing("sync an ingest")?;
         Ok(Staged { path: self.path.clone(), size: self.length })
     }
@@ -206,12 +227,17 @@ impl IngestFile {
 impl Drop for IngestFile {
     /// What was taken in is in the file also where nobody has synced it: a later opening counts on its length.
     fn drop(&mut self) {
-        let _ = self.flush();
+        let flushed = self.flush();
+        if let (Ok(()), Some(ahead)) = (flushed, &mut self.ahead) {
+            let _ = ahead.note_front(self.length);
+        }
+        let _ = self.flush_ahead();
     }
 }
 
 impl Disk {
-    /// The file of an ingest, made if it is not there. What it holds is for the caller to judge.
+    /// The file of an ingest, made if it is not there. What it holds is for the caller to judge. Where the last writer
+    /// wrote beyond the end, its journal says how long the contiguous bytes are.
     ///
     /// # Errors
     /// `OutOfSpace`, `Unavailable` or `Internal`.
@@ -224,8 +250,12 @@ impl Disk {
             .truncate(false)
             .open(&path)
             .doing("open the file of an ingest")?;
-        let length = file.seek(SeekFrom::End(0)).doing("size the file of an ingest")?;
-        Ok(IngestFile { file, path, length, handed_over: length, tail: Tail::Short, fresh: length == 0 })
+        let longest = file.seek(SeekFrom::End(0)).doing("size the file of an ingest")?;
+        let found = Ahead::open(&path, longest).doing("read the journal of an ingest")?;
+        let (length, ahead) = found.map_or((longest, None), |(length, ahead)| (length, Some(ahead)));
+        file.seek(SeekFrom::Start(length)).doing("size the file of an ingest")?;
+        let fresh = length == 0;
+        Ok(IngestFile { file, path, length, handed_over: length, tail: Tail::Short, ahead, fresh })
     }
 
     /// Stages a small blob in one go: written, synced, waiting for its name.
@@ -347,7 +377,7 @@ impl Disk {
         }
     }
 
-    fn ingest_dir(&self, id: &str) -> PathBuf {
+    pub(super) fn ingest_dir(&self, id: &str) -> PathBuf {
         self.root.join("ingests").join(id)
     }
 }

@@ -4,6 +4,7 @@
 //! without orlop. Nothing is ever written at a final path: bytes grow under `ingests/`, and a rename names them.
 //! Everything here blocks; callers are on blocking threads, or say why they need not be.
 
+mod ahead;
 mod blobs;
 mod cached_read;
 mod direct;

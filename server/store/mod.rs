@@ -48,7 +48,7 @@ pub use labels::{LabelPatch, Labels};
 pub use leases::{Expiry, Held, Lease, LeasePatch, NewLease, Resource, ResourceKind};
 pub use namespaces::{DEFAULT_NAMESPACE, Namespace, NamespacePatch, check_namespace};
 pub use pulls::PullRow;
-pub use receive::{Append, PutStream};
+pub use receive::{Append, Placed, PutStream};
 pub use registries::{Expected, Merge, StoredRegistry};
 pub use repair::Repaired;
 pub use tokens::{NewToken, SESSION_TIME, Scope, Session, Token, is_same};

@@ -108,8 +108,8 @@ impl Store {
                     file.truncate(0)?;
                     return Ok((0, Hasher::new(algorithm)));
                 }
-                if !same_boot && file.length() > durable {
-                    // After a power cut the tail may be anything.
+                if !same_boot && (file.length() > durable || file.has_ahead()) {
+                    // After a power cut the tail may be anything, and so may what is ahead.
                     file.truncate(durable)?;
                 }
                 let mut hasher = restored;

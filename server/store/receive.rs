@@ -1,5 +1,7 @@
 //! Bytes on their way in: from a body, over a short queue, to a thread that hashes and writes.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::sync::mpsc;
@@ -51,6 +53,22 @@ pub struct PutStream {
     pub length: Option<u64>,
 }
 
+/// Bytes of an ingest, and where in it they belong.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    pub at: u64,
+    pub bytes: Bytes,
+}
+
+/// How the pieces of a body come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// One after the other.
+    Given,
+    /// From several ends at once.
+    Any,
+}
+
 /// A file that grows, and the hash of what is in it.
 struct Sink {
     file: IngestFile,
@@ -59,8 +77,56 @@ struct Sink {
     chunk: Option<Hasher>,
 }
 
+/// Bytes that follow one another.
+#[derive(Debug)]
+struct Run {
+    at: u64,
+    end: u64,
+    frames: Vec<Bytes>,
+}
+
+/// What has come of a body since the last time: from one end one run, from several as many.
+#[derive(Debug, Default)]
+struct Batch {
+    runs: Vec<Run>,
+    bytes: usize,
+    frames: usize,
+}
+
 /// Batches of a body, as they come.
-type Batches = mpsc::Receiver<Vec<Bytes>>;
+type Batches = mpsc::Receiver<Batch>;
+
+impl Batch {
+    fn push(&mut self, Placed { at, bytes }: Placed) {
+        self.bytes += bytes.len();
+        self.frames += 1;
+        let end = at + bytes.len() as u64;
+        match self.runs.iter_mut().rfind(|run| run.end == at) {
+            Some(run) => {
+                run.end = end;
+                run.frames.push(bytes);
+            }
+            None => self.runs.push(Run { at, end, frames: vec![bytes] }),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= BATCH || self.frames >= BATCH_FRAMES
+    }
+}
+
+/// The frames of a body that begins at `offset`, each with its place.
+fn in_order<S, E>(body: S, mut offset: u64) -> impl Stream<Item = std::result::Result<Placed, E>> + Unpin
+where
+    S: Stream<Item = std::result::Result<Bytes, E>> + Unpin,
+{
+    body.map(move |frame| {
+        let bytes = frame?;
+        let at = offset;
+        offset += bytes.len() as u64;
+        Ok(Placed { at, bytes })
+    })
+}
 
 impl Sink {
     /// Waits for a batch; writes it, and those that have come meanwhile, on one visit to a thread that may block, until
@@ -89,11 +155,18 @@ impl Sink {
         writing.await.expect("writing to a file does not panic")
     }
 
-    fn take(&mut self, batch: &[Bytes]) -> Result<()> {
-        self.file.append(batch)?;
-        batch.iter().for_each(|bytes| self.hasher.update(bytes));
-        if let Some(chunk) = &mut self.chunk {
-            batch.iter().for_each(|bytes| chunk.update(bytes));
+    fn take(&mut self, batch: &Batch) -> Result<()> {
+        for Run { at, frames, .. } in &batch.runs {
+            if *at != self.file.length() {
+                self.file.append_ahead(*at, frames)?;
+                continue;
+            }
+            self.file.append(frames)?;
+            frames.iter().for_each(|bytes| self.hasher.update(bytes));
+            if let Some(chunk) = &mut self.chunk {
+                frames.iter().for_each(|bytes| chunk.update(bytes));
+            }
+            self.file.join_ahead(&mut self.hasher)?;
         }
         Ok(())
     }
@@ -119,17 +192,16 @@ enum Ending {
 
 /// Reads a body into batches. A batch goes on its way when it is full, and also when the network pauses: the state
 /// of an ingest is of the bytes received so far.
-async fn pump<S, E>(mut body: S, to: mpsc::Sender<Vec<Bytes>>, most: u64) -> Ending
+async fn pump<S, E>(mut body: S, to: mpsc::Sender<Batch>, most: u64) -> Ending
 where
-    S: Stream<Item = std::result::Result<Bytes, E>> + Unpin,
+    S: Stream<Item = std::result::Result<Placed, E>> + Unpin,
 {
-    let (mut batch, mut size, mut total) = (Vec::new(), 0, 0u64);
+    let (mut batch, mut total) = (Batch::default(), 0u64);
     let ending = loop {
         let next = match body.next().now_or_never() {
             Some(next) => next,
             None => {
-                if size > 0 {
-                    size = 0;
+                if batch.bytes > 0 {
                     if to.send(std::mem::take(&mut batch)).await.is_err() {
                         return Ending::Cut;
                     }
@@ -138,21 +210,19 @@ where
             }
         };
         let Some(frame) = next else { break Ending::Whole };
-        let Ok(bytes) = frame else { break Ending::Cut };
-        total += bytes.len() as u64;
+        let Ok(placed) = frame else { break Ending::Cut };
+        total += placed.bytes.len() as u64;
         if total > most {
             break Ending::TooLong;
         }
-        size += bytes.len();
-        batch.push(bytes);
-        if size >= BATCH || batch.len() >= BATCH_FRAMES {
-            size = 0;
+        batch.push(placed);
+        if batch.is_full() {
             if to.send(std::mem::take(&mut batch)).await.is_err() {
                 return Ending::Cut;
             }
         }
     };
-    if size > 0 {
+    if batch.bytes > 0 {
         // The other side hears of the end by the queue's closing, and says itself why it stopped before.
         let _ = to.send(batch).await;
     }
@@ -175,6 +245,47 @@ impl Store {
     where
         S: Stream<Item = std::result::Result<Bytes, E>> + Unpin,
     {
+        let body = in_order(body, append.offset);
+        self.append_placed(namespace, id, append, Order::Given, body).await
+    }
+
+    /// Fills an ingest that has `offset` bytes from several ends at once: each piece of the body says where it belongs.
+    /// What comes beyond the contiguous bytes is written in its place, and counts once all before it is there; the
+    /// offset that the ingest shows stays that of the contiguous bytes. No piece may belong where bytes are already.
+    ///
+    /// # Errors
+    /// As [`Store::append_ingest`].
+    pub async fn fill_ingest<S, E>(&self, namespace: &str, id: &str, offset: u64, body: S) -> Result<Ingest>
+    where
+        S: Stream<Item = std::result::Result<Placed, E>> + Unpin,
+    {
+        let append = Append { offset, token: None, chunk_digest: None, length: None, announced: None };
+        self.append_placed(namespace, id, append, Order::Any, body).await
+    }
+
+    /// What an ingest has beyond its offset, in order: bytes that need not be sent again.
+    ///
+    /// # Errors
+    /// `NotFound`; `Internal` when it cannot be read.
+    pub async fn list_ahead(&self, namespace: &str, id: &str) -> Result<Vec<Range<u64>>> {
+        let offset = self.find_ingest(namespace, id).await?.offset;
+        let id = id.to_owned();
+        let mut ahead = self.on_disk(move |disk| disk.list_ahead(&id)).await?;
+        ahead.retain(|part| part.start > offset);
+        Ok(ahead)
+    }
+
+    async fn append_placed<S, E>(
+        &self,
+        namespace: &str,
+        id: &str,
+        append: Append,
+        order: Order,
+        body: S,
+    ) -> Result<Ingest>
+    where
+        S: Stream<Item = std::result::Result<Placed, E>> + Unpin,
+    {
         let row = self.find_row(namespace, id).await?;
         let live = self.0.ingests.get(id);
         let turn = live.take_turn(id, append.token.as_deref(), self.now()).await?;
@@ -196,7 +307,8 @@ impl Store {
         let store = self.clone();
         let mut writing = Box::pin(self.to_the_end("append", async move {
             let (live, id) = (turn.live.clone(), row.id.clone());
-            let written = store.write_batches(turn, row, batches, append.chunk_digest, ended).await;
+            let chunk = append.chunk_digest;
+            let written = store.write_batches(turn, row, batches, (chunk, order), ended).await;
             if live.has_ended() {
                 // The abort took the directory away under this write, which may have failed by it, or made it again.
                 let name = id.clone();
@@ -234,10 +346,10 @@ impl Store {
         turn: Turn,
         row: IngestRow,
         mut batches: Batches,
-        chunk_digest: Option<Digest>,
+        (chunk_digest, order): (Option<Digest>, Order),
         ended: tokio::sync::oneshot::Receiver<Ending>,
     ) -> Result<()> {
-        let mut sink = self.open_sink(&turn, &row, chunk_digest.as_ref()).await?;
+        let mut sink = self.open_sink(&turn, &row, chunk_digest.as_ref(), order).await?;
         let before = (sink.file.length(), sink.hasher.clone());
         let mut next_checkpoint = sink.file.length() + CHECKPOINT;
         loop {
@@ -293,7 +405,13 @@ impl Store {
     }
 
     /// The file and running hash of an ingest; bytes that were lent are copied first, for they will change.
-    async fn open_sink(&self, turn: &Turn, row: &IngestRow, chunk: Option<&Digest>) -> Result<Sink> {
+    async fn open_sink(
+        &self,
+        turn: &Turn,
+        row: &IngestRow,
+        chunk: Option<&Digest>,
+        order: Order,
+    ) -> Result<Sink> {
         let progress = turn.live.progress(self.load(row)).await?.clone();
         let chunk = chunk.map(|digest| Hasher::new(digest.algorithm()));
         let id = row.id.clone();
@@ -304,6 +422,10 @@ impl Store {
                     let mut file = disk.open_ingest(&id)?;
                     if file.length() != offset {
                         file.truncate(offset)?;
+                    }
+                    // Whoever sends one byte after the other may send others than were written ahead.
+                    if order == Order::Given {
+                        file.forget_ahead()?;
                     }
                     Ok(Sink { file, hasher, chunk })
                 })
@@ -436,7 +558,7 @@ impl Store {
         let ending = tokio::select! {
             biased;
             early = &mut writing => return early,
-            ending = pump(body, to, limit) => ending,
+            ending = pump(in_order(body, 0), to, limit) => ending,
         };
         let _ = whole.send(ending);
         writing.await
