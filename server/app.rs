@@ -42,6 +42,8 @@ impl App {
             false => AddressPolicy::Public,
         };
         let mut settings = jobs::Settings::new(config.pull_concurrency, config.layer_concurrency, addresses);
+        settings.crowd = jobs::Crowd { host: config.host_concurrency, total: config.request_concurrency };
+        settings.parts.at_once = config.blob_concurrency;
         settings.metrics = metrics.jobs.clone();
         settings.sources = Sources {
             hosts: Arc::new(HostsDirs::new(config.hosts_dirs.clone())),

@@ -48,6 +48,9 @@ pub struct Config {
     pub shutdown_grace: Duration,
     pub pull_concurrency: usize,
     pub layer_concurrency: usize,
+    pub blob_concurrency: usize,
+    pub host_concurrency: usize,
+    pub request_concurrency: usize,
     pub private_registries: PrivateRegistries,
     /// Which registries pulls may name.
     pub registry_rules: Rules,
@@ -151,6 +154,9 @@ impl Config {
             shutdown_grace: values.parse("shutdown_grace", crate::clock::parse_duration)?,
             pull_concurrency: values.parse("pull_concurrency", |text| values::count(text, 64))?,
             layer_concurrency: values.parse("layer_concurrency", |text| values::count(text, 64))?,
+            blob_concurrency: values.parse("blob_concurrency", |text| values::count(text, 16))?,
+            host_concurrency: values.parse("host_concurrency", |text| values::count(text, 1_024))?,
+            request_concurrency: values.parse("request_concurrency", |text| values::count(text, 1_024))?,
             private_registries: values.parse("private_registries", |text| {
                 let choices = [
                     ("auto", PrivateRegistries::Auto),

@@ -189,6 +189,18 @@ limits! {
         "The default of the setting pull_concurrency.";
     PULL_LAYERS "pull_layers": usize = 8, "blobs",
         "The default of the setting layer_concurrency.";
+    BLOB_PARTS "blob_parts": usize = 4, "parts",
+        "The default of the setting blob_concurrency.";
+    PART_BYTES "part_bytes": u64 = 8 * MIB, "bytes",
+        "A part of a large blob: longer ones leave less to share out, shorter ones cost more requests.";
+    PARTS_AHEAD_BYTES "parts_ahead_bytes": u64 = 1024 * MIB, "bytes",
+        "How far the parts of a blob may run ahead of its beginning: all that is ahead is read back to be hashed.";
+    PULL_MAX_CONCURRENCY "pull_max_concurrency": usize = 64, "requests",
+        "The largest max_concurrency of a pull.";
+    HOST_REQUESTS "host_requests": usize = 16, "requests",
+        "The default of the setting host_concurrency.";
+    TOTAL_REQUESTS "total_requests": usize = 64, "requests",
+        "The default of the setting request_concurrency.";
     PULL_QUEUE "pull_queue": usize = 1_000, "pulls",
         "Pulls waiting for their turn; beyond it 429.";
     PULL_PLATFORMS "pull_platforms": usize = 32, "platforms",

@@ -79,6 +79,8 @@ pub struct Progress {
     pub rate_bps: u64,
     pub eta_seconds: Option<u64>,
     pub stalled_seconds: u64,
+    /// As the server wrote it.
+    pub waiting_until: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -92,6 +94,17 @@ pub struct Blob {
     pub offset: u64,
     #[serde(default)]
     pub state: BlobState,
+    #[serde(default)]
+    pub wait: Option<Wait>,
+}
+
+/// What a blob waits for.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Wait {
+    #[serde(default)]
+    pub until: Option<String>,
+    #[serde(default)]
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]

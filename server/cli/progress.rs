@@ -1,6 +1,6 @@
 //! How a running pull looks: pure functions from what is known of it to lines of text.
 
-use super::picture::{Blob, BlobState, Pull, State};
+use super::picture::{Blob, BlobState, Pull, State, Wait};
 use super::text::{clock_time, escape, human_bytes, human_part, short_digest};
 
 /// Lines of the terminal that are not a layer's: the total, the folded ones, the prompt, and one of air.
@@ -40,9 +40,10 @@ fn rank(state: BlobState) -> Option<u8> {
 /// `total  412.3/980.1 MiB  42 %  62.0 MiB/s  ETA 0:09   reused 318.0 MiB  resumed 20.0 MiB`
 pub fn total_line(pull: &Pull) -> String {
     let progress = &pull.progress;
+    let waiting = progress.waiting_until.as_deref().map(|until| format!("  waiting {}", until_words(until)));
     if progress.bytes_total == 0 {
         let phase = pull.phase.as_deref().unwrap_or(pull.state.as_str());
-        return format!("total  {}", escape(phase));
+        return format!("total  {}{}", escape(phase), waiting.unwrap_or_default());
     }
     let lower_bound = if progress.bytes_total_final { "" } else { "≥" };
     let part =
@@ -50,6 +51,7 @@ pub fn total_line(pull: &Pull) -> String {
     let mut line = format!("total  {part}  {} %", percent(progress.bytes_done, progress.bytes_total));
     match pull.state {
         State::Queued | State::Cancelling => line.push_str(&format!("  {}", pull.state.as_str())),
+        State::Running if waiting.is_some() => line.push_str(&waiting.unwrap_or_default()),
         State::Running if progress.stalled_seconds >= STALLED_FROM => {
             line.push_str(&format!("  stalled {} s", progress.stalled_seconds));
         }
@@ -82,6 +84,10 @@ fn blob_line(blob: &Blob) -> String {
             let filled = (percent(blob.offset, blob.size) as usize * BAR / 100).min(BAR);
             let bar = format!("{}{}", "=".repeat(filled), " ".repeat(BAR - filled));
             format!("  {name}  [{bar}]  {}", human_part(blob.offset, blob.size))
+        }
+        BlobState::Waiting if blob.wait.is_some() => {
+            let part = human_part(blob.offset, blob.size);
+            format!("  {name}  {:<width$}  {part}{}", "waiting", wait_words(blob), width = BAR + 2)
         }
         BlobState::Waiting
         | BlobState::Exists
@@ -118,7 +124,24 @@ fn folded_line(pull: &Pull, hidden: usize) -> Option<String> {
 
 /// A line for plain mode, for a blob that changed its state.
 pub fn blob_change(blob: &Blob) -> String {
-    format!("{}  {}  {}", short_digest(&blob.digest), escape(&blob.role), blob.state.as_str())
+    let (digest, state) = (short_digest(&blob.digest), blob.state.as_str());
+    format!("{digest}  {}  {state}{}", escape(&blob.role), wait_words(blob))
+}
+
+/// `  until 10:05:00 UTC: registry.example: the registry limits our requests`; nothing for a blob that does not wait.
+fn wait_words(blob: &Blob) -> String {
+    match &blob.wait {
+        Some(Wait { until: Some(until), reason }) => format!("  {}: {}", until_words(until), escape(reason)),
+        Some(Wait { until: None, reason }) => format!("  {}", escape(reason)),
+        None => String::new(),
+    }
+}
+
+/// The time of day of a time in RFC 3339 and UTC, as the server writes it.
+fn until_words(until: &str) -> String {
+    let time = until.split_once('T').map_or(until, |(_, time)| time);
+    let seconds = time.split_once('.').map_or(time.trim_end_matches('Z'), |(seconds, _)| seconds);
+    format!("until {} UTC", escape(seconds))
 }
 
 /// A line for plain mode, for a job that moved on.
@@ -156,7 +179,7 @@ mod tests {
 
     fn blob(at: usize, state: BlobState) -> Blob {
         let digest = format!("sha256:{at:064x}");
-        Blob { digest, role: "layer".to_owned(), size: 4 * MIB, offset: MIB, state }
+        Blob { digest, role: "layer".to_owned(), size: 4 * MIB, offset: MIB, state, wait: None }
     }
 
     fn running(states: &[BlobState]) -> Pull {
@@ -169,6 +192,7 @@ mod tests {
             rate_bps: 62 * MIB,
             eta_seconds: Some(9),
             stalled_seconds: 0,
+            waiting_until: None,
         };
         let blobs = states.iter().enumerate().map(|(at, state)| blob(at, *state)).collect();
         Pull { state: State::Running, progress, blobs, ..Pull::default() }
@@ -186,6 +210,26 @@ mod tests {
         pull.progress.stalled_seconds = 12;
         let line = total_line(&pull);
         assert!(line.starts_with("total  412.3/≥980.1 MiB  42 %  stalled 12 s   reused"), "{line}");
+    }
+
+    #[test]
+    fn a_wait_is_told_with_its_end_and_its_reason() {
+        let mut pull = running(&[BlobState::Waiting, BlobState::Waiting]);
+        let until = Some("2026-11-21T10:05:00.000000Z".to_owned());
+        pull.progress.waiting_until = until.clone();
+        pull.blobs[0].wait =
+            Some(Wait { until, reason: "r.io: the registry limits our requests".to_owned() });
+        pull.blobs[1].wait = Some(Wait { until: None, reason: "another pull fetches it".to_owned() });
+        let shown = lines(&pull, Size { rows: 24, columns: 200 });
+        assert!(shown[0].contains("42 %  waiting until 10:05:00 UTC   reused"), "{shown:?}");
+        assert!(
+            shown[1].ends_with("1.0/4.0 MiB  until 10:05:00 UTC: r.io: the registry limits our requests")
+        );
+        assert!(shown[2].ends_with("1.0/4.0 MiB  another pull fetches it"), "{shown:?}");
+        assert!(blob_change(&pull.blobs[1]).ends_with("layer  waiting  another pull fetches it"));
+        pull.progress.bytes_total = 0;
+        pull.phase = Some("resolving".to_owned());
+        assert_eq!(total_line(&pull), "total  resolving  waiting until 10:05:00 UTC");
     }
 
     #[test]

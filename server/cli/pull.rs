@@ -38,6 +38,9 @@ pub struct PullArgs {
     /// Label of the job and the image; repeatable
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     label: Vec<(String, String)>,
+    /// Most requests for blobs at once [default: the server's setting]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=64))]
+    max_concurrency: Option<u64>,
     /// Allow plain HTTP to the registry, and any certificate: for tests; on loopback both are allowed anyway
     #[arg(long)]
     insecure: bool,
@@ -185,6 +188,9 @@ fn body(reference: &str, args: &PullArgs) -> Value {
     }
     if let Some(name) = &args.name {
         body["image_name"] = name.clone().into();
+    }
+    if let Some(most) = args.max_concurrency {
+        body["max_concurrency"] = most.into();
     }
     if !args.label.is_empty() {
         body["labels"] = label_map(&args.label);

@@ -95,7 +95,15 @@ pub const SETTINGS: &[Setting] = &[
     text("max_blob_size", "SIZE", "1TiB", "Largest blob that is taken"),
     text("shutdown_grace", "TIME", "20s", "How long requests and jobs may go on after the signal to stop"),
     text("pull_concurrency", "N", "4", "Pulls at once"),
-    text("layer_concurrency", "N", "8", "Blobs fetched at once in one pull"),
+    text(
+        "layer_concurrency",
+        "N",
+        "8",
+        "Requests for blobs at once in one pull that names no number of its own",
+    ),
+    text("blob_concurrency", "N", "4", "Parts of one large blob fetched at once; 1 fetches it in one piece"),
+    text("host_concurrency", "N", "16", "Requests at once to one registry, over all pulls"),
+    text("request_concurrency", "N", "64", "Requests at once to all registries together"),
     text(
         "private_registries",
         "auto|allow|refuse",

@@ -30,6 +30,9 @@ fn without_any_configuration_the_defaults_hold() {
     assert_eq!(config.max_blob_size, crate::limits::BLOB_BYTES);
     assert_eq!(config.pull_concurrency, crate::limits::PULLS);
     assert_eq!(config.layer_concurrency, crate::limits::PULL_LAYERS);
+    assert_eq!(config.blob_concurrency, crate::limits::BLOB_PARTS);
+    assert_eq!(config.host_concurrency, crate::limits::HOST_REQUESTS);
+    assert_eq!(config.request_concurrency, crate::limits::TOTAL_REQUESTS);
     assert_eq!((config.grace_lease.as_secs(), config.shutdown_grace.as_secs()), (3_600, 20));
     assert!(config.database_url.is_none() && config.tls.is_none() && !config.auth_required());
     assert!(config.settings().iter().all(|shown| shown.source == Source::Default));

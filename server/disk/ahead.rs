@@ -317,6 +317,7 @@ fn parse_line(line: &str, longest: u64) -> Option<Range<u64>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "a list of runs is what is meant")]
 mod tests {
     use proptest::prelude::*;
 
@@ -341,7 +342,7 @@ mod tests {
             let piece = bytes.slice(at..range.end.min(at + step));
             match at as u64 == file.length() {
                 true => {
-                    file.append(&[piece.clone()]).expect("written");
+                    file.append(std::slice::from_ref(&piece)).expect("written");
                     hasher.update(&piece);
                     file.join_ahead(hasher).expect("joined");
                 }
@@ -354,7 +355,7 @@ mod tests {
     fn check(disk: &Disk, bytes: &Bytes) -> (u64, Vec<Range<u64>>) {
         let ahead = disk.list_ahead(ID).expect("a journal or none");
         let file = disk.open_ingest(ID).expect("the file");
-        for run in ahead.iter().cloned().chain([0..file.length()]) {
+        for run in ahead.iter().cloned().chain(std::iter::once(0..file.length())) {
             let mut there = vec![0; (run.end - run.start) as usize];
             file.file.read_exact_at(&mut there, run.start).expect("as many bytes");
             assert!(there == bytes[run.start as usize..run.end as usize], "{run:?}");

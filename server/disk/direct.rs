@@ -155,7 +155,7 @@ impl DirectReader {
     /// Those of `pread(2)`; `UnexpectedEof` when there are fewer.
     pub fn feed(&mut self, range: Range<u64>, plain: &File, hasher: &mut Hasher) -> io::Result<()> {
         let mut at = range.start;
-        while at % BLOCK as u64 == 0 && range.end - at >= BLOCK as u64 {
+        while at.is_multiple_of(BLOCK as u64) && range.end - at >= BLOCK as u64 {
             let left = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(BUFFER);
             let whole = self.start..self.start + left - left % BLOCK;
             let read = match self.file.read_at(&mut self.memory[whole.clone()], at) {

@@ -41,7 +41,7 @@ pub(super) async fn work(
     job.enter(Phase::Fetching).await?;
     let mut leaves = Vec::new();
     for digest in layers_to_fetch(schema1) {
-        let size = job.ask(|| repository.find_size(&digest)).await?;
+        let size = job.ask(Some(&digest), || repository.find_size(&digest)).await?;
         leaves.push(leaf_of(digest, size));
     }
     job.draw(|picture| leaves.iter().for_each(|leaf| picture.add(&leaf.descriptor, leaf.role)));

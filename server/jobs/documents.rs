@@ -43,7 +43,7 @@ impl Shelf for Stored<'_> {
     }
 
     async fn referrers(&self, subject: &Digest, types: &[String]) -> Result<Vec<Descriptor>, Ended> {
-        Box::pin(self.job.ask(|| self.repository.list_referrers(subject, types))).await
+        Box::pin(self.job.ask(None, || self.repository.list_referrers(subject, types))).await
     }
 
     fn leave_out(&self, referrer: &Descriptor, why: String) {
@@ -95,7 +95,8 @@ async fn fetch_document(
         (Some(fetched), _) => (fetched.bytes, fetched.document),
         (None, Some(known)) => known,
         (None, None) => {
-            let fetched = job.ask(|| repository.fetch_document(descriptor)).await.map_err(failed)?;
+            let fetched =
+                job.ask(Some(digest), || repository.fetch_document(descriptor)).await.map_err(failed)?;
             (fetched.bytes, fetched.document)
         }
     };

@@ -1,7 +1,8 @@
 //! One blob of a pull: from wherever it is nearest into the store, resumed where an earlier try ended.
 
+use std::ops::Range;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,17 +10,25 @@ use futures_util::stream;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Conflict, Error, Result, UpstreamKind};
+use crate::jobs::download::Download;
+use crate::jobs::flights::{Flight, Seat};
 use crate::jobs::pull::{labels_of, recorded_type, upstream};
 use crate::jobs::run::{Ended, Job, unless};
-use crate::jobs::view::BlobState;
+use crate::jobs::view::{BlobState, PullWait};
 use crate::oci::{Descriptor, Digest};
-use crate::registry::{BlobStream, Repository, Retries, is_elsewhere};
-use crate::store::{Append, CommitIngest, Ingest, OpenIngest, Opened, Put, PutBody};
+use crate::registry::{BlobStream, Place, Repository, Retries, is_elsewhere};
+use crate::store::{CommitIngest, Ingest, OpenIngest, Opened, Put, PutBody};
 
 /// How often an ingest that somebody else writes is asked for again.
 const BUSY_TRIES: u32 = 30;
 /// How long it is left alone in between.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
+/// How often a pull looks how far another one is that fetches its blob.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long a registry is not asked for ranges after it has ignored one.
+const RANGELESS_TIME: Duration = Duration::from_secs(3_600);
+/// Registries remembered to ignore ranges.
+const MOST_RANGELESS: usize = 256;
 
 /// One blob to fetch.
 pub(super) struct Fetch<'a> {
@@ -28,6 +37,8 @@ pub(super) struct Fetch<'a> {
     pub descriptor: &'a Descriptor,
     /// Ends the fetch at the next chunk: the pull stops, or another of its blobs has failed.
     pub halt: &'a CancellationToken,
+    /// Set once nobody else fetches the blob.
+    pub flight: OnceLock<Flight>,
 }
 
 impl Fetch<'_> {
@@ -36,7 +47,7 @@ impl Fetch<'_> {
     /// # Errors
     /// `Upstream`, with `Mismatch` when the bytes were wrong twice; the store's own.
     pub async fn run(&self) -> Result<(), Ended> {
-        let _flight = unless(self.halt, self.job.jobs.0.flights.board(self.digest())).await?;
+        let _ = self.flight.set(self.board().await?);
         match self.fetch_once().await {
             Err(Ended::Failed(error)) if is_mismatch(&error) => {
                 self.job.warn(format!("{error}; fetching {} once more", self.digest()));
@@ -44,6 +55,41 @@ impl Fetch<'_> {
             }
             settled => settled,
         }
+    }
+
+    /// Waits until no other pull fetches the blob, and shows how far that one is.
+    async fn board(&self) -> Result<Flight, Ended> {
+        let seat = self.job.jobs.0.flights.seat(self.digest());
+        let mut turn = pin!(seat.clone().take());
+        loop {
+            let look = tokio::time::timeout(LOOK_EVERY, &mut turn);
+            match unless(self.halt, look).await? {
+                Ok(flight) => {
+                    flight.tell(|seen| seen.namespace = Some(self.namespace().to_owned()));
+                    return Ok(flight);
+                }
+                Err(_) => self.show_other(&seat).await?,
+            }
+        }
+    }
+
+    /// Shows the bytes that another pull fetches, if they will be this one's too.
+    async fn show_other(&self, seat: &Seat) -> Result<()> {
+        let seen = seat.seen();
+        let wait =
+            seen.wait.unwrap_or_else(|| PullWait { until: None, reason: "another pull fetches it".into() });
+        let shared = match &seen.namespace {
+            Some(namespace) => self.job.jobs.0.store.may_borrow(&self.job.caller, namespace).await?,
+            None => false,
+        };
+        self.job.draw(|picture| match shared {
+            true => picture.share(self.digest(), seen.offset, wait),
+            false => picture.wait(
+                Some(self.digest()),
+                PullWait { until: None, reason: "another pull fetches the same digest".into() },
+            ),
+        });
+        Ok(())
     }
 
     async fn fetch_once(&self) -> Result<(), Ended> {
@@ -127,50 +173,67 @@ impl Fetch<'_> {
         Ok(())
     }
 
-    /// Appends what is missing, over as many connections as it takes.
+    /// Fills in what is missing, over as many connections as it takes.
     async fn download(&self, id: &str, mut offset: u64) -> Result<(), Ended> {
         let store = &self.job.jobs.0.store;
         let mut retries = Retries::new(self.job.jobs.0.settings.retry);
         if offset > self.descriptor.size {
             offset = store.truncate_ingest(self.namespace(), id, 0, None).await?.offset;
         }
-        self.job.draw(|picture| picture.resume(self.digest(), offset));
+        let mut there = self.show_what_is_there(id, offset).await?;
         let mut disturbed = 0;
         while offset < self.descriptor.size {
-            let error = match self.append(id, offset).await {
+            let error = match self.fill(id, offset).await {
                 Ok(ingest) if ingest.offset > offset => {
                     offset = ingest.offset;
                     continue;
                 }
                 Ok(_) => Error::internal("fetch a blob without getting a byte of it"),
                 Err(Ended::Stopped) => return Err(Ended::Stopped),
+                // A server that lies about parts may yet have the whole.
+                Err(Ended::Failed(error)) if offset == 0 && is_bad_answer(&error) && self.is_in_parts() => {
+                    self.job.warn(format!("{error}; asking for all of it at once"));
+                    self.remember_no_ranges();
+                    continue;
+                }
                 Err(Ended::Failed(error)) => error,
             };
-            let reached = store.find_ingest(self.namespace(), id).await?.offset;
-            retries.received(reached.saturating_sub(offset));
-            offset = reached;
-            self.job.draw(|picture| picture.resume(self.digest(), offset));
+            offset = store.find_ingest(self.namespace(), id).await?.offset;
+            let before = std::mem::replace(&mut there, self.show_what_is_there(id, offset).await?);
+            retries.received(there.saturating_sub(before));
             if is_disturbance(&error) && disturbed < BUSY_TRIES {
                 disturbed += 1;
                 unless(self.halt, tokio::time::sleep(BUSY_WAIT)).await?;
             } else {
-                self.job.wait_after(&mut retries, error, self.halt).await?;
+                let tell = |wait| self.tell(|seen| seen.wait = wait);
+                self.job.wait_after(&mut retries, error, self.halt, Some(self.digest()), tell).await?;
             }
         }
         Ok(())
     }
 
-    /// Appends the bytes of one connection; how the ingest stands then.
-    async fn append(&self, id: &str, offset: u64) -> Result<Ingest, Ended> {
+    /// Draws the bytes of the ingest that are here, those beyond its offset too; how many there are.
+    async fn show_what_is_there(&self, id: &str, offset: u64) -> Result<u64> {
+        let ahead = self.job.jobs.0.store.list_ahead(self.namespace(), id).await?;
+        let there = offset + ahead.iter().map(|part| part.end - part.start).sum::<u64>();
+        self.job.draw(|picture| picture.resume(self.digest(), there));
+        self.tell(|seen| seen.offset = there);
+        Ok(there)
+    }
+
+    /// Fills in the bytes of one download, as far as it gets; how the ingest stands then.
+    async fn fill(&self, id: &str, offset: u64) -> Result<Ingest, Ended> {
         self.job.draw(|picture| picture.begin(self.job.now()));
-        let source = unless(self.halt, self.open_source(offset)).await??;
+        let store = &self.job.jobs.0.store;
+        let ahead = store.list_ahead(self.namespace(), id).await?;
+        let download = Download::new(self, offset, &ahead);
         let ended: Arc<Mutex<Option<Ended>>> = Arc::default();
-        let body = pin!(stream::unfold(Some(source), |source| {
+        let body = pin!(stream::unfold(Some(download), |download| {
             let ended = ended.clone();
             async move {
-                let mut source = source?;
-                match self.next_chunk(&mut source).await {
-                    Ok(bytes) => bytes.map(|bytes| (Ok(bytes), Some(source))),
+                let mut download = download?;
+                match download.next().await {
+                    Ok(placed) => placed.map(|placed| (Ok(placed), Some(download))),
                     Err(why) => {
                         *ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
                         // The bytes before the cut count; the reason is told beside the stream.
@@ -179,32 +242,57 @@ impl Fetch<'_> {
                 }
             }
         }));
-        let append = Append { offset, token: None, chunk_digest: None, length: None, announced: None };
-        let appended = self.job.jobs.0.store.append_ingest(self.namespace(), id, append, body).await;
+        let filled = store.fill_ingest(self.namespace(), id, offset, body).await;
         match ended.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(why) => Err(why),
-            None => Ok(appended?),
+            None => Ok(filled?),
         }
     }
 
-    /// The blob at the registry; or where its descriptor says that it is, if the pull is to look there.
-    async fn open_source(&self, offset: u64) -> Result<BlobStream> {
+    /// The bytes `wanted` of the blob at the registry; or where its descriptor says that it is, if the pull is to look there.
+    pub async fn open_source(&self, wanted: Range<u64>, place: Place) -> Result<BlobStream> {
         let foreign = !self.descriptor.urls.is_empty();
-        match self.repository.fetch_blob(self.descriptor, offset).await {
+        match self.repository.fetch_blob(self.descriptor, wanted.clone(), place).await {
             Err(error) if foreign && is_elsewhere(&error) => {
-                self.repository.fetch_foreign(self.descriptor, offset).await
+                let place = self.repository.enter().await;
+                self.repository.fetch_foreign(self.descriptor, wanted, place).await
             }
             settled => settled,
         }
     }
 
-    async fn next_chunk(&self, source: &mut BlobStream) -> Result<Option<Bytes>, Ended> {
-        let chunk = unless(self.halt, source.chunk()).await??;
-        if let Some(bytes) = &chunk {
-            self.job.jobs.0.settings.metrics.fetched_bytes.inc_by(bytes.len() as u64);
-            self.job.draw(|picture| picture.receive(self.digest(), bytes.len() as u64, self.job.now()));
+    /// Counts bytes that have come over the network.
+    pub fn count(&self, bytes: u64) {
+        self.job.jobs.0.settings.metrics.fetched_bytes.inc_by(bytes);
+        self.job.draw(|picture| picture.receive(self.digest(), bytes, self.job.now()));
+        self.tell(|seen| seen.offset += bytes);
+    }
+
+    /// Lets pulls that wait for the same blob see how it goes.
+    pub fn tell(&self, how: impl FnOnce(&mut crate::jobs::flights::Seen)) {
+        if let Some(flight) = self.flight.get() {
+            flight.tell(how);
         }
-        Ok(chunk)
+    }
+
+    /// Whether the blob is asked for in parts.
+    pub fn is_in_parts(&self) -> bool {
+        let parts = self.job.jobs.0.settings.parts;
+        parts.at_once > 1 && self.descriptor.size >= 2 * parts.bytes && self.may_ask_for_ranges()
+    }
+
+    fn may_ask_for_ranges(&self) -> bool {
+        let rangeless = self.job.jobs.0.rangeless.lock().unwrap_or_else(PoisonError::into_inner);
+        rangeless.get(self.job.request.reference.api_host()).is_none_or(|until| *until <= self.job.now())
+    }
+
+    pub fn remember_no_ranges(&self) {
+        let (now, host) = (self.job.now(), self.job.request.reference.api_host().to_owned());
+        let mut rangeless = self.job.jobs.0.rangeless.lock().unwrap_or_else(PoisonError::into_inner);
+        if rangeless.len() >= MOST_RANGELESS {
+            rangeless.clear();
+        }
+        rangeless.insert(host, now.plus(RANGELESS_TIME));
     }
 
     async fn commit(&self, ingest: &Ingest) -> Result<(), Ended> {
@@ -243,7 +331,7 @@ impl Fetch<'_> {
         Err(upstream(self.job, UpstreamKind::Mismatch, reason))
     }
 
-    fn digest(&self) -> &Digest {
+    pub fn digest(&self) -> &Digest {
         &self.descriptor.digest
     }
 
@@ -262,6 +350,10 @@ struct Cut;
 /// Whether somebody else has written to the ingest: it goes on from where it stands now.
 fn is_disturbance(error: &Error) -> bool {
     matches!(error, Error::Busy { .. } | Error::Conflict(Conflict::OffsetMismatch { .. }))
+}
+
+fn is_bad_answer(error: &Error) -> bool {
+    matches!(error, Error::Upstream(upstream) if upstream.kind == UpstreamKind::BadAnswer)
 }
 
 fn is_mismatch(error: &Error) -> bool {

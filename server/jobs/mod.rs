@@ -5,9 +5,11 @@
 
 mod convert;
 mod documents;
+mod download;
 mod event;
 mod fetch;
 mod flights;
+mod gaps;
 mod import;
 mod lease;
 mod plan;
@@ -31,11 +33,15 @@ pub use import::{Imported, Naming};
 pub use plan::{Plan, PlanBlob, PlanTotals};
 pub use request::{CredentialUse, ForeignLayers, PullRequest, Selection};
 pub use trace::{PullTrace, TraceLine};
-pub use view::{BlobRole, BlobState, JobError, JobErrorCode, JobState, Phase, Pull, PullBlob, PullProgress};
+pub use view::{
+    BlobRole, BlobState, JobError, JobErrorCode, JobState, Phase, Pull, PullBlob, PullProgress, PullWait,
+};
 
 pub use crate::registry::{
-    AddressPolicy, Capability, Credential, DockerConfig, HostsDirs, Patience, Probe, RetryPolicy, Secret,
+    AddressPolicy, Capability, Credential, Crowd, DockerConfig, HostsDirs, Patience, Probe, RetryPolicy,
+    Secret,
 };
+pub use download::PartPolicy;
 pub use registries::{Change, HostChange, RegistryChange, RegistryView, Sources};
 
 use std::collections::HashMap;
@@ -46,7 +52,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use tokio::sync::Semaphore;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Time};
 use crate::error::{Conflict, Error, Result};
 use crate::id::new_id;
 use crate::limits;
@@ -66,8 +72,11 @@ use watch::Live;
 pub struct Settings {
     /// Pulls at once; more wait for their turn.
     pub pulls: usize,
-    /// Blobs fetched at once in one pull.
+    /// Requests for blobs at once in one pull that names no number of its own.
     pub layers: usize,
+    /// Requests at once to one registry, and to all.
+    pub crowd: Crowd,
+    pub parts: PartPolicy,
     /// Whom registries' names and redirects may lead to: `Private` only for a server that listens on loopback.
     pub addresses: AddressPolicy,
     /// How long a pull's own lease lives unless it is renewed, which its job does at half of that.
@@ -84,6 +93,8 @@ impl Settings {
         Settings {
             pulls,
             layers,
+            crowd: Crowd::default(),
+            parts: PartPolicy::default(),
             addresses,
             lease: Duration::from_secs(3600),
             retry: RetryPolicy::default(),
@@ -112,6 +123,8 @@ struct Inner {
     /// queue ends where it should.
     recording: tokio::sync::Mutex<()>,
     flights: Flights,
+    /// The registries that ignored a range, until when that is remembered.
+    rangeless: Mutex<HashMap<String, Time>>,
     /// The pulls that are not finished, by id.
     live: Mutex<HashMap<String, Arc<Live>>>,
 }
@@ -168,12 +181,13 @@ impl Jobs {
     /// Nothing runs yet: call [`Jobs::resume_unfinished`] once the store is repaired.
     pub fn new(store: Store, clock: Clock, shutdown: Shutdown, settings: Settings) -> Jobs {
         Jobs(Arc::new(Inner {
-            registry: Registry::new(settings.patience, clock.clone()),
+            registry: Registry::new(settings.patience, settings.crowd, clock.clone()),
             turns: Semaphore::new(settings.pulls),
             plans: Semaphore::new(limits::PLANS),
             imports: Semaphore::new(limits::IMPORTS),
             recording: tokio::sync::Mutex::default(),
             flights: Flights::default(),
+            rangeless: Mutex::default(),
             live: Mutex::default(),
             store,
             clock,
@@ -516,7 +530,7 @@ impl Jobs {
         self.0.store.delete_pull(namespace, id).await
     }
 
-    fn now(&self) -> crate::clock::Time {
+    fn now(&self) -> Time {
         self.0.clock.now()
     }
 

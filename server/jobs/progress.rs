@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::clock::Time;
-use crate::jobs::view::{BlobRole, BlobState, JobError, PullBlob, PullProgress};
+use crate::jobs::view::{BlobRole, BlobState, JobError, PullBlob, PullProgress, PullWait};
 use crate::oci::{Descriptor, Digest};
 
 /// The rate looks back about so far: long enough not to jump, short enough to follow the network.
@@ -20,6 +20,8 @@ pub(super) struct Picture {
     by_digest: HashMap<Digest, usize>,
     total_final: bool,
     rate: Rate,
+    /// Until when nothing at all is done.
+    waiting_until: Option<Time>,
 }
 
 /// A blob, and where its bytes came from: the three add up to its offset.
@@ -45,6 +47,7 @@ impl Picture {
             size: descriptor.size,
             offset: 0,
             state: BlobState::Waiting,
+            wait: None,
             error: None,
             reason: None,
         };
@@ -57,12 +60,47 @@ impl Picture {
     }
 
     pub fn set_state(&mut self, digest: &Digest, state: BlobState) {
-        self.change(digest, |blob| blob.shown.state = state);
+        self.change(digest, |blob| {
+            blob.shown.state = state;
+            blob.shown.wait = None;
+        });
+    }
+
+    /// The blob is not asked for before something happens, or, where none is named, nothing at all is.
+    pub fn wait(&mut self, digest: Option<&Digest>, wait: PullWait) {
+        let Some(digest) = digest else {
+            self.waiting_until = wait.until;
+            return;
+        };
+        self.change(digest, |blob| {
+            blob.shown.state = BlobState::Waiting;
+            blob.shown.wait = Some(wait);
+        });
+    }
+
+    /// The wait is over.
+    pub fn go_on(&mut self, digest: Option<&Digest>, now: Time) {
+        // Nobody was asked meanwhile: it was not a silence.
+        self.rate.break_silence(now);
+        match digest {
+            Some(digest) => self.set_state(digest, BlobState::Downloading),
+            None => self.waiting_until = None,
+        }
+    }
+
+    /// Another pull fetches the blob, of which `offset` bytes are here that this one will not have to fetch.
+    pub fn share(&mut self, digest: &Digest, offset: u64, wait: PullWait) {
+        self.wait(Some(digest), wait);
+        self.change(digest, |blob| {
+            blob.shown.offset = offset.min(blob.shown.size);
+            (blob.network, blob.resumed, blob.reused) = (0, 0, blob.shown.offset);
+        });
     }
 
     pub fn fail(&mut self, digest: &Digest, error: JobError) {
         self.change(digest, |blob| {
             blob.shown.state = BlobState::Failed;
+            blob.shown.wait = None;
             blob.shown.error = Some(error);
         });
     }
@@ -85,6 +123,7 @@ impl Picture {
     pub fn reuse(&mut self, digest: &Digest) {
         self.change(digest, |blob| {
             blob.shown.state = BlobState::Exists;
+            blob.shown.wait = None;
             (blob.shown.offset, blob.reused) = (blob.shown.size, blob.shown.size);
             (blob.network, blob.resumed) = (0, 0);
         });
@@ -94,9 +133,10 @@ impl Picture {
     pub fn resume(&mut self, digest: &Digest, offset: u64) {
         self.change(digest, |blob| {
             blob.shown.state = BlobState::Downloading;
+            blob.shown.wait = None;
             // What this attempt received before its connection broke stays its own.
             blob.network = blob.network.min(offset);
-            blob.resumed = offset - blob.network;
+            (blob.resumed, blob.reused) = (offset - blob.network, 0);
             blob.shown.offset = offset;
         });
     }
@@ -112,7 +152,9 @@ impl Picture {
 
     /// The pull has ended: nothing moves any more.
     pub fn settle(&mut self) {
+        self.waiting_until = None;
         for blob in &mut self.blobs {
+            blob.shown.wait = None;
             match blob.shown.state {
                 BlobState::Downloading | BlobState::Verifying | BlobState::Committing => {
                     blob.shown.state = BlobState::Waiting;
@@ -144,6 +186,9 @@ impl Picture {
         let bytes_total = sum(|blob| blob.shown.size);
         let bytes_done = sum(|blob| blob.shown.offset);
         let moving = counted().any(|blob| blob.shown.state == BlobState::Downloading);
+        let at_work = moving
+            || counted().any(|b| matches!(b.shown.state, BlobState::Verifying | BlobState::Committing));
+        let soonest = counted().filter_map(|blob| blob.shown.wait.as_ref()?.until).min();
         let rate_bps = if moving { self.rate.per_second(now) } else { 0 };
         let left = bytes_total.saturating_sub(bytes_done);
         let eta_seconds = match () {
@@ -163,6 +208,7 @@ impl Picture {
             rate_bps,
             eta_seconds,
             stalled_seconds: if moving { self.rate.silence(now).as_secs() } else { 0 },
+            waiting_until: self.waiting_until.or(soonest.filter(|_| !at_work)),
         }
     }
 
@@ -186,6 +232,10 @@ impl Rate {
         self.began.get_or_insert(now);
         // A new connection alone is no byte: silence goes on.
         self.last.get_or_insert(now);
+    }
+
+    fn break_silence(&mut self, now: Time) {
+        self.last = self.last.map(|last| last.max(now));
     }
 
     fn add(&mut self, bytes: u64, now: Time) {
@@ -279,6 +329,49 @@ mod tests {
         picture.resume(&a.digest, 0);
         assert_eq!(picture.progress(at(2)).bytes_done, 50);
         assert_eq!(picture.blobs()[0].role, BlobRole::Config);
+    }
+
+    #[test]
+    fn a_pull_waits_when_nothing_else_of_it_moves_and_such_a_wait_is_no_stall() {
+        let (a, b) = (blob("a", 100), blob("b", 50));
+        let mut picture = Picture::default();
+        for descriptor in [&a, &b] {
+            picture.add(descriptor, BlobRole::Layer);
+            picture.resume(&descriptor.digest, 0);
+        }
+        picture.begin(at(0));
+        let limited = |until: u64| PullWait { until: Some(at(until)), reason: "429".into() };
+        picture.wait(Some(&a.digest), limited(300));
+        assert_eq!(picture.progress(at(20)).waiting_until, None, "the other one moves");
+        picture.wait(Some(&b.digest), limited(200));
+        let shown = picture.progress(at(150));
+        assert_eq!((shown.waiting_until, shown.stalled_seconds, shown.rate_bps), (Some(at(200)), 0, 0));
+        picture.go_on(Some(&b.digest), at(200));
+        let shown = picture.progress(at(210));
+        assert_eq!((shown.waiting_until, shown.stalled_seconds), (None, 1));
+        assert_eq!(picture.blobs()[1].wait, None);
+        picture.wait(None, limited(400));
+        assert_eq!(picture.progress(at(210)).waiting_until, Some(at(400)), "nothing at all is done");
+        picture.settle();
+        assert!(picture.blobs().iter().all(|blob| blob.wait.is_none()));
+        assert_eq!(picture.progress(at(210)).waiting_until, None);
+    }
+
+    #[test]
+    fn what_another_pull_fetches_is_seen_to_come_and_is_not_counted_twice() {
+        let a = blob("a", 100);
+        let mut picture = Picture::default();
+        picture.add(&a, BlobRole::Layer);
+        let other = || PullWait { until: None, reason: "another pull".into() };
+        picture.share(&a.digest, 40, other());
+        let shown = picture.progress(at(90));
+        assert_eq!((shown.bytes_done, shown.bytes_reused, shown.bytes_network), (40, 40, 0));
+        assert_eq!((shown.stalled_seconds, shown.waiting_until), (0, None));
+        // The other one gave up, and this one goes on with what it left.
+        picture.resume(&a.digest, 60);
+        picture.receive(&a.digest, 40, at(91));
+        let shown = picture.progress(at(91));
+        assert_eq!((shown.bytes_resumed, shown.bytes_reused, shown.bytes_network), (60, 0, 40));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Children need not come before their parents: everything is held by the pull's lease until the image holds it.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use futures_util::StreamExt;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,7 @@ use crate::store::{ImageSource, NameTaken, NewImage, NewTarget, Target};
 pub(super) async fn work(job: &Job) -> Result<(), Ended> {
     let reference = &job.request.reference;
     let repository = job.repository().await?;
-    let resolved = job.ask(|| repository.resolve(reference)).await?;
+    let resolved = job.ask(None, || repository.resolve(reference)).await?;
     match resolved {
         Resolved { descriptor, schema1: Some(schema1), .. } => {
             let converting = convert::work(job, &repository, &descriptor, &schema1);
@@ -71,7 +72,8 @@ pub(super) async fn fetch_all(job: &Job, repository: &Repository, leaves: &[Leaf
     let halt = job.live.stop.child_token();
     // Gathered first: a stream over a closure that borrows would not be `Send` enough for a task.
     let fetches: Vec<_> = leaves.iter().map(|leaf| fetch_leaf(job, repository, leaf, &halt)).collect();
-    let mut running = futures_util::stream::iter(fetches).buffer_unordered(job.jobs.0.settings.layers);
+    let at_once = job.request.max_concurrency.unwrap_or(job.jobs.0.settings.layers);
+    let mut running = futures_util::stream::iter(fetches).buffer_unordered(at_once);
     let mut first = Ok(());
     // To the last one, also after a failure: each brings its bytes to the disk before it ends.
     while let Some(outcome) = running.next().await {
@@ -101,7 +103,8 @@ pub(super) async fn fetch_leaf(
     if job.live.read(|record| record.picture.as_ref().is_some_and(|picture| picture.is_here(digest))) {
         return Ok(());
     }
-    let outcome = Fetch { job, repository, descriptor: &leaf.descriptor, halt }.run().await;
+    let fetch = Fetch { job, repository, descriptor: &leaf.descriptor, halt, flight: OnceLock::new() };
+    let outcome = fetch.run().await;
     if let Err(Ended::Failed(error)) = &outcome {
         job.draw(|picture| picture.fail(&leaf.descriptor.digest, JobError::of(error)));
     }

@@ -125,6 +125,7 @@ impl Record {
             platforms: self.request.platforms.clone(),
             insecure: self.request.insecure,
             selection: self.request.selection.clone(),
+            max_concurrency: self.request.max_concurrency,
             image_name: row.image_name.clone(),
             state: self.state,
             phase: self.phase,

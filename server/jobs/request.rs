@@ -31,6 +31,8 @@ pub struct PullRequest {
     /// Whether its requests are remembered.
     pub trace: bool,
     pub selection: Selection,
+    /// The most requests for blobs at once; `None`: the setting.
+    pub max_concurrency: Option<u64>,
 }
 
 /// Whether a pull uses the credential that is configured for its registry.
@@ -81,6 +83,9 @@ pub(super) struct Request {
     pub image_name: String,
     pub labels: Labels,
     pub keep_micros: Option<u64>,
+    /// Not written where it was not asked for: such requests are equal to those of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_concurrency: Option<usize>,
     /// The lease that the caller named in place of one of the pull's own.
     pub lease: Option<String>,
     /// Where the caller may look for bytes: a pull borrows nothing that its caller could not read. `None`: everywhere.
@@ -137,6 +142,7 @@ impl Request {
             }
             auth.clone().check().map_err(|error| error.in_field("auth"))?;
         }
+        let max_concurrency = asked.max_concurrency.map(check_concurrency).transpose()?;
         let image_name = asked.image_name.clone().unwrap_or_else(|| reference.to_string());
         check_image_name(&image_name).map_err(|_| {
             let reason =
@@ -150,6 +156,7 @@ impl Request {
             image_name,
             labels: labels::new_labels(asked.labels.clone())?,
             keep_micros: asked.keep.map(|keep| u64::try_from(keep.as_micros()).unwrap_or(u64::MAX)),
+            max_concurrency,
             lease: caller.lease.clone(),
             reach: match &caller.reach {
                 Reach::Everywhere => None,
@@ -198,6 +205,13 @@ impl Request {
             reach: self.reach.clone().map_or(Reach::Everywhere, Reach::Only),
         }
     }
+}
+
+fn check_concurrency(asked: u64) -> Result<usize> {
+    let most = limits::PULL_MAX_CONCURRENCY;
+    usize::try_from(asked).ok().filter(|asked| (1..=most).contains(asked)).ok_or_else(|| {
+        Error::invalid_field("max_concurrency", format!("a pull makes 1 to {most} requests at once"))
+    })
 }
 
 fn check_platform(text: &str) -> Result<Platform> {
@@ -334,5 +348,9 @@ mod tests {
         let keep = Some(Duration::from_secs(1));
         assert_eq!(field(PullRequest { keep, ..asked("a") }, Some("mine")), "keep");
         assert_eq!(field(PullRequest { keep: Some(Duration::ZERO), ..asked("a") }, None), "keep");
+        for bad in [0, 65, u64::MAX] {
+            let asked = PullRequest { max_concurrency: Some(bad), ..asked("a") };
+            assert_eq!(field(asked, None), "max_concurrency");
+        }
     }
 }

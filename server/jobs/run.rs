@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Time;
@@ -13,10 +14,11 @@ use crate::jobs::event::LogLevel;
 use crate::jobs::progress::Picture;
 use crate::jobs::record::Record;
 use crate::jobs::request::Request;
-use crate::jobs::view::{JobError, JobState, Phase};
+use crate::jobs::view::{JobError, JobState, Phase, PullWait};
 use crate::jobs::watch::Live;
 use crate::jobs::{Jobs, pull};
 use crate::limits;
+use crate::oci::Digest;
 use crate::registry::Retries;
 use crate::store::{Caller, PullRow};
 
@@ -36,6 +38,8 @@ pub(super) struct Job {
     pub request: Request,
     pub caller: Caller,
     pub lease: String,
+    /// The requests for blobs that it may make at once.
+    pub places: Arc<Semaphore>,
 }
 
 /// Why a step of the work did not reach its end.
@@ -74,7 +78,8 @@ pub(super) async fn run(jobs: Jobs, live: Arc<Live>) {
     });
     let caller = request.caller(&namespace, &lease);
     let _in_hand = InHand { jobs: jobs.clone(), live: live.clone(), id: id.clone() };
-    let job = Job { jobs: jobs.clone(), live: live.clone(), id: id.clone(), request, caller, lease };
+    let places = Arc::new(Semaphore::new(request.max_concurrency.unwrap_or(jobs.0.settings.layers)));
+    let job = Job { jobs: jobs.clone(), live: live.clone(), id: id.clone(), request, caller, lease, places };
     // A pull whose work panics has failed like any other: it must not stand still until the next start.
     let outcome = AssertUnwindSafe(job.take_turn()).catch_unwind().await.unwrap_or_else(|panic| {
         let why = format!("a pull panicked: {}", crate::shutdown::panic_text(&*panic));
@@ -148,7 +153,11 @@ impl Job {
             }
             self.warn(format!("{error}; trying again"));
             tracing::warn!(pull.id = %self.id, "A pull is held up: {}", with_causes(&error));
-            unless(&self.live.stop, tokio::time::sleep(self.wait_after_failures(tries.failures))).await?;
+            let time = self.wait_after_failures(tries.failures);
+            let wait = PullWait { until: Some(self.now().plus(time)), reason: error.to_string() };
+            self.draw(|picture| picture.wait(None, wait));
+            unless(&self.live.stop, tokio::time::sleep(time)).await?;
+            self.draw(|picture| picture.go_on(None, self.now()));
         }
     }
 
@@ -216,28 +225,42 @@ impl Job {
         self.live.log(self.now(), LogLevel::Warn, message);
     }
 
-    /// Asks a registry until it answers, or has failed as often as is reasonable.
-    pub async fn ask<T, F: Future<Output = Result<T>>>(&self, ask: impl Fn() -> F) -> Result<T, Ended> {
+    /// Asks a registry until it answers, or has failed as often as is reasonable: for the blob of this digest, or for
+    /// what comes before all blobs.
+    pub async fn ask<T, F: Future<Output = Result<T>>>(
+        &self,
+        digest: Option<&Digest>,
+        ask: impl Fn() -> F,
+    ) -> Result<T, Ended> {
         let mut retries = Retries::new(self.jobs.0.settings.retry);
         loop {
             match unless(&self.live.stop, ask()).await? {
                 Ok(answer) => return Ok(answer),
-                Err(error) => self.wait_after(&mut retries, error, &self.live.stop).await?,
+                Err(error) => self.wait_after(&mut retries, error, &self.live.stop, digest, |_| ()).await?,
             }
         }
     }
 
-    /// Waits before the next try, or gives the error back when there is to be none.
+    /// Waits before the next try, or gives the error back when there is to be none. `tell` hears of the wait too, and
+    /// of its end.
     pub async fn wait_after(
         &self,
         retries: &mut Retries,
         error: Error,
         stop: &CancellationToken,
+        digest: Option<&Digest>,
+        tell: impl Fn(Option<PullWait>),
     ) -> Result<(), Ended> {
         let random = u64::from_le_bytes(crate::id::random_bytes());
-        let Some(wait) = retries.failed(&error, random) else { return Err(Ended::Failed(error)) };
-        self.warn(format!("{error}; trying again in {:.1} s", wait.as_secs_f32()));
-        unless(stop, tokio::time::sleep(wait)).await
+        let Some(time) = retries.failed(&error, random) else { return Err(Ended::Failed(error)) };
+        self.warn(format!("{error}; trying again in {:.1} s", time.as_secs_f32()));
+        let wait = PullWait { until: Some(self.now().plus(time)), reason: error.to_string() };
+        tell(Some(wait.clone()));
+        self.draw(|picture| picture.wait(digest, wait));
+        unless(stop, tokio::time::sleep(time)).await?;
+        tell(None);
+        self.draw(|picture| picture.go_on(digest, self.now()));
+        Ok(())
     }
 
     /// Writes the row. A cancellation that was written meanwhile stops the work, and stands.

@@ -16,8 +16,10 @@ use crate::store::{Reach, Sharing};
 
 mod events;
 mod faults;
+mod hostile_transport;
 mod leases;
 mod trouble;
+mod waits;
 
 const LONG: Duration = Duration::from_secs(60);
 

@@ -27,6 +27,9 @@ pub struct Pull {
     pub insecure: bool,
     #[serde(flatten)]
     pub selection: Selection,
+    /// The most requests at once that were asked for; none means as many as the server likes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_concurrency: Option<usize>,
     pub image_name: String,
     pub state: JobState,
     /// `None` before it first runs.
@@ -164,10 +167,21 @@ pub struct PullBlob {
     pub offset: u64,
     pub state: BlobState,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait: Option<PullWait>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<JobError>,
     /// Why it is skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// What a blob waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullWait {
+    /// When it goes on; `None` when somebody else decides that.
+    pub until: Option<Time>,
+    /// In words. Never a credential.
+    pub reason: String,
 }
 
 /// What a blob is to the image, in the order in which a pull lists them.
@@ -231,6 +245,9 @@ pub struct PullProgress {
     pub eta_seconds: Option<u64>,
     /// How long nothing has arrived.
     pub stalled_seconds: u64,
+    /// Until when nothing is asked for, because everything waits.
+    #[serde(default)]
+    pub waiting_until: Option<Time>,
 }
 
 /// Why a job, or one blob of it, failed. Never carries a credential.

@@ -1,5 +1,6 @@
-//! The bytes of one blob, from an offset to its end, exactly as many as its descriptor promises.
+//! The bytes of one blob, or of one part of it, exactly as many as its descriptor promises.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,17 +11,22 @@ use url::Url;
 
 use crate::error::{Error, Result, UpstreamKind};
 use crate::registry::failure::{bad_answer, no_connection, upstream};
+use crate::registry::places::Place;
 use crate::registry::transport::Answer;
 
 /// The bytes of a blob as they arrive. Drop it to stop. Their digest is the reader's to check.
 #[derive(Debug)]
 pub struct BlobStream {
-    /// `None` when there is nothing to read: the offset is the end.
+    /// `None` when there is nothing more to read.
     body: Option<Body>,
     size: u64,
     offset: u64,
+    /// Where this answer ends, which may be before or after the end that was asked for.
+    end: u64,
     /// Bytes still to be dropped, of a server that began at the start.
     to_skip: u64,
+    /// The right to have a request in flight, for as long as it is.
+    place: Place,
 }
 
 /// Bytes that end a wait. With fewer a peer could drip one byte per wait and hold a pull for ever.
@@ -40,26 +46,31 @@ struct Body {
 
 impl BlobStream {
     /// A stream at the end of its blob.
-    pub(super) fn at_end(size: u64) -> BlobStream {
-        BlobStream { body: None, size, offset: size, to_skip: 0 }
+    pub(super) fn at_end(size: u64, place: Place) -> BlobStream {
+        BlobStream { body: None, size, offset: size, end: size, to_skip: 0, place }
     }
 
-    /// Takes the answer to a request for the bytes of a blob of `size` from `offset` on.
+    /// Takes the answer to a request for the bytes `wanted` of a blob of `size`.
     ///
     /// # Errors
     /// `Upstream` `BadAnswer` or `Mismatch` when the head of the answer already says that these are other bytes.
-    pub(super) fn open(answer: Answer, size: u64, offset: u64, stall: Duration) -> Result<BlobStream> {
+    pub(super) fn open(
+        answer: Answer,
+        size: u64,
+        wanted: Range<u64>,
+        stall: Duration,
+        place: Place,
+    ) -> Result<BlobStream> {
         let Answer { response, url, .. } = answer;
         let headers = response.headers();
         let encoding = headers.get(CONTENT_ENCODING).map(|value| value.as_bytes());
         if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
             return Err(bad_answer(&url, "it encodes the blob, though it was asked not to"));
         }
-        let start = match response.status() {
-            StatusCode::OK => 0,
-            StatusCode::PARTIAL_CONTENT if offset > 0 => {
-                check_range(headers, offset, size).map_err(|reason| bad_answer(&url, reason))?;
-                offset
+        let given = match response.status() {
+            StatusCode::OK => 0..size,
+            StatusCode::PARTIAL_CONTENT if wanted != (0..size) => {
+                check_range(headers, &wanted, size).map_err(|reason| bad_answer(&url, reason))?
             }
             _ => {
                 return Err(bad_answer(
@@ -69,14 +80,21 @@ impl BlobStream {
             }
         };
         if let Some(length) = content_length(headers)
-            && start == 0
+            && given == (0..size)
             && length != size
         {
             let reason = format!("it has a blob of {length} bytes where {size} were promised");
             return Err(upstream(UpstreamKind::Mismatch, &url, reason));
         }
+        let (offset, to_skip) = (wanted.start, wanted.start - given.start);
         let body = Some(Body::new(response, url, stall));
-        Ok(BlobStream { body, size, offset, to_skip: offset - start })
+        Ok(BlobStream { body, size, offset, end: given.end, to_skip, place })
+    }
+
+    /// Where the answer ends in the blob. A server that does not know ranges answers to the end of the blob; one that
+    /// knows them may answer less than was asked for (RFC 9110, section 15.3.7).
+    pub fn end(&self) -> u64 {
+        self.end
     }
 
     /// Where the next chunk begins in the blob: what was asked for, plus what was read.
@@ -84,7 +102,12 @@ impl BlobStream {
         self.offset
     }
 
-    /// The next bytes, never none of them; `None` once there were exactly as many as the descriptor promises.
+    /// Ends it, and gives back the right to have a request in flight.
+    pub fn leave(self) -> Place {
+        self.place
+    }
+
+    /// The next bytes, never none of them; `None` once there were exactly as many as the answer promises.
     /// May be dropped while it waits, without losing a byte.
     ///
     /// # Errors
@@ -94,14 +117,17 @@ impl BlobStream {
         loop {
             let Some(body) = &mut self.body else { return Ok(None) };
             let Some(mut bytes) = body.next().await? else {
-                return self.end();
+                return self.finish();
             };
             let skipped = self.to_skip.min(bytes.len() as u64);
             self.to_skip -= skipped;
             bytes = bytes.split_off(usize::try_from(skipped).expect("at most the length of these bytes"));
-            let over = bytes.len() as u64 > self.size - self.offset;
+            let over = bytes.len() as u64 > self.end - self.offset;
             if over {
-                let reason = format!("it sends more than the {} bytes that were promised", self.size);
+                let reason = match self.end == self.size {
+                    true => format!("it sends more than the {} bytes that were promised", self.size),
+                    false => format!("it sends more than its range, which ends at byte {}", self.end),
+                };
                 return Err(upstream(UpstreamKind::Mismatch, &body.url, reason));
             }
             self.offset += bytes.len() as u64;
@@ -111,9 +137,9 @@ impl BlobStream {
         }
     }
 
-    fn end(&mut self) -> Result<Option<Bytes>> {
+    fn finish(&mut self) -> Result<Option<Bytes>> {
         let Some(body) = self.body.take() else { return Ok(None) };
-        if self.offset < self.size {
+        if self.offset < self.end {
             let reason = format!("the body ended at byte {} of {}", self.offset, self.size);
             return Err(upstream(UpstreamKind::Unreachable, &body.url, reason));
         }
@@ -178,18 +204,20 @@ pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// `Content-Range: bytes offset-last/size` (RFC 9110, section 14.4), which must be true in each number.
-fn check_range(headers: &HeaderMap, offset: u64, size: u64) -> Result<(), String> {
+/// The bytes that `Content-Range: bytes first-last/size` (RFC 9110, section 14.4) announces, which must be true in each
+/// number, begin where it was asked and end no later.
+fn check_range(headers: &HeaderMap, wanted: &Range<u64>, size: u64) -> Result<Range<u64>, String> {
     let text = headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
     let (first, last, whole) = text.and_then(parse_range).ok_or("it answers a part without saying which")?;
-    if first != offset || last < first || last >= size {
-        return Err(format!("it answers bytes {first} to {last} where those from {offset} were asked for"));
+    if first != wanted.start || last < first || last >= wanted.end {
+        let (from, to) = (wanted.start, wanted.end - 1);
+        return Err(format!("it answers bytes {first} to {last} where {from} to {to} were asked for"));
     }
     match whole {
         Some(whole) if whole != size => {
             Err(format!("it has a blob of {whole} bytes where {size} were promised"))
         }
-        Some(_) | None => Ok(()),
+        Some(_) | None => Ok(first..last + 1),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Foreign layers: bytes that a manifest says are at some URL. Whoever keeps them is a stranger, who is shown nothing.
 
+use std::ops::Range;
+
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use url::Url;
@@ -10,25 +12,31 @@ use crate::oci::Descriptor;
 use crate::registry::blob::{BlobStream, range_refused};
 use crate::registry::endpoint::Trust;
 use crate::registry::failure::upstream;
+use crate::registry::places::Place;
 use crate::registry::repository::{Repository, blob_headers};
 use crate::registry::retry::retriable;
-use crate::registry::transport::{Redirects, Request, has_user_info};
+use crate::registry::transport::{Answer, Redirects, Request, has_user_info};
 
 impl Repository {
-    /// The bytes of a blob from `offset` to its end, from the first of the descriptor's `urls` that has them. No
+    /// The bytes `wanted` of a blob, from the first of the descriptor's `urls` that has them. No
     /// credential is sent and no token asked for, also when one is demanded. Their digest is the reader's to check.
     ///
     /// # Errors
     /// `Upstream`: of the last place, or of one that is worth another try; `NotFound` where no place is named;
     /// `Forbidden` for what is not HTTP, or may not be contacted.
-    pub async fn fetch_foreign(&self, descriptor: &Descriptor, offset: u64) -> Result<BlobStream> {
-        if offset == descriptor.size {
-            return Ok(BlobStream::at_end(descriptor.size));
-        }
+    pub async fn fetch_foreign(
+        &self,
+        descriptor: &Descriptor,
+        wanted: Range<u64>,
+        place: Place,
+    ) -> Result<BlobStream> {
         let mut failure = self.failed(UpstreamKind::NotFound, "no other place is named for it".to_owned());
         for text in descriptor.urls.iter().take(limits::FOREIGN_URLS) {
-            match self.fetch_at(text, descriptor, offset).await {
-                Ok(stream) => return Ok(stream),
+            match self.fetch_at(text, descriptor, &wanted).await {
+                Ok(answer) => {
+                    let stall = self.registry.patience().stall;
+                    return BlobStream::open(answer, descriptor.size, wanted, stall, place);
+                }
                 Err(error) if retriable(&failure) && !retriable(&error) => {}
                 Err(error) => failure = error,
             }
@@ -36,12 +44,12 @@ impl Repository {
         Err(failure)
     }
 
-    async fn fetch_at(&self, text: &str, descriptor: &Descriptor, offset: u64) -> Result<BlobStream> {
+    async fn fetch_at(&self, text: &str, descriptor: &Descriptor, wanted: &Range<u64>) -> Result<Answer> {
         let url = self.check_place(text)?;
         let request = Request {
             method: Method::GET,
             url,
-            headers: blob_headers(offset),
+            headers: blob_headers(wanted, descriptor.size),
             own_headers: HeaderMap::new(),
             authorization: None,
             body: None,
@@ -55,9 +63,9 @@ impl Repository {
         let answer = self.registry.0.clients.send(request).await?;
         let answer = self.registry.accept(answer).await?;
         if answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-            return Err(range_refused(&answer.url, offset));
+            return Err(range_refused(&answer.url, wanted.start));
         }
-        BlobStream::open(answer, descriptor.size, offset, self.registry.patience().stall)
+        Ok(answer)
     }
 
     fn check_place(&self, text: &str) -> Result<Url> {

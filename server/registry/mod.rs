@@ -15,6 +15,7 @@ mod endpoint;
 mod failure;
 mod foreign;
 mod hosts;
+mod places;
 mod probe;
 mod referrers;
 mod repository;
@@ -40,6 +41,7 @@ pub use docker_config::DockerConfig;
 pub use endpoint::{Capability, Endpoint, Transport};
 pub use foreign::is_elsewhere;
 pub use hosts::{Found, HostsDirs};
+pub use places::{Crowd, Place};
 pub use probe::{Probe, Step, StepName};
 pub use repository::{Fetched, Repository, Resolved};
 pub use retry::{Retries, RetryPolicy, retriable};
@@ -51,6 +53,7 @@ use auth::{Keyring, Refusal, Scope};
 use blob::read_bounded;
 use endpoint::Scheme;
 use failure::{error_code, refused_by};
+use places::Places;
 use transport::{Answer, Clients, Redirects, Request};
 
 /// Longest error body looked at for its code, in bytes.
@@ -68,6 +71,7 @@ struct Inner {
     keyring: Keyring,
     /// `host[:port]` that had no TLS to offer where it was not required.
     plain_hosts: Mutex<HashSet<String>>,
+    places: Places,
 }
 
 /// One request to a repository: everything of it but where and how it is sent.
@@ -83,18 +87,23 @@ struct Ask {
 
 impl Registry {
     /// Nothing is sent and nothing is opened yet.
-    pub fn new(patience: Patience, clock: Clock) -> Registry {
+    pub fn new(patience: Patience, crowd: Crowd, clock: Clock) -> Registry {
         Registry(Arc::new(Inner {
             clients: Clients::new(patience),
             clock,
             keyring: Keyring::default(),
             plain_hosts: Mutex::default(),
+            places: Places::new(crowd),
         }))
     }
 
     /// The repository that `reference` names, to be asked at `endpoints` in their order. Nothing is sent yet.
     pub fn repository(&self, reference: &Reference, endpoints: Vec<Endpoint>, trace: Trace) -> Repository {
         Repository::new(self.clone(), endpoints, reference.repository().to_owned(), trace)
+    }
+
+    fn places(&self) -> &Places {
+        &self.0.places
     }
 
     fn patience(&self) -> Patience {

@@ -1,6 +1,7 @@
 //! One repository of a registry: resolve a reference, fetch documents, open blobs
 //! (OCI distribution spec, "Pulling manifests" and "Pulling blobs").
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,6 +20,7 @@ use crate::oci::{Algorithm, Descriptor, Digest, Document, Reference};
 use crate::registry::address::AddressPolicy;
 use crate::registry::blob::{BlobStream, content_length, range_refused, read_bounded};
 use crate::registry::failure::{bad_answer, upstream};
+use crate::registry::places::Place;
 use crate::registry::transport::Answer;
 use crate::registry::{Ask, Capability, Endpoint, Registry, Trace};
 
@@ -63,7 +65,7 @@ pub struct Fetched {
 
 /// The two places where a registry keeps bytes under a digest.
 #[derive(Debug, Clone, Copy)]
-enum Place {
+enum Shelf {
     Manifests,
     Blobs,
 }
@@ -180,6 +182,7 @@ impl Repository {
             path: format!("manifests/{name}"),
             headers: document_headers(),
         };
+        let place = self.enter().await;
         let head = match self.ask(ask).await {
             Ok(answer) => described(&answer, digest)?,
             Err(error) if wants_get(&error) => None,
@@ -188,6 +191,7 @@ impl Repository {
         if let Some(descriptor) = head {
             return Ok(Resolved { descriptor, document: None, schema1: None });
         }
+        drop(place);
         Ok(match self.get_document(name, digest).await? {
             Kept::Document(fetched) => {
                 Resolved { descriptor: fetched.descriptor.clone(), document: Some(fetched), schema1: None }
@@ -244,7 +248,7 @@ impl Repository {
     /// # Errors
     /// `Upstream`, with `NotFound` when there is no such blob.
     pub async fn find_size(&self, digest: &Digest) -> Result<u64> {
-        let path = Place::Blobs.path(digest.as_str());
+        let path = Shelf::Blobs.path(digest.as_str());
         let ask = Ask { method: Method::HEAD, capability: Capability::Pull, path, headers: identity() };
         let answer = self.ask(ask).await?;
         let size = content_length(answer.response.headers());
@@ -259,7 +263,8 @@ impl Repository {
         if descriptor.size > limit {
             return Err(Error::TooLarge { what: "the blob", limit });
         }
-        let (mut source, mut whole) = (self.fetch_blob(descriptor, 0).await?, BytesMut::new());
+        let (place, mut whole) = (self.enter().await, BytesMut::new());
+        let mut source = self.fetch_blob(descriptor, 0..descriptor.size, place).await?;
         while let Some(bytes) = source.chunk().await? {
             whole.extend_from_slice(&bytes);
         }
@@ -271,41 +276,67 @@ impl Repository {
         Ok(whole.freeze())
     }
 
-    /// The bytes of a blob from `offset` to its end. A server that ignores the offset is read and dropped up to it.
-    /// `urls` of the descriptor are not contacted: that is [`Repository::fetch_foreign`].
+    /// Waits for the right to have a request in flight at this registry, its mirrors included.
+    pub async fn enter(&self) -> Place {
+        self.registry.places().enter(self.home()).await
+    }
+
+    /// The same, if nobody waits for it.
+    pub fn try_enter(&self) -> Option<Place> {
+        self.registry.places().try_enter(self.home())
+    }
+
+    /// The bytes `wanted` of a blob. A server that ignores the range is read and dropped up to where they begin, and
+    /// gives what comes behind them as well: [`BlobStream::end`] says where the answer ends. `urls` of the descriptor
+    /// are not contacted: that is [`Repository::fetch_foreign`].
     ///
     /// # Errors
-    /// `Upstream`; `Internal` when `offset` lies past the end of the blob.
-    pub async fn fetch_blob(&self, descriptor: &Descriptor, offset: u64) -> Result<BlobStream> {
-        if offset > descriptor.size {
-            let (digest, size) = (&descriptor.digest, descriptor.size);
-            return Err(Error::internal(format!("read blob {digest} of {size} bytes from {offset}")));
+    /// `Upstream`; `Internal` when `wanted` lies past the end of the blob.
+    pub async fn fetch_blob(
+        &self,
+        descriptor: &Descriptor,
+        wanted: Range<u64>,
+        place: Place,
+    ) -> Result<BlobStream> {
+        let size = descriptor.size;
+        if wanted.start > wanted.end || wanted.end > size {
+            let Range { start, end } = wanted;
+            let digest = &descriptor.digest;
+            return Err(Error::internal(format!(
+                "read bytes {start} to {end} of blob {digest} of {size} bytes"
+            )));
         }
         // Nothing is left to ask for: the digest alone decides, and it is checked by whoever writes the bytes.
-        if offset == descriptor.size {
-            return Ok(BlobStream::at_end(descriptor.size));
+        if wanted.is_empty() {
+            return Ok(BlobStream::at_end(size, place));
         }
-        let headers = blob_headers(offset);
-        let path = Place::Blobs.path(descriptor.digest.as_str());
+        let headers = blob_headers(&wanted, size);
+        let path = Shelf::Blobs.path(descriptor.digest.as_str());
         let answer =
             self.ask(Ask { method: Method::GET, capability: Capability::Pull, path, headers }).await?;
         if answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-            return Err(range_refused(&answer.url, offset));
+            return Err(range_refused(&answer.url, wanted.start));
         }
-        BlobStream::open(answer, descriptor.size, offset, self.registry.patience().stall)
+        BlobStream::open(answer, size, wanted, self.registry.patience().stall, place)
+    }
+
+    /// `host[:port]` of the registry itself, which is asked after its mirrors.
+    fn home(&self) -> &str {
+        self.endpoints.last().map(|endpoint| endpoint.authority.as_str()).unwrap_or_default()
     }
 
     pub(super) fn failed(&self, kind: UpstreamKind, reason: String) -> Error {
-        let host = self.endpoints.last().map(|endpoint| endpoint.authority.clone()).unwrap_or_default();
+        let host = self.home().to_owned();
         Error::Upstream(Upstream { kind, host, reason, status: None, retry_after: None })
     }
 
     /// The document under a tag or digest: a digest that is no manifest may be kept among the blobs.
     async fn get_document(&self, name: &str, digest: Option<&Digest>) -> Result<Kept> {
-        match (self.get_document_at(Place::Manifests, name, digest).await, digest) {
+        let _place = self.enter().await;
+        match (self.get_document_at(Shelf::Manifests, name, digest).await, digest) {
             (Err(error), Some(_)) if is_not_found(&error) => {
                 // Where neither place has it, the answer about manifests is the one to tell.
-                match self.get_document_at(Place::Blobs, name, digest).await {
+                match self.get_document_at(Shelf::Blobs, name, digest).await {
                     Err(second) if is_not_found(&second) => Err(error),
                     settled => settled,
                 }
@@ -314,12 +345,12 @@ impl Repository {
         }
     }
 
-    async fn get_document_at(&self, place: Place, name: &str, digest: Option<&Digest>) -> Result<Kept> {
+    async fn get_document_at(&self, shelf: Shelf, name: &str, digest: Option<&Digest>) -> Result<Kept> {
         let answer = self
             .ask(Ask {
                 method: Method::GET,
                 capability: if digest.is_some() { Capability::Pull } else { Capability::Resolve },
-                path: place.path(name),
+                path: shelf.path(name),
                 headers: document_headers(),
             })
             .await?;
@@ -359,11 +390,11 @@ fn check_digest(url: &Url, expected: Option<&Digest>, bytes: &[u8]) -> Result<Di
     }
 }
 
-impl Place {
+impl Shelf {
     fn path(self, name: &str) -> String {
         match self {
-            Place::Manifests => format!("manifests/{name}"),
-            Place::Blobs => format!("blobs/{name}"),
+            Shelf::Manifests => format!("manifests/{name}"),
+            Shelf::Blobs => format!("blobs/{name}"),
         }
     }
 }
@@ -373,10 +404,10 @@ fn identity() -> HeaderMap {
     HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))])
 }
 
-pub(super) fn blob_headers(offset: u64) -> HeaderMap {
+pub(super) fn blob_headers(wanted: &Range<u64>, size: u64) -> HeaderMap {
     let mut headers = identity();
-    if offset > 0 {
-        let range = HeaderValue::try_from(format!("bytes={offset}-"));
+    if *wanted != (0..size) {
+        let range = HeaderValue::try_from(format!("bytes={}-{}", wanted.start, wanted.end - 1));
         headers.insert(reqwest::header::RANGE, range.expect("digits are a header value"));
     }
     headers

@@ -19,7 +19,7 @@ fn client() -> Registry {
         header: Duration::from_millis(500),
         ..Patience::default()
     };
-    Registry::new(patience, Clock::new(|| Time(0)))
+    Registry::new(patience, Crowd::default(), Clock::new(|| Time(0)))
 }
 
 fn reference(registry: &FixtureRegistry, rest: &str) -> Reference {
@@ -45,13 +45,25 @@ fn document(media_type: &str, bytes: &[u8]) -> Descriptor {
 }
 
 async fn read(repository: &Repository, descriptor: &Descriptor, offset: u64) -> Result<Vec<u8>> {
-    let mut stream = repository.fetch_blob(descriptor, offset).await?;
+    let size = descriptor.size;
+    let (bytes, end) = read_part(repository, descriptor, offset..size).await?;
+    assert_eq!(end, size);
+    Ok(bytes)
+}
+
+/// The bytes of an answer, and where it ends.
+async fn read_part(
+    repository: &Repository,
+    descriptor: &Descriptor,
+    wanted: std::ops::Range<u64>,
+) -> Result<(Vec<u8>, u64)> {
+    let mut stream = repository.fetch_blob(descriptor, wanted, repository.enter().await).await?;
     let mut whole = Vec::new();
     while let Some(bytes) = stream.chunk().await? {
         whole.extend_from_slice(&bytes);
     }
-    assert_eq!(stream.offset(), descriptor.size);
-    Ok(whole)
+    assert_eq!(stream.offset(), stream.end());
+    Ok((whole, stream.end()))
 }
 
 /// Where a server is that has this certificate, shakes hands, and says nothing.
@@ -178,7 +190,7 @@ async fn a_blob_is_read_from_any_offset() {
         assert_eq!(got, bytes[offset as usize..], "from {offset}");
     }
     let asked = registry.seen().pop().expect("a request").headers;
-    assert_eq!((&*asked["range"], &*asked["accept-encoding"]), ("bytes=299999-", "identity"));
+    assert_eq!((&*asked["range"], &*asked["accept-encoding"]), ("bytes=299999-299999", "identity"));
     let requests = registry.log().len();
     assert_eq!(read(&repository, &descriptor, 300_000).await.expect("nothing"), b"");
     assert_eq!(registry.log().len(), requests, "the end of a blob needs no request");
@@ -193,6 +205,39 @@ async fn a_server_that_ignores_the_range_is_read_up_to_the_offset() {
     registry.fail("/blobs/", Fault::IgnoreRange, 1);
     let repository = app(&registry);
     assert_eq!(read(&repository, &blob(&bytes), 150_000).await.expect("the bytes"), bytes[150_000..]);
+}
+
+#[tokio::test]
+async fn a_part_is_asked_for_with_both_its_ends_and_its_answer_is_held_to_them() {
+    let registry = FixtureRegistry::start().await;
+    let bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    registry.push_blob(&bytes);
+    let (repository, descriptor) = (app(&registry), blob(&bytes));
+    let (got, end) = read_part(&repository, &descriptor, 10_000..20_000).await.expect("a part");
+    assert_eq!((got.as_slice(), end), (&bytes[10_000..20_000], 20_000));
+    assert_eq!(registry.seen().pop().expect("a request").headers["range"], "bytes=10000-19999");
+    // Less than was asked for is an answer (RFC 9110, section 15.3.7).
+    registry.fail("/blobs/", Fault::AtMost(3_000), 1);
+    let (got, end) = read_part(&repository, &descriptor, 10_000..20_000).await.expect("a part");
+    assert_eq!((got.as_slice(), end), (&bytes[10_000..13_000], 13_000));
+    // Whoever ignores ranges gives everything behind as well.
+    registry.fail("/blobs/", Fault::IgnoreRange, 1);
+    let (got, end) = read_part(&repository, &descriptor, 10_000..20_000).await.expect("the rest");
+    assert_eq!((got.as_slice(), end), (&bytes[10_000..], 100_000));
+    for (fault, kind) in [
+        (Fault::ContentRange("bytes 10000-20000/100000".into()), UpstreamKind::BadAnswer),
+        (Fault::ContentRange("bytes 9999-19999/100000".into()), UpstreamKind::BadAnswer),
+        (Fault::ContentRange("bytes 10000-19999/100001".into()), UpstreamKind::BadAnswer),
+        (Fault::ContentRange("bytes 10000-18446744073709551616/*".into()), UpstreamKind::BadAnswer),
+        (Fault::Without("Content-Range"), UpstreamKind::BadAnswer),
+        (Fault::Long, UpstreamKind::Mismatch),
+        (Fault::Endless, UpstreamKind::Mismatch),
+        (Fault::Short, UpstreamKind::Unreachable),
+    ] {
+        registry.fail("/blobs/", fault.clone(), 1);
+        let told = failure(read_part(&repository, &descriptor, 10_000..20_000).await);
+        assert_eq!(told.kind, kind, "{fault:?}");
+    }
 }
 
 #[tokio::test]
@@ -242,7 +287,10 @@ async fn a_cut_blob_goes_on_where_it_broke() {
     registry.push_blob(&bytes);
     registry.fail("/blobs/", Fault::CutAfter(70_000), 1);
     let repository = app(&registry);
-    let mut stream = repository.fetch_blob(&blob(&bytes), 0).await.expect("a stream");
+    let mut stream = {
+        let place = repository.enter().await;
+        repository.fetch_blob(&blob(&bytes), 0..100_000, place).await.expect("a stream")
+    };
     let mut got = Vec::new();
     let error = loop {
         match stream.chunk().await {
@@ -279,11 +327,15 @@ async fn what_came_from_the_internet_sends_us_to_no_private_address() {
     let place = registry.push_file("/elsewhere", b"foreign");
     let foreign = Descriptor { urls: vec![place], ..blob(b"foreign") };
     let repository = app(&registry);
-    let mut stream = repository.fetch_foreign(&foreign, 0).await.expect("a private registry may");
+    let mut stream = repository
+        .fetch_foreign(&foreign, 0..foreign.size, repository.enter().await)
+        .await
+        .expect("a private registry may");
     assert_eq!(stream.chunk().await.expect("bytes").expect("all of them"), &b"foreign"[..]);
     // One answer of a public host, and all that the image names is judged by it.
     repository.note_sender(AddressPolicy::Public);
-    let refused = failure(repository.fetch_foreign(&foreign, 0).await);
+    let refused =
+        failure(repository.fetch_foreign(&foreign, 0..foreign.size, repository.enter().await).await);
     assert_eq!(refused.kind, UpstreamKind::Forbidden);
     assert_eq!(registry.log(), ["GET /elsewhere"]);
 }

@@ -248,6 +248,18 @@ impl Store {
         Ok(None)
     }
 
+    /// Whether what `namespace` stores will be the caller's without a byte sent: it is the caller's own, or lends.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn may_borrow(&self, caller: &Caller, namespace: &str) -> Result<bool> {
+        if caller.namespace == namespace {
+            return Ok(true);
+        }
+        let mut conn = self.0.db.read().await?;
+        Ok(caller.reach.includes(namespace) && self.lends(&mut conn, namespace).await?)
+    }
+
     /// Whether a namespace's content is lent: all are, or those that are labelled so.
     async fn lends(&self, conn: &mut db::Conn, namespace: &str) -> Result<bool> {
         /// The label by which a containerd namespace lends its content under the isolated policy.

@@ -201,10 +201,8 @@ where
         let next = match body.next().now_or_never() {
             Some(next) => next,
             None => {
-                if batch.bytes > 0 {
-                    if to.send(std::mem::take(&mut batch)).await.is_err() {
-                        return Ending::Cut;
-                    }
+                if batch.bytes > 0 && to.send(std::mem::take(&mut batch)).await.is_err() {
+                    return Ending::Cut;
                 }
                 body.next().await
             }
@@ -216,10 +214,8 @@ where
             break Ending::TooLong;
         }
         batch.push(placed);
-        if batch.is_full() {
-            if to.send(std::mem::take(&mut batch)).await.is_err() {
-                return Ending::Cut;
-            }
+        if batch.is_full() && to.send(std::mem::take(&mut batch)).await.is_err() {
+            return Ending::Cut;
         }
     };
     if batch.bytes > 0 {

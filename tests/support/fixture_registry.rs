@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -56,10 +57,16 @@ pub enum Fault {
     StallAfter(usize),
     /// The body comes byte by byte, with this wait before each.
     Drip(Duration),
+    /// The head comes byte by byte, with this wait before each.
+    DripHead(Duration),
     /// No answer at all, and the connection stays.
     Silent,
+    /// No answer at all, and the connection closes: so does one whose server has died.
+    HangUp,
     /// The whole body with status 200, whatever range was asked for.
     IgnoreRange,
+    /// A part of at most this many bytes, however many were asked for.
+    AtMost(usize),
     /// This `Content-Range`, whatever bytes follow.
     ContentRange(String),
     /// These headers, in addition or instead.
@@ -93,15 +100,19 @@ pub enum TokenFor {
 
 #[derive(Default)]
 struct State {
-    blobs: HashMap<String, Vec<u8>>,
+    blobs: HashMap<String, Bytes>,
     /// By `repository@digest` and by `repository:tag`.
-    manifests: HashMap<String, (String, Vec<u8>)>,
+    manifests: HashMap<String, (String, Bytes)>,
     faults: Vec<Planned>,
     seen: Vec<Seen>,
     /// Pages of lists of referrers, by `repository@digest`; `None` where the registry has no such API.
     referrers: Option<HashMap<String, Vec<Vec<u8>>>>,
     /// Bytes at paths that are not the registry's own.
     files: HashMap<String, Vec<u8>>,
+    /// Path and length of every body, as far as it was sent.
+    sent: Vec<(String, u64)>,
+    at_once: usize,
+    most_at_once: usize,
     auth: Option<Auth>,
     token_for: Option<TokenFor>,
     tokens_made: usize,
@@ -117,7 +128,7 @@ struct Planned {
 struct Reply {
     status: u16,
     headers: Vec<(String, String)>,
-    body: Vec<u8>,
+    body: Bytes,
     ending: Ending,
 }
 
@@ -159,7 +170,7 @@ impl FixtureRegistry {
 
     pub fn push_blob(&self, bytes: &[u8]) -> String {
         let digest = sha256(bytes);
-        self.state().blobs.insert(digest.clone(), bytes.to_vec());
+        self.state().blobs.insert(digest.clone(), Bytes::copy_from_slice(bytes));
         digest
     }
 
@@ -172,7 +183,7 @@ impl FixtureRegistry {
         bytes: &[u8],
     ) -> String {
         let digest = sha256(bytes);
-        let kept = (media_type.to_owned(), bytes.to_vec());
+        let kept = (media_type.to_owned(), Bytes::copy_from_slice(bytes));
         let mut state = self.state();
         state.manifests.insert(format!("{repository}@{digest}"), kept.clone());
         if let Some(tag) = tag {
@@ -268,6 +279,16 @@ impl FixtureRegistry {
         self.state().seen.iter().map(|seen| format!("{} {}", seen.method, seen.path)).collect()
     }
 
+    /// The bytes of bodies that were sent to requests whose path contains `part`.
+    pub fn sent(&self, part: &str) -> u64 {
+        self.state().sent.iter().filter(|(path, _)| path.contains(part)).map(|(_, bytes)| bytes).sum()
+    }
+
+    /// The most requests that were being answered at one moment.
+    pub fn most_at_once(&self) -> usize {
+        self.state().most_at_once
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no test panics while it holds this")
     }
@@ -284,6 +305,8 @@ async fn serve(mut stream: TcpStream, address: SocketAddr, state: Arc<Mutex<Stat
     let planned = {
         let mut state = state.lock().expect("no holder panics");
         state.seen.push(seen.clone());
+        state.at_once += 1;
+        state.most_at_once = state.most_at_once.max(state.at_once);
         let fits = |plan: &&mut Planned| {
             plan.left > 0 && seen.path.contains(&plan.part) && plan.method.is_none_or(|m| m == seen.method)
         };
@@ -297,10 +320,29 @@ async fn serve(mut stream: TcpStream, address: SocketAddr, state: Arc<Mutex<Stat
         state.reply(&seen, address, &planned)
     };
     // A peer that hangs up early is what half of the tests are about.
+    let mut told = Told { sent: 0, presence: Some(Presence(state.clone())) };
     let _ = match planned {
         Some(Fault::Silent) => stream.read_u8().await.map(drop),
-        _ => write_reply(&mut stream, &seen, reply).await,
+        Some(Fault::HangUp) => Ok(()),
+        Some(Fault::DripHead(wait)) => write_reply(&mut stream, &seen, reply, wait, &mut told).await,
+        _ => write_reply(&mut stream, &seen, reply, Duration::ZERO, &mut told).await,
     };
+    state.lock().expect("no holder panics").sent.push((seen.path, told.sent));
+}
+
+/// What is told of an answer on its way.
+struct Told {
+    sent: u64,
+    presence: Option<Presence>,
+}
+
+/// A request that is being answered.
+struct Presence(Arc<Mutex<State>>);
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.lock().expect("no holder panics").at_once -= 1;
+    }
 }
 
 /// The head of one request; `None` for anything that is not HTTP, such as the start of TLS.
@@ -327,20 +369,41 @@ async fn read_request(stream: &mut TcpStream) -> Option<Seen> {
     Some(Seen { method: method.to_owned(), path: path.to_owned(), headers, body })
 }
 
-async fn write_reply(stream: &mut TcpStream, seen: &Seen, reply: Reply) -> io::Result<()> {
+async fn write_reply(
+    stream: &mut TcpStream,
+    seen: &Seen,
+    reply: Reply,
+    head_wait: Duration,
+    told: &mut Told,
+) -> io::Result<()> {
     let mut head = format!("HTTP/1.1 {} Fixture\r\nConnection: close\r\n", reply.status);
     reply.headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
     head.push_str("\r\n");
-    stream.write_all(head.as_bytes()).await?;
+    let whole = !head_wait.is_zero();
+    for byte in head.bytes().filter(|_| whole) {
+        tokio::time::sleep(head_wait).await;
+        stream.write_u8(byte).await?;
+    }
+    if !whole {
+        stream.write_all(head.as_bytes()).await?;
+    }
     if let Ending::Drip(wait) = reply.ending {
         for byte in reply.body {
             tokio::time::sleep(wait).await;
             stream.write_u8(byte).await?;
+            told.sent += 1;
         }
         return stream.shutdown().await;
     }
     if seen.method != "HEAD" {
-        stream.write_all(&reply.body).await?;
+        for piece in reply.body.chunks(65_536) {
+            told.sent += piece.len() as u64;
+            if told.sent == reply.body.len() as u64 && matches!(reply.ending, Ending::Close) {
+                // Before the client can know that it has all: it must not seem to ask for more meanwhile.
+                told.presence = None;
+            }
+            stream.write_all(piece).await?;
+        }
     }
     stream.flush().await?;
     match reply.ending {
@@ -348,6 +411,7 @@ async fn write_reply(stream: &mut TcpStream, seen: &Seen, reply: Reply) -> io::R
         Ending::Stall => stream.read_u8().await.map(drop),
         Ending::Endless => loop {
             stream.write_all(&[b'x'; 65_536]).await?;
+            told.sent += 65_536;
         },
     }
 }
@@ -357,30 +421,34 @@ impl State {
         let path = seen.path.split('?').next().unwrap_or_default();
         if path == "/token" {
             return match self.token_for {
-                Some(TokenFor::PostedPassword(_)) if seen.method == "GET" => Reply::new(404, vec![], b""),
+                Some(TokenFor::PostedPassword(_)) if seen.method == "GET" => Reply::new(404, vec![], ""),
                 _ if self.may_have_token(seen) => self.token(planned),
-                _ => Reply::new(401, vec![], b""),
+                _ => Reply::new(401, vec![], ""),
             };
         }
         if let Some(challenge) = self.challenge(seen, address)
             && !self.files.contains_key(path)
         {
-            return Reply::new(401, vec![("WWW-Authenticate", challenge)], b"");
+            return Reply::new(401, vec![("WWW-Authenticate", challenge)], "");
         }
         if path == "/v2/" {
-            return Reply::new(200, vec![("Content-Type", "application/json".to_owned())], b"{}")
+            return Reply::new(200, vec![("Content-Type", "application/json".to_owned())], "{}")
                 .spoiled(planned);
         }
         if let Some(reply) = self.list(&seen.path) {
             return reply.spoiled(planned);
         }
         let reply = match self.find(path) {
-            None => Reply::new(404, vec![], br#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#),
+            None => Reply::new(404, vec![], r#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#),
             Some((media_type, bytes)) => {
-                let headers = vec![("Content-Type", media_type), ("Docker-Content-Digest", sha256(&bytes))];
+                // By digest it is in the path, and a large blob is not hashed for every part of it.
+                let digest = path.rsplit_once('/').map_or(path, |(_, name)| name).to_owned();
+                let digest = if digest.contains(':') { digest } else { sha256(&bytes) };
+                let headers = vec![("Content-Type", media_type), ("Docker-Content-Digest", digest)];
                 let ranged = !matches!(planned, Some(Fault::IgnoreRange));
                 let range = seen.headers.get("range").filter(|_| ranged);
-                Reply::new(200, headers, &bytes).ranged(range)
+                let most = if let Some(Fault::AtMost(most)) = planned { *most } else { usize::MAX };
+                Reply::new(200, headers, bytes).ranged(range, most)
             }
         };
         reply.spoiled(planned)
@@ -401,8 +469,7 @@ impl State {
             Some(TokenFor::Password(_) | TokenFor::PostedPassword(_)) | None => String::new(),
         };
         let body = format!(r#"{{"token":"secret-{made}","expires_in":{expires_in}{refresh}}}"#);
-        Reply::new(200, vec![("Content-Type", "application/json".to_owned())], body.as_bytes())
-            .spoiled(planned)
+        Reply::new(200, vec![("Content-Type", "application/json".to_owned())], body).spoiled(planned)
     }
 
     fn may_have_token(&self, seen: &Seen) -> bool {
@@ -451,13 +518,13 @@ impl State {
         if page + 1 < pages.len() {
             headers.push(("Link", format!(r#"<{path}?page={}>; rel="next""#, page + 1)));
         }
-        Some(Reply::new(200, headers, &pages[page]))
+        Some(Reply::new(200, headers, pages[page].clone()))
     }
 
     /// `/v2/<repository>/manifests/<tag or digest>` and `/v2/<repository>/blobs/<digest>`.
-    fn find(&self, path: &str) -> Option<(String, Vec<u8>)> {
+    fn find(&self, path: &str) -> Option<(String, Bytes)> {
         if let Some(bytes) = self.files.get(path) {
-            return Some(("application/octet-stream".to_owned(), bytes.clone()));
+            return Some(("application/octet-stream".to_owned(), bytes.clone().into()));
         }
         let rest = path.strip_prefix("/v2/")?;
         if let Some((repository, name)) = rest.split_once("/manifests/") {
@@ -478,10 +545,12 @@ fn has_password(seen: &Seen, pair: &str) -> bool {
 }
 
 impl Reply {
-    fn new(status: u16, headers: Vec<(&str, String)>, body: &[u8]) -> Reply {
+    fn new(status: u16, headers: Vec<(&str, String)>, body: impl Into<Bytes>) -> Reply {
+        let body = body.into();
         let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let mut reply = Reply { status, headers, body: body.to_vec(), ending: Ending::Close };
-        reply.set("Content-Length", body.len().to_string());
+        let length = body.len();
+        let mut reply = Reply { status, headers, body, ending: Ending::Close };
+        reply.set("Content-Length", length.to_string());
         reply
     }
 
@@ -494,15 +563,18 @@ impl Reply {
         self.headers.retain(|(given, _)| !given.eq_ignore_ascii_case(name));
     }
 
-    /// Answers `bytes=N-`, the only form the client sends.
-    fn ranged(mut self, range: Option<&String>) -> Reply {
-        let from =
-            range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+    /// Answers `bytes=N-M`, the only form the client sends.
+    fn ranged(mut self, range: Option<&String>, most: usize) -> Reply {
+        let asked = range.and_then(|range| {
+            let (from, to) = range.strip_prefix("bytes=")?.split_once('-')?;
+            Some((from.parse::<usize>().ok()?, to.parse::<usize>().ok()?))
+        });
         let whole = self.body.len();
-        if let Some(from) = from {
+        if let Some((from, to)) = asked.filter(|(from, _)| *from < whole) {
+            let end = (to + 1).min(whole).min(from.saturating_add(most));
             self.status = 206;
-            self.body.drain(..from.min(whole));
-            self.set("Content-Range", format!("bytes {from}-{}/{whole}", whole - 1));
+            self.body = self.body.slice(from..end);
+            self.set("Content-Range", format!("bytes {from}-{}/{whole}", end - 1));
             self.set("Content-Length", self.body.len().to_string());
         }
         self
@@ -510,19 +582,26 @@ impl Reply {
 
     fn spoiled(mut self, planned: &Option<Fault>) -> Reply {
         match planned {
-            None | Some(Fault::Silent | Fault::IgnoreRange) => {}
+            None
+            | Some(
+                Fault::Silent | Fault::HangUp | Fault::DripHead(_) | Fault::IgnoreRange | Fault::AtMost(_),
+            ) => {}
             Some(Fault::Status(status, headers)) => {
                 let headers = headers.iter().map(|(name, value)| (*name, value.clone())).collect();
-                return Reply::new(*status, headers, b"");
+                return Reply::new(*status, headers, "");
             }
-            Some(Fault::WrongBytes) => self.body.iter_mut().take(1).for_each(|byte| *byte ^= 1),
+            Some(Fault::WrongBytes) => {
+                let mut body = self.body.to_vec();
+                body.iter_mut().take(1).for_each(|byte| *byte ^= 1);
+                self.body = body.into();
+            }
             Some(Fault::Short) => {
-                self.body.pop();
+                self.body.truncate(self.body.len().saturating_sub(1));
                 self.set("Content-Length", self.body.len().to_string());
             }
             Some(Fault::Long) => {
                 self.remove("Content-Length");
-                self.body.extend_from_slice(b"and more");
+                self.body = [&self.body, &b"and more"[..]].concat().into();
             }
             Some(Fault::Endless) => {
                 self.remove("Content-Length");

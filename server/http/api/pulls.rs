@@ -78,6 +78,7 @@ pub struct Create {
     foreign_layers: ForeignLayers,
     #[serde(default)]
     convert_schema1: bool,
+    max_concurrency: Option<u64>,
 }
 
 /// `POST /api/v1/pulls`: a new job, an equal one that is under way, or only the plan of one.
@@ -108,6 +109,7 @@ pub async fn create(
             foreign_layers: create.foreign_layers,
             convert_schema1: create.convert_schema1,
         },
+        max_concurrency: create.max_concurrency,
     };
     if params.flag("dry_run")? {
         return Ok(Json(jobs.plan_pull(&caller, &request).await?).into_response());

@@ -21,7 +21,7 @@ async fn redirects_are_followed_to_where_they_may_lead() {
     registry.fail("/blobs/", redirect(signed), 1);
     assert_eq!(read(&repository, &blob(b"far away"), 4).await.expect("the rest"), b"away");
     let there = storage.seen().pop().expect("a request");
-    assert_eq!(there.headers["range"], "bytes=4-");
+    assert_eq!(there.headers["range"], "bytes=4-7");
     assert!(!there.headers.contains_key("authorization"), "a token is for the registry alone");
 
     let own = format!("http://{}/v2/app/blobs/loop", registry.host());
@@ -52,7 +52,7 @@ async fn an_anonymous_token_is_fetched_once_and_again_when_it_ends() {
     let seconds = Arc::new(AtomicI64::new(0));
     let now = seconds.clone();
     let clock = Clock::new(move || Time(now.load(Ordering::Relaxed) * 1_000_000));
-    let client = Registry::new(Patience::default(), clock);
+    let client = Registry::new(Patience::default(), Crowd::default(), clock);
     let repository = at_home(&client, &reference(&registry, "team/app"), Transport::Verified);
     let tokens = || registry.log().iter().filter(|line| line.starts_with("GET /token")).count();
     for (at, fetched) in [(0, 1), (200, 1), (299, 2)] {
@@ -107,7 +107,7 @@ async fn a_token_realm_is_a_strangers_word_and_judged_as_one() {
 #[tokio::test]
 async fn an_address_that_is_not_allowed_is_never_connected_to() {
     let registry = FixtureRegistry::start().await;
-    let client = Registry::new(Patience::default(), Clock::system());
+    let client = Registry::new(Patience::default(), Crowd::default(), Clock::system());
     let port = registry.host().rsplit_once(':').expect("a port").1.to_owned();
     for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
         let reference: Reference = format!("{host}:{port}/app:v1").parse().expect("a reference");

@@ -44,6 +44,7 @@ pub fn pull(id: &str, reference: &str, state: JobState, progress: PullProgress) 
         platforms: vec!["linux/amd64".to_owned()],
         insecure: false,
         selection: Default::default(),
+        max_concurrency: None,
         image_name: reference.to_owned(),
         state,
         phase: (state == JobState::Running).then_some(Phase::Fetching),
@@ -75,6 +76,7 @@ pub fn progress(total: u64, reused: u64, resumed: u64, network: u64, blobs_done:
         rate_bps: 65_011_712,
         eta_seconds: Some(4),
         stalled_seconds: 0,
+        waiting_until: None,
     }
 }
 

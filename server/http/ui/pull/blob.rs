@@ -120,6 +120,7 @@ mod tests {
             size: 4096,
             offset,
             state,
+            wait: None,
             error: None,
             reason: None,
         }

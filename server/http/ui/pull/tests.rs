@@ -25,6 +25,7 @@ fn blob(role: BlobRole, media_type: &str, state: BlobState, offset: u64, size: u
         size,
         offset,
         state,
+        wait: None,
         error: None,
         reason: None,
     }

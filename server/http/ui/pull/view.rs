@@ -56,7 +56,10 @@ impl PullView {
             bar,
             amount: amount(progress.bytes_done, progress.bytes_total),
             rate: if runs { format!("{}/s", show::bytes(progress.rate_bps)) } else { NONE.to_owned() },
-            eta: progress.eta_seconds.filter(|_| runs).map_or(NONE.to_owned(), show::watch),
+            eta: match progress.waiting_until.filter(|_| runs) {
+                Some(_) => "waits".to_owned(),
+                None => progress.eta_seconds.filter(|_| runs).map_or(NONE.to_owned(), show::watch),
+            },
             created: Some(Moment::new(pull.created_at, now)),
         }
     }
