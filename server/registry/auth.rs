@@ -20,7 +20,7 @@ use crate::registry::credential::{Credential, Secret};
 use crate::registry::endpoint::{Endpoint, authority_of};
 use crate::registry::failure::{bad_answer, upstream};
 use crate::registry::trace::Trace;
-use crate::registry::transport::{Answer, Redirects, Request, has_user_info};
+use crate::registry::transport::{Answer, Redirects, Request, Wire, has_user_info};
 
 /// How long a token counts when its maker does not say: the token spec's default.
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
@@ -329,6 +329,7 @@ fn token_request<'r>(refusal: &Refusal<'r>, method: Method, url: Url) -> Request
     let endpoint = refusal.endpoint;
     let own = url.origin() == refusal.answer.url.origin();
     Request {
+        wire: Wire::Any,
         method,
         url,
         headers: HeaderMap::new(),

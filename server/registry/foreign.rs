@@ -15,7 +15,7 @@ use crate::registry::failure::upstream;
 use crate::registry::places::Place;
 use crate::registry::repository::{Repository, blob_headers};
 use crate::registry::retry::retriable;
-use crate::registry::transport::{Answer, Redirects, Request, has_user_info};
+use crate::registry::transport::{Answer, Redirects, Request, Wire, has_user_info};
 
 impl Repository {
     /// The bytes `wanted` of a blob, from the first of the descriptor's `urls` that has them. No
@@ -47,6 +47,7 @@ impl Repository {
     async fn fetch_at(&self, text: &str, descriptor: &Descriptor, wanted: &Range<u64>) -> Result<Answer> {
         let url = self.check_place(text)?;
         let request = Request {
+            wire: Wire::Http1,
             method: Method::GET,
             url,
             headers: blob_headers(wanted, descriptor.size),

@@ -54,7 +54,7 @@ use blob::read_bounded;
 use endpoint::Scheme;
 use failure::{error_code, refused_by};
 use places::Places;
-use transport::{Answer, Clients, Redirects, Request};
+use transport::{Answer, Clients, Redirects, Request, Wire};
 
 /// Longest error body looked at for its code, in bytes.
 const MAX_ERROR_BYTES: usize = 16 * 1024;
@@ -77,6 +77,7 @@ struct Inner {
 /// One request to a repository: everything of it but where and how it is sent.
 #[derive(Debug, Clone)]
 struct Ask {
+    wire: Wire,
     method: Method,
     /// What an endpoint must be good for to be asked.
     capability: Capability,
@@ -157,6 +158,7 @@ impl Registry {
             who: endpoint.credential.as_ref().map(Credential::fingerprint).unwrap_or_default(),
         };
         let request = |authorization: Option<HeaderValue>| Request {
+            wire: ask.wire,
             method: ask.method.clone(),
             url: url.clone(),
             headers: ask.headers.clone(),

@@ -22,7 +22,7 @@ use crate::registry::credential::Credential;
 use crate::registry::endpoint::{Endpoint, Scheme};
 use crate::registry::failure::speaks_no_tls;
 use crate::registry::trace::Trace;
-use crate::registry::transport::{Answer, Redirects, Request};
+use crate::registry::transport::{Answer, Redirects, Request, Wire};
 
 /// How one host fared.
 #[derive(Debug, Clone, Serialize)]
@@ -137,6 +137,7 @@ impl Registry {
     ) -> Request<'r> {
         const NOBODY: &Trace = &Trace::nobody();
         Request {
+            wire: Wire::Any,
             method: Method::GET,
             url: url.clone(),
             headers: HeaderMap::new(),

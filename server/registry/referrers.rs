@@ -10,7 +10,7 @@ use crate::oci::{Descriptor, Digest, Document, media_type};
 use crate::registry::blob::read_bounded;
 use crate::registry::failure::bad_answer;
 use crate::registry::repository::{Repository, content_type};
-use crate::registry::transport::Answer;
+use crate::registry::transport::{Answer, Wire};
 use crate::registry::{Ask, Capability};
 
 impl Repository {
@@ -45,7 +45,7 @@ impl Repository {
         let mut found = Vec::new();
         for page in 0..limits::REFERRER_PAGES {
             let (method, capability) = (Method::GET, Capability::Referrers);
-            let answer = match self.ask(Ask { method, capability, path, headers: index_headers() }).await {
+            let answer = match self.ask(Ask { wire: Wire::Any, method, capability, path, headers: index_headers() }).await {
                 Err(error) if page == 0 && knows_no_referrers(&error) => return Ok(None),
                 settled => settled?,
             };

@@ -21,7 +21,7 @@ use crate::registry::address::AddressPolicy;
 use crate::registry::blob::{BlobStream, content_length, range_refused, read_bounded};
 use crate::registry::failure::{bad_answer, upstream};
 use crate::registry::places::Place;
-use crate::registry::transport::Answer;
+use crate::registry::transport::{Answer, Wire};
 use crate::registry::{Ask, Capability, Endpoint, Registry, Trace};
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -177,6 +177,7 @@ impl Repository {
             .or(reference.tag())
             .ok_or_else(|| Error::invalid(format!("`{reference}` names neither a tag nor a digest")))?;
         let ask = Ask {
+            wire: Wire::Any,
             method: Method::HEAD,
             capability: if digest.is_some() { Capability::Pull } else { Capability::Resolve },
             path: format!("manifests/{name}"),
@@ -249,7 +250,13 @@ impl Repository {
     /// `Upstream`, with `NotFound` when there is no such blob.
     pub async fn find_size(&self, digest: &Digest) -> Result<u64> {
         let path = Shelf::Blobs.path(digest.as_str());
-        let ask = Ask { method: Method::HEAD, capability: Capability::Pull, path, headers: identity() };
+        let ask = Ask {
+            wire: Wire::Any,
+            method: Method::HEAD,
+            capability: Capability::Pull,
+            path,
+            headers: identity(),
+        };
         let answer = self.ask(ask).await?;
         let size = content_length(answer.response.headers());
         size.ok_or_else(|| bad_answer(&answer.url, "it does not say how long its blob is"))
@@ -310,10 +317,14 @@ impl Repository {
         if wanted.is_empty() {
             return Ok(BlobStream::at_end(size, place));
         }
-        let headers = blob_headers(&wanted, size);
-        let path = Shelf::Blobs.path(descriptor.digest.as_str());
-        let answer =
-            self.ask(Ask { method: Method::GET, capability: Capability::Pull, path, headers }).await?;
+        let ask = Ask {
+            wire: Wire::Http1,
+            method: Method::GET,
+            capability: Capability::Pull,
+            path: Shelf::Blobs.path(descriptor.digest.as_str()),
+            headers: blob_headers(&wanted, size),
+        };
+        let answer = self.ask(ask).await?;
         if answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             return Err(range_refused(&answer.url, wanted.start));
         }
@@ -348,6 +359,7 @@ impl Repository {
     async fn get_document_at(&self, shelf: Shelf, name: &str, digest: Option<&Digest>) -> Result<Kept> {
         let answer = self
             .ask(Ask {
+                wire: Wire::Any,
                 method: Method::GET,
                 capability: if digest.is_some() { Capability::Pull } else { Capability::Resolve },
                 path: shelf.path(name),

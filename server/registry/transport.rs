@@ -44,8 +44,19 @@ impl Default for Patience {
     }
 }
 
+/// Which HTTP carries a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Wire {
+    /// HTTP/2 where the peer has it: small answers share a connection.
+    Any,
+    /// A connection of its own. Large answers that share one share its windows as well, so that several at once are no
+    /// faster than one, and a slow one holds up the rest.
+    Http1,
+}
+
 /// Where a request goes, and on what terms.
 pub(super) struct Request<'r> {
+    pub wire: Wire,
     pub method: Method,
     pub url: Url,
     pub headers: HeaderMap,
@@ -89,6 +100,7 @@ struct Terms {
     addresses: AddressPolicy,
     trust: Trust,
     lax: bool,
+    wire: Wire,
 }
 
 impl Clients {
@@ -161,7 +173,7 @@ impl Clients {
             ));
         }
         let trust = if own { request.trust.clone() } else { request.trust.without_identity() };
-        let client = self.client(Terms { addresses, trust, lax })?;
+        let client = self.client(Terms { addresses, trust, lax, wire: request.wire })?;
         let mut sent = client.request(request.method.clone(), url.clone()).headers(request.headers.clone());
         if own {
             let mut headers = request.own_headers.clone();
@@ -209,7 +221,11 @@ impl Clients {
         for pem in terms.trust.roots() {
             roots.extend(Certificate::from_pem_bundle(pem.as_bytes())?);
         }
-        let mut builder = Client::builder()
+        let mut builder = match terms.wire {
+            Wire::Any => Client::builder(),
+            Wire::Http1 => Client::builder().http1_only(),
+        };
+        builder = builder
             .user_agent(concat!("orlop/", env!("CARGO_PKG_VERSION")))
             .dns_resolver(GuardedResolver(terms.addresses))
             .redirect(redirect::Policy::none())
