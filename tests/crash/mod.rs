@@ -3,5 +3,6 @@
 mod kill;
 mod large;
 mod power;
+mod pull;
 mod states;
 mod unprivileged;
