@@ -7,3 +7,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 ./reads.sh
 echo
 ./stores.sh
+echo
+./pulls.sh

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use std::ops::Range;
+
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use url::Url;
@@ -12,6 +14,7 @@ use crate::oci::Descriptor;
 use crate::registry::blob::{BlobStream, range_refused};
 use crate::registry::endpoint::Trust;
 use crate::registry::failure::upstream;
+use crate::registry::places::Place;
 use crate::registry::places::Place;
 use crate::registry::repository::{Repository, blob_headers};
 use crate::registry::retry::retriable;
