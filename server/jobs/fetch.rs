@@ -52,6 +52,7 @@ impl Fetch<'_> {
         match self.fetch_once().await {
             Err(Ended::Failed(error)) if is_mismatch(&error) => {
                 self.job.warn(format!("{error}; fetching {} once more", self.digest()));
+                self.repository.distrust_mirrors();
                 self.fetch_once().await
             }
             settled => settled,
