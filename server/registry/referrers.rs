@@ -45,7 +45,10 @@ impl Repository {
         let mut found = Vec::new();
         for page in 0..limits::REFERRER_PAGES {
             let (method, capability) = (Method::GET, Capability::Referrers);
-            let answer = match self.ask(Ask { wire: Wire::Any, method, capability, path, headers: index_headers() }).await {
+            let answer = match self
+                .ask(Ask { wire: Wire::Any, method, capability, path, headers: index_headers() })
+                .await
+            {
                 Err(error) if page == 0 && knows_no_referrers(&error) => return Ok(None),
                 settled => settled?,
             };
