@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,13 +14,14 @@ use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
 
+use crate::clock::Time;
 use crate::error::{Error, Result, UpstreamKind};
 use crate::jobs::fetch::Fetch;
 use crate::jobs::gaps::Gaps;
 use crate::jobs::pull::upstream;
 use crate::jobs::run::{Ended, unless};
+use crate::jobs::view::PullWait;
 use crate::limits;
 use crate::registry::{BlobStream, Place};
 use crate::store::Placed;
@@ -53,7 +55,7 @@ pub(super) struct Download<'a> {
     running: FuturesUnordered<BoxFuture<'a, (Connection<'a>, Result<News>)>>,
     /// Where the parts under way began.
     starts: BTreeSet<u64>,
-    began: Instant,
+    began: Time,
     /// How many parts the front asks for at once while it is alone: more each time.
     stride: u64,
     help: Help,
@@ -114,7 +116,7 @@ impl<'a> Download<'a> {
             policy,
             running: FuturesUnordered::new(),
             starts: BTreeSet::new(),
-            began: Instant::now(),
+            began: fetch.job.now(),
             stride: 1,
             help: if in_parts { Help::NotYet } else { Help::Never },
             told_of_cuts: false,
@@ -129,9 +131,7 @@ impl<'a> Download<'a> {
         loop {
             if self.running.is_empty() {
                 let Some(part) = self.take_part() else { return Ok(None) };
-                let permit = unless(self.fetch.halt, self.fetch.job.places.clone().acquire_owned()).await?;
-                let permit = permit.expect("nobody closes it");
-                let place = unless(self.fetch.halt, self.fetch.repository.enter()).await?;
+                let (permit, place) = enter(self.fetch).await?;
                 self.begin(part, permit, place);
             }
             self.ask_for_help();
@@ -171,7 +171,7 @@ impl<'a> Download<'a> {
 
     /// Whether it has taken so long that help is worth its price.
     fn is_slow(&self) -> bool {
-        self.began.elapsed() >= self.policy.help_after
+        self.fetch.job.now().since(self.began) >= self.policy.help_after
     }
 
     fn begin(&mut self, part: Range<u64>, permit: OwnedSemaphorePermit, place: Place) {
@@ -213,6 +213,7 @@ impl<'a> Download<'a> {
             self.plan.clear();
             self.help = Help::Never;
             connection.end = end;
+            self.fetch.show(connection.at);
         }
         self.running.push(connection.go_on());
     }
@@ -304,4 +305,21 @@ impl<'a> Connection<'a> {
             Link::Ready(_) | Link::Open(_) | Link::Gone => Err(error),
         }
     }
+}
+
+/// Waits for the right to make a request, and shows that it does.
+async fn enter(fetch: &Fetch<'_>) -> Result<(OwnedSemaphorePermit, Place), Ended> {
+    let Fetch { job, repository, halt, .. } = fetch;
+    let mut entering = pin!(async {
+        let permit = job.places.clone().acquire_owned().await.expect("nobody closes it");
+        (permit, repository.enter().await)
+    });
+    if let Some(entered) = entering.as_mut().now_or_never() {
+        return Ok(entered);
+    }
+    let reason = "as many requests as are allowed are under way".to_owned();
+    fetch.wait(PullWait { until: None, reason });
+    let entered = unless(halt, entering).await?;
+    fetch.go_on();
+    Ok(entered)
 }

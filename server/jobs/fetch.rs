@@ -218,9 +218,26 @@ impl Fetch<'_> {
     async fn show_what_is_there(&self, id: &str, offset: u64) -> Result<u64> {
         let ahead = self.job.jobs.0.store.list_ahead(self.namespace(), id).await?;
         let there = offset + ahead.iter().map(|part| part.end - part.start).sum::<u64>();
+        self.show(there);
+        Ok(there)
+    }
+
+    /// Draws that so many bytes are here, and that the others are on their way.
+    pub fn show(&self, there: u64) {
         self.job.draw(|picture| picture.resume(self.digest(), there));
         self.tell(|seen| seen.offset = there);
-        Ok(there)
+    }
+
+    /// Shows that the blob waits, to those too who wait for this one.
+    pub fn wait(&self, wait: PullWait) {
+        self.tell(|seen| seen.wait = Some(wait.clone()));
+        self.job.draw(|picture| picture.wait(Some(self.digest()), wait));
+    }
+
+    /// Shows that the wait is over.
+    pub fn go_on(&self) {
+        self.tell(|seen| seen.wait = None);
+        self.job.draw(|picture| picture.go_on(Some(self.digest()), self.job.now()));
     }
 
     /// Fills in the bytes of one download, as far as it gets; how the ingest stands then.

@@ -376,6 +376,9 @@ async fn write_reply(
     head_wait: Duration,
     told: &mut Told,
 ) -> io::Result<()> {
+    if seen.method == "HEAD" || reply.body.is_empty() {
+        told.presence = None;
+    }
     let mut head = format!("HTTP/1.1 {} Fixture\r\nConnection: close\r\n", reply.status);
     reply.headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
     head.push_str("\r\n");

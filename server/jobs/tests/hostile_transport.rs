@@ -399,6 +399,23 @@ async fn parts_that_came_before_their_turn_outlive_a_stop() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_has_forgotten_ranges_since_a_stop_is_read_from_its_beginning() {
+    let mut trial = Trial::hold_the_front(|_| ()).await;
+    let id = trial.start().await;
+    trial.all_but_the_front(&id).await;
+    trial.server.stop().await;
+    trial.registry.fail(&trial.digest, Fault::IgnoreRange, usize::MAX);
+    trial.server = Server::start_with(trial.directory.path(), in_parts).await;
+    let pull = trial.server.jobs.wait("default", &id, LONG).await.expect("its end");
+    assert_eq!(pull.state, JobState::Succeeded, "{pull:?}");
+    let progress = pull.progress;
+    assert_eq!(progress.bytes_done, progress.bytes_total, "nothing is counted twice: {progress:?}");
+    assert!(trial.server.read(&trial.digest).await == trial.layer);
+    assert_eq!(trial.ranges().len(), 5);
+    trial.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_are_as_many_at_once_as_is_allowed() {
     type Change = fn(&mut Settings, &mut PullRequest);
     let changes: [(usize, Change); 5] = [

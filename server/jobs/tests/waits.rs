@@ -84,3 +84,22 @@ async fn whoever_waits_for_another_pull_sees_its_bytes_come_and_counts_them_as_i
     assert_eq!((third.state, third.progress.bytes_reused), (JobState::Succeeded, 0), "{third:?}");
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_waits_for_a_free_request_says_so_and_can_be_cancelled() {
+    let (registry, directory) = (FixtureRegistry::start().await, directory());
+    let layers = [layer(3, 1_000), layer(4, 1_001)];
+    registry.push_image("app", Some("v1"), "linux/amd64", &[&layers[0], &layers[1]]);
+    layers.iter().for_each(|layer| registry.fail(&sha256(layer), Fault::StallAfter(1), usize::MAX));
+    let server = Server::start_with(directory.path(), |settings| settings.crowd.host = 1).await;
+    let id = begin(&server, "default", ask(format!("{}/app:v1", registry.host()))).await;
+    let waits = |blob: &PullBlob| blob.role == BlobRole::Layer && blob.wait.is_some();
+    let pull = server.find_running(&id, |pull| pull.blobs.iter().any(waits)).await;
+    let wait = pull.blobs.iter().find(|blob| waits(blob)).and_then(|blob| blob.wait.clone());
+    let wait = wait.expect("a wait");
+    assert_eq!((wait.until, wait.reason.as_str()), (None, "as many requests as are allowed are under way"));
+    server.jobs.cancel("default", &id).await.expect("it stops");
+    let ended = server.jobs.wait("default", &id, LONG).await.expect("its end");
+    assert_eq!(ended.state, JobState::Cancelled);
+    server.stop().await;
+}
