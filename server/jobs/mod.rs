@@ -429,7 +429,8 @@ impl Jobs {
             let _ = self.0.shutdown.soft().run_until_cancelled(ended).await;
             return Ok(live.read(|record| record.show(self.now())));
         }
-        self.show(row)
+        // It may have ended between the two looks; its row says how.
+        self.find(namespace, id).await
     }
 
     /// The events of a pull, from the one after `last_seen` on where that is possible.
