@@ -221,3 +221,32 @@ fn skopeo_copy_one(source: &str, destination: &str) {
     command.args(["--insecure-policy", "copy", "--quiet", source, destination]);
     run(&mut command, LIMIT).expect_success();
 }
+
+/// A page as a browser has it once its module has run and nothing more comes.
+fn browse(served: &Served, path: &str) -> String {
+    let profile = tempfile::tempdir().expect("a directory for the browser");
+    let mut chromium = Command::new("chromium");
+    // Without a sandbox it also runs as root; with time of its own it waits for no clock.
+    chromium
+        .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .arg(format!("http://{}{path}", served.address));
+    run(&mut chromium, LIMIT).expect_success()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_browser_runs_the_modules_of_the_pages() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let served = Served::start(&directory.path().join("data"), &[]);
+    let asked = serde_json::json!({"ref": "127.0.0.1:1/cargo/rope:v1"});
+    let pull = served.request(Method::POST, "/api/v1/pulls").json(asked).await.expect(202).json();
+    let id = pull["id"].as_str().expect("an id");
+    served.request(Method::GET, format!("/api/v1/pulls/{id}?wait=60s")).await.expect(200);
+
+    let front = browse(&served, "/");
+    assert!(front.contains("data-live=\"on\"") && !front.contains("<fieldset disabled"), "{front}");
+    assert!(front.contains(&format!("href=\"/pulls/{id}?namespace=default\"")), "{front}");
+    let page = browse(&served, &format!("/pulls/{id}"));
+    assert!(page.contains("<span data-k=\"word\">Ended</span>"), "{page}");
+    assert!(page.contains("data-do=\"retry\">Retry</button>"), "its button can be used: {page}");
+}

@@ -1,6 +1,6 @@
 //! The pages: one file each, a handler and the struct of its template.
 //!
-//! Every page works without JavaScript; the one module in `web/static/` keeps its values live. Templates are named
+//! Every page works without JavaScript; the modules in `web/static/` keep the values of some live. Templates are named
 //! `.html`, so that askama escapes whatever they are given: nobody's name or label is ever markup.
 
 pub mod assets;
