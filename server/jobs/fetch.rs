@@ -1,7 +1,6 @@
 //! One blob of a pull: from wherever it is nearest into the store, resumed where an earlier try ended.
 
 use std::ops::Range;
-use std::ops::Range;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;

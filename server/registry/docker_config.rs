@@ -82,7 +82,7 @@ impl DockerConfig {
         let found = match found {
             Some(found) => Some(found),
             None => match file.auths.iter().find(|(key, _)| names.contains(&host_of(key))) {
-                Some((_, entry)) => entry.credential().map_err(|why| unusable(why))?,
+                Some((_, entry)) => entry.credential().map_err(unusable)?,
                 None => None,
             },
         };

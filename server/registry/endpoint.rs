@@ -186,7 +186,7 @@ pub(super) fn authority_of(url: &Url) -> String {
 }
 
 /// Whom to believe at the other end of a connection, and who we are there. Equal ones share connections.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Trust(Arc<Trusted>);
 
 #[derive(Debug, Default)]
@@ -206,12 +206,6 @@ struct Trusted {
 pub(super) struct Identity {
     pub certificate: String,
     pub key: Secret,
-}
-
-impl Default for Trust {
-    fn default() -> Trust {
-        Trust(Arc::default())
-    }
 }
 
 impl Trust {

@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use std::ops::Range;
-
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use url::Url;
@@ -14,7 +12,6 @@ use crate::oci::Descriptor;
 use crate::registry::blob::{BlobStream, range_refused};
 use crate::registry::endpoint::Trust;
 use crate::registry::failure::upstream;
-use crate::registry::places::Place;
 use crate::registry::places::Place;
 use crate::registry::repository::{Repository, blob_headers};
 use crate::registry::retry::retriable;

@@ -105,7 +105,7 @@ impl RegistrySettings {
             host.check(&field)?;
         }
         match self.mirrors.iter().position(|mirror| mirror.url.is_none()) {
-            Some(at) => Err(Error::invalid_field(&format!("mirrors[{at}].url"), "a mirror needs its URL")),
+            Some(at) => Err(Error::invalid_field(format!("mirrors[{at}].url"), "a mirror needs its URL")),
             None => Ok(self),
         }
     }
@@ -121,7 +121,7 @@ impl RegistrySettings {
 
 impl HostSettings {
     fn check(&self, field: &str) -> Result<()> {
-        let wrong = |part: &str, why: &str| Err(Error::invalid_field(&format!("{field}.{part}"), why));
+        let wrong = |part: &str, why: &str| Err(Error::invalid_field(format!("{field}.{part}"), why));
         if let Some(url) = &self.url
             && (!matches!(url.scheme(), "http" | "https")
                 || !url.has_host()

@@ -92,7 +92,7 @@ impl Host {
     fn change(self, place: &str) -> Result<HostChange> {
         let field = |name: &str| if place.is_empty() { name.to_owned() } else { format!("{place}.{name}") };
         let url = self.url.map(|text| {
-            Url::parse(&text).map_err(|_| Error::invalid_field(&field("url"), "this is not a URL"))
+            Url::parse(&text).map_err(|_| Error::invalid_field(field("url"), "this is not a URL"))
         });
         let timeout = self.connect_timeout.as_deref().map(parse_duration).transpose();
         let credential = match self.credential {
