@@ -175,10 +175,6 @@ limits! {
         "The path of one entry; an image layout has none beyond 141.";
     ARCHIVE_HEADER_BYTES "archive_header_bytes": u64 = MIB, "bytes",
         "Headers between two files of an archive, long names and pax records among them: they are held in memory.";
-    ARCHIVE_RATIO "archive_ratio": u64 = 1_000, "times",
-        "What an archive may unpack to, measured by what was sent; layers come nowhere near it.";
-    ARCHIVE_RATIO_FROM_BYTES "archive_ratio_from_bytes": u64 = 64 * MIB, "bytes",
-        "From where `archive_ratio` counts: a little of anything may be zeros.";
     ARCHIVE_WINDOW "archive_window": u64 = 8 * MIB, "bytes",
         "What a zstd decoder looks back on, which it holds in memory: what RFC 8878 (3.1.1.1.2) wants decoders to have.";
     CONFIG_FILE_BYTES "config_file_bytes": u64 = MIB, "bytes",
@@ -234,9 +230,9 @@ limits! {
     UNPACKED_BYTES "unpacked_bytes": u64 = 16 << 30, "bytes",
         "One layer without its compression.";
     UNPACK_RATIO "unpack_ratio": u64 = 1_000, "to one",
-        "How much larger than its compressed bytes a layer may become: beyond it, it is a bomb.";
+        "How much larger than its compressed bytes a layer or an archive may become: beyond it, it is a bomb.";
     UNPACK_RATIO_AFTER "unpack_ratio_after": u64 = 64 * MIB, "bytes",
-        "Bytes of a layer to which the ratio is not applied: small layers of zeros are real.";
+        "Bytes of a layer or an archive to which the ratio is not applied: small layers of zeros are real.";
     REDIRECTS "redirects": usize = 5, "redirects",
         "Redirects followed for one request to a registry.";
     REGISTRIES "registries": usize = 1_000, "registries",

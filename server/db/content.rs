@@ -111,20 +111,6 @@ pub async fn update_record(tx: &mut Tx, row: &ContentRow) -> Result<()> {
     execute!(tx, SQL, &row.namespace, &row.digest, &row.media_type, &row.labels, row.updated_at).map(drop)
 }
 
-/// Writes down the media type of a record that has none. Whether it had none.
-pub async fn hint_media_type(
-    tx: &mut Tx,
-    namespace: &str,
-    digest: &str,
-    media_type: &str,
-    now: i64,
-) -> Result<bool> {
-    const SQL: &str = "UPDATE content SET media_type = $3,
-            updated_at = CASE WHEN updated_at < $4 THEN $4 ELSE updated_at + 1 END
-        WHERE namespace = $1 AND digest = $2 AND media_type IS NULL";
-    Ok(execute!(tx, SQL, namespace, digest, media_type, now)? == 1)
-}
-
 pub async fn delete_record(tx: &mut Tx, namespace: &str, digest: &str) -> Result<bool> {
     const SQL: &str = "DELETE FROM content WHERE namespace = $1 AND digest = $2";
     Ok(execute!(tx, SQL, namespace, digest)? == 1)

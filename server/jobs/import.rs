@@ -134,10 +134,6 @@ impl Jobs {
             done = import.run(body) => done?,
             ended = self.renew_import(&caller.namespace, &lease), if own => return Err(ended),
         };
-        if own {
-            // From the end of the import on there is as much time as after any other call.
-            self.extend(&caller.namespace, &lease).await?;
-        }
         let expires_at = store.find_lease(&caller.namespace, &lease).await?.expires_at;
         Ok((done, Held { lease, expires_at }))
     }

@@ -172,7 +172,9 @@ impl Store {
                     if !db::leases::insert_lease(tx, &row).await? {
                         return Err(Error::already_exists("lease", &row.id));
                     }
-                    tell(tx, now, News::of_lease(Topic::LeaseCreate, &row)).await?;
+                    if row.kind != "grace" {
+                        tell(tx, now, News::of_lease(Topic::LeaseCreate, &row)).await?;
+                    }
                     Ok(lease_of(row, now))
                 })
             })

@@ -101,9 +101,9 @@ impl AsyncRead for Outgoing {
                 Err(watch.refuse(Error::TooLarge { what: "a header of the archive", limit })),
             );
         }
-        let most = watch.packed.load(Ordering::Relaxed).saturating_mul(limits::ARCHIVE_RATIO);
-        if unpacked > limits::ARCHIVE_RATIO_FROM_BYTES && unpacked > most {
-            let reason = format!("the archive unpacks to more than {} times its size", limits::ARCHIVE_RATIO);
+        let most = watch.packed.load(Ordering::Relaxed).saturating_mul(limits::UNPACK_RATIO);
+        if unpacked.saturating_sub(limits::UNPACK_RATIO_AFTER) > most {
+            let reason = format!("the archive unpacks to more than {} times its size", limits::UNPACK_RATIO);
             return Poll::Ready(Err(watch.refuse(invalid(reason))));
         }
         Poll::Ready(Ok(()))

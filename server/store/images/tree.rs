@@ -2,8 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::clock::Time;
 use crate::db;
 use crate::error::{Conflict, Error, Result, Unprocessable};
+use crate::events::Topic;
 use crate::limits;
 use crate::oci::config::platform_of;
 use crate::oci::manifest::{Manifest, Role};
@@ -13,6 +15,7 @@ use crate::store::Store;
 use crate::store::edges::{Child, child_of, role_name};
 use crate::store::images::{Image, Target};
 use crate::store::labels::check_media_type;
+use crate::store::tell::{News, tell};
 
 /// Digests of one question to the database.
 const ASKED_AT_ONCE: usize = 1_000;
@@ -224,15 +227,18 @@ impl Store {
             told.map(|node| (node.descriptor.digest, essence(&node.descriptor.media_type).to_owned()));
         let hints: Vec<_> = hints.filter(|(_, text)| check_media_type(text).is_ok()).collect();
         for some in hints.chunks(ASKED_AT_ONCE) {
-            let (namespace, some, now) = (image.namespace.clone(), some.to_vec(), self.now().0);
+            let (store, namespace, some) = (self.clone(), image.namespace.clone(), some.to_vec());
             let written = self.0.db.write(move |tx| {
                 Box::pin(async move {
                     let mut changed = Vec::new();
                     for (digest, media_type) in some {
-                        let name = digest.as_str();
-                        if db::content::hint_media_type(tx, &namespace, name, &media_type, now).await? {
-                            changed.push(digest);
-                        }
+                        let row = db::content::lock_record(tx, &namespace, digest.as_str()).await?;
+                        let Some(mut row) = row.filter(|row| row.media_type.is_none()) else { continue };
+                        row.media_type = Some(media_type);
+                        row.updated_at = store.after(Time(row.updated_at)).0;
+                        db::content::update_record(tx, &row).await?;
+                        tell(tx, store.now(), News::of_content(Topic::ContentUpdate, &row)).await?;
+                        changed.push(digest);
                     }
                     Ok(changed)
                 })
