@@ -128,13 +128,13 @@ function takeEnd(end) {
   addLine(end.error ? "warn" : "info", now(), end.error ? `${end.state}: ${end.error.detail}` : end.state);
   stop();
   rest("Ended");
-  tell("", "");
   if (before !== pull.state) moved(); else refresh();
   draw();
 }
 
 function moved() {
   say(`${pull.ref}: ${pull.state}`);
+  if (FINAL.has(pull.state)) tell("", "");
   refresh();
 }
 

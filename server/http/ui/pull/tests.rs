@@ -192,6 +192,7 @@ async fn a_pull_that_has_succeeded_says_how_to_read_it() {
     done.namespace = "team-a".to_owned();
     let text = html(&page_of(&done)).await;
     let digest = format!("sha256:{}", "4f1c9b20a7e3d5c6".repeat(4));
+    assert_has(&text, &["<code>pull-01kakb2v3w4x5y6z7a8b9c0d1e</code>, until <time"]);
     assert_has(&text, &["The image is here", &format!("orlop --namespace team-a get {digest}")]);
     let curl = format!(
         "curl -H &#34;Authorization: Bearer $ORLOP_TOKEN&#34; \
