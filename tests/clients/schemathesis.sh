@@ -21,7 +21,8 @@ if ! cmp -s "$here/schemathesis-requirements.txt" "$venv/requirements.txt"; then
 fi
 
 # followPull is left out: it answers with a stream that ends only with the job. So is getOpenapiYaml: the contract
-# gives itself as text there, and schemathesis takes any YAML for what it says.
+# gives itself as text there, and schemathesis takes any YAML for what it says. And testRegistry: it asks hosts of the
+# Internet, by their names.
 # What it remembers stays beside it.
 if [ -n "${FUZZ_S:-}" ]; then
     phases=examples,coverage,fuzzing,stateful
@@ -36,5 +37,6 @@ cd "$venv"
 PYTHONPATH=$here PYTHONDONTWRITEBYTECODE=1 exec timeout "$((most + 120))" "$venv/bin/schemathesis" \
     --config-file "$here/schemathesis.toml" run "$base_url/openapi.json" \
     --checks all --exclude-operation-id followPull --exclude-operation-id getOpenapiYaml \
+    --exclude-operation-id testRegistry \
     --phases "$phases" --max-examples "$((most / 10))" --max-time "$most" --seed "$seed" \
     --workers 2 --request-timeout 70 --continue-on-failure

@@ -11,9 +11,11 @@ OF_THE_PROTOCOL = {405, 408, 414, 431}
 LONGEST_READ = 60_000
 
 
-@schemathesis.serializer("application/partial-upload")
-def serialize_chunk(ctx, value):
-    """Bytes of an upload travel as they are."""
+@schemathesis.serializer(
+    "application/partial-upload", "application/x-tar", "application/gzip", "application/zstd"
+)
+def serialize_bytes(ctx, value):
+    """Bytes travel as they are."""
     return value if isinstance(value, bytes) else str(value).encode()
 
 
