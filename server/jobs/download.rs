@@ -50,7 +50,7 @@ impl Default for PartPolicy {
 /// One download of what a blob lacks, until it has it or the front fails.
 pub(super) struct Download<'a> {
     fetch: &'a Fetch<'a>,
-    plan: Gaps,
+    gaps: Gaps,
     policy: PartPolicy,
     running: FuturesUnordered<BoxFuture<'a, (Connection<'a>, Result<News>)>>,
     /// Where the parts under way began.
@@ -108,11 +108,11 @@ impl<'a> Download<'a> {
     /// A download of all but the first `offset` bytes and what is `ahead` of them.
     pub fn new(fetch: &'a Fetch<'a>, offset: u64, ahead: &[Range<u64>]) -> Download<'a> {
         let policy = fetch.job.jobs.0.settings.parts;
-        let plan = Gaps::new(offset, fetch.descriptor.size, ahead, policy.bytes);
-        let in_parts = fetch.is_in_parts() && plan.bytes() >= 2 * policy.bytes;
+        let gaps = Gaps::new(offset, fetch.descriptor.size, ahead, policy.bytes);
+        let in_parts = fetch.is_in_parts() && gaps.bytes() >= 2 * policy.bytes;
         Download {
             fetch,
-            plan,
+            gaps,
             policy,
             running: FuturesUnordered::new(),
             starts: BTreeSet::new(),
@@ -166,7 +166,7 @@ impl<'a> Download<'a> {
             Help::NotYet | Help::Welcome | Help::Later => self.stride,
         };
         self.stride = self.stride.saturating_mul(2);
-        self.plan.take(parts)
+        self.gaps.take(parts)
     }
 
     /// Whether it has taken so long that help is worth its price.
@@ -185,13 +185,13 @@ impl<'a> Download<'a> {
     /// Lets others fetch the parts that come next, as far as there is room for them.
     fn ask_for_help(&mut self) {
         while self.help == Help::Welcome && self.running.len() < self.policy.at_once && self.is_slow() {
-            let (Some(front), Some(next)) = (self.starts.first(), self.plan.first()) else { return };
+            let (Some(front), Some(next)) = (self.starts.first(), self.gaps.first()) else { return };
             if next > front.saturating_add(limits::PARTS_AHEAD_BYTES) {
                 return;
             }
             let Ok(permit) = self.fetch.job.places.clone().try_acquire_owned() else { return };
             let Some(place) = self.fetch.repository.try_enter() else { return };
-            let Some(part) = self.plan.take(1) else { return };
+            let Some(part) = self.gaps.take(1) else { return };
             self.begin(part, permit, place);
         }
     }
@@ -210,7 +210,7 @@ impl<'a> Download<'a> {
             // All of it comes now: whatever else was asked for, or is ahead, would come twice.
             self.running.clear();
             self.starts = [connection.start].into();
-            self.plan.clear();
+            self.gaps.clear();
             self.help = Help::Never;
             connection.end = end;
             self.fetch.show(connection.at);
@@ -234,7 +234,7 @@ impl<'a> Download<'a> {
 
     fn give_up(&mut self, connection: Connection<'a>, help: Help) {
         self.starts.remove(&connection.start);
-        self.plan.give_back(connection.at..connection.end);
+        self.gaps.give_back(connection.at..connection.end);
         self.help = help;
     }
 

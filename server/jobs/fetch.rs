@@ -267,11 +267,12 @@ impl Fetch<'_> {
         }
     }
 
-    /// The bytes `wanted` of the blob at the registry; or where its descriptor says that it is, if the pull is to look there.
+    /// Those bytes of the blob, from the registry; or from where its descriptor says, if the pull is to look there.
     pub async fn open_source(&self, wanted: Range<u64>, place: Place) -> Result<BlobStream> {
         let foreign = !self.descriptor.urls.is_empty();
         match self.repository.fetch_blob(self.descriptor, wanted.clone(), place).await {
             Err(error) if foreign && is_elsewhere(&error) => {
+                // The place went with the failed request; who waits here holds none.
                 let place = self.repository.enter().await;
                 self.repository.fetch_foreign(self.descriptor, wanted, place).await
             }

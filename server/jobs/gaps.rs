@@ -7,7 +7,7 @@ use std::ops::Range;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Gaps {
     /// End by start; none touches another.
-    gaps: BTreeMap<u64, u64>,
+    ends: BTreeMap<u64, u64>,
     /// Parts end at multiples of this.
     part_bytes: u64,
 }
@@ -15,28 +15,28 @@ pub(super) struct Gaps {
 impl Gaps {
     /// All of a blob of `size` bytes but the first `offset` and what is `ahead` of them.
     pub fn new(offset: u64, size: u64, ahead: &[Range<u64>], part_bytes: u64) -> Gaps {
-        let mut plan = Gaps { gaps: BTreeMap::new(), part_bytes };
+        let mut gaps = Gaps { ends: BTreeMap::new(), part_bytes };
         let mut at = offset;
         for part in ahead {
-            plan.give_back(at..part.start.min(size));
+            gaps.give_back(at..part.start.min(size));
             at = at.max(part.end);
         }
-        plan.give_back(at..size);
-        plan
+        gaps.give_back(at..size);
+        gaps
     }
 
     /// Where the first gap begins.
     pub fn first(&self) -> Option<u64> {
-        self.gaps.keys().next().copied()
+        self.ends.keys().next().copied()
     }
 
     pub fn bytes(&self) -> u64 {
-        self.gaps.iter().map(|(start, end)| end - start).sum()
+        self.ends.iter().map(|(start, end)| end - start).sum()
     }
 
     /// Takes the beginning of the first gap: all of it, or as much as `parts` parts have.
     pub fn take(&mut self, parts: u64) -> Option<Range<u64>> {
-        let (start, end) = self.gaps.pop_first()?;
+        let (start, end) = self.ends.pop_first()?;
         let whole = (start / self.part_bytes).saturating_add(parts).saturating_mul(self.part_bytes);
         let cut = end.min(whole);
         self.give_back(cut..end);
@@ -45,7 +45,7 @@ impl Gaps {
 
     /// Forgets every gap: somebody has been asked for all of it.
     pub fn clear(&mut self) {
-        self.gaps.clear();
+        self.ends.clear();
     }
 
     /// Makes a gap again of what nobody fetches any more.
@@ -53,10 +53,10 @@ impl Gaps {
         if range.is_empty() {
             return;
         }
-        let end = self.gaps.remove(&range.end).unwrap_or(range.end);
-        match self.gaps.range_mut(..range.start).next_back() {
+        let end = self.ends.remove(&range.end).unwrap_or(range.end);
+        match self.ends.range_mut(..range.start).next_back() {
             Some((_, before)) if *before == range.start => *before = end,
-            _ => drop(self.gaps.insert(range.start, end)),
+            _ => drop(self.ends.insert(range.start, end)),
         }
     }
 }
@@ -69,25 +69,25 @@ mod tests {
 
     #[test]
     fn parts_end_at_multiples_and_leave_out_what_is_there() {
-        let mut plan = Gaps::new(150, 1_000, &[300..400, 450..500], 100);
-        assert_eq!((plan.first(), plan.bytes()), (Some(150), 700));
-        let taken: Vec<_> = std::iter::from_fn(|| plan.take(1)).collect();
+        let mut gaps = Gaps::new(150, 1_000, &[300..400, 450..500], 100);
+        assert_eq!((gaps.first(), gaps.bytes()), (Some(150), 700));
+        let taken: Vec<_> = std::iter::from_fn(|| gaps.take(1)).collect();
         assert_eq!(taken, [150..200, 200..300, 400..450, 500..600, 600..700, 700..800, 800..900, 900..1_000]);
-        let mut plan = Gaps::new(0, 1_000, &[], 300);
-        assert_eq!((plan.take(2), plan.take(u64::MAX), plan.take(1)), (Some(0..600), Some(600..1_000), None));
+        let mut gaps = Gaps::new(0, 1_000, &[], 300);
+        assert_eq!((gaps.take(2), gaps.take(u64::MAX), gaps.take(1)), (Some(0..600), Some(600..1_000), None));
         assert_eq!(Gaps::new(7, 7, &[], 100).first(), None);
     }
 
     #[test]
     fn what_is_given_back_is_the_next_to_be_taken() {
-        let mut plan = Gaps::new(0, 500, &[], 100);
-        let (first, second, third) = (plan.take(1), plan.take(1), plan.take(1));
-        plan.give_back(150..200);
-        assert_eq!(plan.take(1), Some(150..200));
+        let mut gaps = Gaps::new(0, 500, &[], 100);
+        let (first, second, third) = (gaps.take(1), gaps.take(1), gaps.take(1));
+        gaps.give_back(150..200);
+        assert_eq!(gaps.take(1), Some(150..200));
         for part in [third, first, second] {
-            plan.give_back(part.expect("a part"));
+            gaps.give_back(part.expect("a part"));
         }
-        assert_eq!(plan, Gaps::new(0, 500, &[], 100));
+        assert_eq!(gaps, Gaps::new(0, 500, &[], 100));
     }
 
     proptest! {
@@ -104,8 +104,8 @@ mod tests {
             for run in &runs {
                 there[run.start.min(size) as usize..run.end.min(size) as usize].fill(true);
             }
-            let mut plan = Gaps::new(offset, size, &runs, part);
-            while let Some(taken) = plan.take(parts) {
+            let mut gaps = Gaps::new(offset, size, &runs, part);
+            while let Some(taken) = gaps.take(parts) {
                 prop_assert!(taken.end % part == 0 || taken.end == size || there[taken.end as usize]);
                 for at in taken {
                     prop_assert!(!std::mem::replace(&mut there[at as usize], true), "{at} twice");

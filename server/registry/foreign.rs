@@ -18,7 +18,7 @@ use crate::registry::retry::retriable;
 use crate::registry::transport::{Answer, Redirects, Request, Wire, has_user_info};
 
 impl Repository {
-    /// The bytes `wanted` of a blob, from the first of the descriptor's `urls` that has them. No
+    /// The bytes `wanted` of a blob, as [`Repository::fetch_blob`], from the first of the descriptor's `urls` that has them. No
     /// credential is sent and no token asked for, also when one is demanded. Their digest is the reader's to check.
     ///
     /// # Errors
@@ -30,6 +30,9 @@ impl Repository {
         wanted: Range<u64>,
         place: Place,
     ) -> Result<BlobStream> {
+        if wanted.is_empty() {
+            return Ok(BlobStream::at_end(descriptor.size, place));
+        }
         let mut failure = self.failed(UpstreamKind::NotFound, "no other place is named for it".to_owned());
         for text in descriptor.urls.iter().take(limits::FOREIGN_URLS) {
             match self.fetch_at(text, descriptor, &wanted).await {

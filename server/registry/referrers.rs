@@ -43,12 +43,11 @@ impl Repository {
             path = format!("{place}?{query}");
         }
         let mut found = Vec::new();
+        let _place = self.enter().await;
         for page in 0..limits::REFERRER_PAGES {
-            let (method, capability) = (Method::GET, Capability::Referrers);
-            let answer = match self
-                .ask(Ask { wire: Wire::Any, method, capability, path, headers: index_headers() })
-                .await
-            {
+            let (wire, method, capability) = (Wire::Any, Method::GET, Capability::Referrers);
+            let ask = Ask { wire, method, capability, path, headers: index_headers() };
+            let answer = match self.ask(ask).await {
                 Err(error) if page == 0 && knows_no_referrers(&error) => return Ok(None),
                 settled => settled?,
             };

@@ -249,6 +249,7 @@ impl Repository {
     /// # Errors
     /// `Upstream`, with `NotFound` when there is no such blob.
     pub async fn find_size(&self, digest: &Digest) -> Result<u64> {
+        let _place = self.enter().await;
         let path = Shelf::Blobs.path(digest.as_str());
         let ask = Ask {
             wire: Wire::Any,

@@ -42,7 +42,8 @@ function draw(pull) {
   drawBar(row, progress);
   const stalled = runs && progress.stalled_seconds > STALLED_AFTER;
   set(part(row, "rate"), runs ? `${bytes(progress.rate_bps)}/s` : NONE);
-  set(part(row, "eta"), stalled ? "stalled" : runs && progress.eta_seconds != null ? watch(progress.eta_seconds) : NONE);
+  const waits = runs && progress.waiting_until;
+  set(part(row, "eta"), waits ? "waits" : stalled ? "stalled" : runs && progress.eta_seconds != null ? watch(progress.eta_seconds) : NONE);
   const time = row.querySelector("time");
   attribute(time, "datetime", pull.created_at);
   attribute(time, "title", `${pull.created_at.slice(0, 19).replace("T", " ")} UTC`);

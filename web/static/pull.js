@@ -56,7 +56,7 @@ function drawBlob(blob) {
   attribute(row, "data-state", blob.state);
   set(part(row, "icon"), BLOB_ICONS[blob.state] ?? "");
   set(part(row, "word"), blob.state);
-  set(part(row, "why"), blob.error?.detail ?? blob.reason ?? "");
+  set(part(row, "why"), blob.error?.detail ?? blob.wait?.reason ?? blob.reason ?? "");
   const reused = blob.state === "exists" ? blob.size : 0;
   drawBar(row, {
     bytes_total: blob.size, bytes_done: blob.offset, bytes_reused: reused, bytes_resumed: 0,

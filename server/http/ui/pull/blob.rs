@@ -13,7 +13,7 @@ pub struct BlobView {
     pub form: String,
     pub state: &'static str,
     pub icon: &'static str,
-    /// Why it failed or was left out; else nothing.
+    /// Why it failed, waits or was left out; else nothing.
     pub why: String,
     pub bar: Bar,
     pub percent: String,
@@ -68,7 +68,7 @@ fn why(blob: &PullBlob) -> String {
     match (blob.state, &blob.error) {
         (BlobState::Skipped, _) => blob.reason.clone().unwrap_or_else(|| "not fetched".to_owned()),
         (_, Some(error)) => error.detail.clone(),
-        (_, None) => String::new(),
+        (_, None) => blob.wait.as_ref().map_or_else(String::new, |wait| wait.reason.clone()),
     }
 }
 
