@@ -38,14 +38,18 @@ function draw() {
   set(part(total, "rate"), runs ? `${bytes(progress.rate_bps)}/s` : NONE);
   set(part(total, "eta"), runs && progress.eta_seconds != null ? watch(progress.eta_seconds) : NONE);
   set(part(total, "blobs"), blobsInWords(progress));
-  const stalled = runs && progress.stalled_seconds > STALLED_AFTER;
-  set(document.getElementById("stalled"), stalled ? `Nothing has arrived for ${precisely(progress.stalled_seconds)}.` : "");
+  set(document.getElementById("silence"), runs ? silence(progress) : "");
   tellQuarters(progress);
 }
 
 function blobsInWords({ blobs_total: total, blobs_done: done, bytes_total_final: known }) {
   if (!total) return NONE;
   return known ? `${done} of ${total} ${total === 1 ? "blob" : "blobs"}` : `${done} of ${total} known so far`;
+}
+
+function silence({ waiting_until: until, stalled_seconds: seconds }) {
+  if (until) return `Everything waits until ${new Date(until).toLocaleTimeString()}.`;
+  return seconds > STALLED_AFTER ? `Nothing has arrived for ${precisely(seconds)}.` : "";
 }
 
 const rowOf = (digest) => rows.querySelector(`[data-blob="${CSS.escape(digest)}"]`);
@@ -108,7 +112,7 @@ function take(fresh) {
 
 function takeBlob(blob) {
   blobs.set(blob.digest, blob);
-  if (isMissing(blob) || blob.state === "skipped") refresh();
+  if (isMissing(blob)) refresh();
   drawBlob(blob);
 }
 

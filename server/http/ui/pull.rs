@@ -22,7 +22,7 @@ use crate::http::error::ApiError;
 use crate::http::extract::Path;
 use crate::http::problems;
 use crate::id::PullId;
-use crate::jobs::{BlobState, JobError, JobErrorCode, JobState, Pull};
+use crate::jobs::{BlobState, ForeignLayers, JobError, JobErrorCode, JobState, Pull, Selection};
 use crate::store::{Caller, DEFAULT_NAMESPACE, Lease, Scope};
 
 /// So many blobs are listed, and every one that failed: more than an image has, and a page that a browser can bear.
@@ -46,8 +46,8 @@ struct PullPage {
     finished: Option<Moment>,
     /// How many of its blobs are here.
     blobs: String,
-    /// For how long nothing has arrived, if that is worth a word.
-    stalled: String,
+    /// Why nothing arrives, or for how long, if that is worth a word.
+    silence: String,
     lease: Option<LeaseView>,
     ending: Ending,
     rows: Vec<BlobView>,
@@ -67,6 +67,8 @@ enum Ending {
     Result {
         image_name: String,
         digest: String,
+        /// The digest that the registry has it by, where it was converted.
+        converted_from: Option<String>,
     },
 }
 
@@ -89,6 +91,10 @@ struct LeaseView {
 
 /// What was asked for.
 struct RequestView {
+    /// What of the image, beside the platforms; empty where that is the usual.
+    selection: String,
+    /// The most requests at once.
+    at_once: Option<usize>,
     reference: String,
     image_name: String,
     platforms: String,
@@ -145,7 +151,7 @@ impl PullPage {
             started: at(pull.started_at),
             finished: at(pull.finished_at),
             blobs: blobs_in_words(pull),
-            stalled: stalled(pull),
+            silence: silence(pull),
             lease: lease.map(|lease| LeaseView {
                 id: lease.id.clone(),
                 ends: lease.expires_at.map(|at| Ends::new(at, now)),
@@ -154,6 +160,8 @@ impl PullPage {
             more_blobs: pull.blobs.len() - rows.len(),
             rows,
             request: RequestView {
+                selection: selection_in_words(&pull.selection),
+                at_once: pull.max_concurrency,
                 reference: pull.reference.clone(),
                 image_name: pull.image_name.clone(),
                 platforms: platforms_in_words(&pull.platforms),
@@ -184,12 +192,35 @@ fn blobs_in_words(pull: &Pull) -> String {
     }
 }
 
-fn stalled(pull: &Pull) -> String {
-    let seconds = pull.progress.stalled_seconds;
-    if pull.state != JobState::Running || seconds <= STALLED_AFTER {
-        return String::new();
+fn silence(pull: &Pull) -> String {
+    let progress = &pull.progress;
+    match (pull.state, progress.waiting_until, progress.stalled_seconds) {
+        (JobState::Running, Some(until), _) => format!("Everything waits until {}.", show::utc(until)),
+        (JobState::Running, None, seconds) if seconds > STALLED_AFTER => {
+            format!("Nothing has arrived for {}.", show::precisely(seconds))
+        }
+        (_, _, _) => String::new(),
     }
-    format!("Nothing has arrived for {}.", show::precisely(seconds))
+}
+
+fn selection_in_words(selection: &Selection) -> String {
+    let Selection { all_platforms, metadata_only, all_metadata, referrers, .. } = *selection;
+    let referrers = match selection.referrer_types.as_slice() {
+        _ if !referrers => String::new(),
+        [] => "what refers to it".to_owned(),
+        types => format!("what refers to it, of {}", types.join(", ")),
+    };
+    let fetches_foreign = selection.foreign_layers == ForeignLayers::Fetch;
+    let words = [
+        (all_platforms, "every platform, with attestations"),
+        (metadata_only, "documents and configs without layers"),
+        (all_metadata, "documents and configs of every platform"),
+        (!referrers.is_empty(), &referrers),
+        (fetches_foreign, "layers of restricted distribution too"),
+        (selection.convert_schema1, "schema 1 turned into an OCI manifest"),
+    ];
+    let said: Vec<&str> = words.into_iter().filter_map(|(is_so, word)| is_so.then_some(word)).collect();
+    said.join("; ")
 }
 
 impl Ending {
@@ -201,6 +232,7 @@ impl Ending {
             JobState::Succeeded => Ending::Result {
                 image_name: pull.image_name.clone(),
                 digest: pull.target.as_ref().map_or(String::new(), |target| target.digest.clone()),
+                converted_from: pull.converted_from.as_ref().map(ToString::to_string),
             },
         }
     }

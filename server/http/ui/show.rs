@@ -97,6 +97,12 @@ pub fn short_digest(digest: &str) -> String {
     if algorithm == "sha256" { format!("{shown}…") } else { format!("{algorithm}:{shown}…") }
 }
 
+/// A point in time for people: `2026-11-21 10:00:00 UTC`.
+pub fn utc(time: Time) -> String {
+    let iso = time.to_string();
+    format!("{} UTC", iso.get(..19).unwrap_or(&iso).replace('T', " "))
+}
+
 /// A point in time: for programs, for people, and how long ago it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Moment {
@@ -108,8 +114,7 @@ pub struct Moment {
 impl Moment {
     pub fn new(time: Time, now: Time) -> Moment {
         let iso = time.to_string();
-        let utc = format!("{} UTC", iso.get(..19).unwrap_or(&iso).replace('T', " "));
-        Moment { utc, ago: format!("{} ago", roughly(now.since(time).as_secs())), iso }
+        Moment { utc: utc(time), ago: format!("{} ago", roughly(now.since(time).as_secs())), iso }
     }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::http::ui::Login;
 use crate::http::ui::failure::tests::body_of;
 use crate::http::ui::front::tests::{HOSTILE, NOW, before, lease, progress, pull, write_page};
-use crate::jobs::{BlobRole, PullBlob, PullProgress};
+use crate::jobs::{BlobRole, PullBlob, PullProgress, PullWait};
 use crate::oci::{Algorithm, Digest};
 use crate::store::Target;
 
@@ -137,6 +137,38 @@ async fn silence_is_told_in_words_and_a_total_that_may_grow_is_told_as_such() {
     let text = html(&page_of(&silent)).await;
     assert_has(&text, &["waits for its turn", "asked for", "No blob is known yet"]);
     assert!(!text.contains("leads to"));
+}
+
+#[tokio::test]
+async fn what_waits_says_for_what_and_what_was_chosen_is_told() {
+    let mut waits = sample(JobState::Running);
+    waits.progress.waiting_until = Some(before(-300));
+    waits.progress.stalled_seconds = 12;
+    waits.blobs[6].wait = Some(PullWait { until: None, reason: "another pull fetches it".to_owned() });
+    let chosen = ["application/spdx+json".to_owned()].into();
+    waits.selection = Selection { referrers: true, referrer_types: chosen, ..Selection::default() };
+    waits.max_concurrency = Some(2);
+    let text = html(&page_of(&waits)).await;
+    assert_has(&text, &[&format!("Everything waits until {}.", show::utc(before(-300)))]);
+    assert_has(&text, &["data-k=\"why\">another pull fetches it</span>"]);
+    assert_has(&text, &["what refers to it, of application/spdx+json", "at most 2"]);
+    assert!(
+        !text.contains("Nothing has arrived") && !html(&page_of(&failed())).await.contains("<dt>Takes</dt>")
+    );
+}
+
+#[test]
+fn a_selection_is_told_in_words() {
+    let all = Selection {
+        all_platforms: true,
+        foreign_layers: ForeignLayers::Fetch,
+        convert_schema1: true,
+        ..Selection::default()
+    };
+    let words = "every platform, with attestations; layers of restricted distribution too; schema 1 turned into an \
+                 OCI manifest";
+    assert_eq!(selection_in_words(&all), words);
+    assert_eq!(selection_in_words(&Selection::default()), "");
 }
 
 #[tokio::test]
