@@ -11,6 +11,7 @@ use super::failure::{Exit, Failure};
 use super::follow::{Followed, Patience, follow};
 use super::picture::{Pull, State};
 use super::screen::{Progress, Screen};
+use super::secret::read_secret;
 use super::selecting::Selecting;
 use super::text::escape;
 
@@ -44,6 +45,18 @@ pub struct PullArgs {
     /// Allow plain HTTP to the registry, and any certificate: for tests; on loopback both are allowed anyway
     #[arg(long)]
     insecure: bool,
+    /// The user to pull as, whose password comes on stdin [default: what the server has for the registry]
+    #[arg(long, short, value_name = "NAME")]
+    user: Option<String>,
+    /// What came on stdin for `user`.
+    #[arg(skip)]
+    password: Option<String>,
+    /// Pull as anybody, whatever the server has for the registry
+    #[arg(long, conflicts_with = "user")]
+    anonymous: bool,
+    /// Remember the requests of the pull: see `orlop pulls trace`
+    #[arg(long)]
+    trace: bool,
     /// Start the pull, print its id, and do not follow it
     #[arg(long, conflicts_with = "cancel_on_interrupt")]
     detach: bool,
@@ -87,7 +100,10 @@ enum Ended {
     Detached(Exit),
 }
 
-pub async fn pull(context: &Context, args: PullArgs) -> Result<Exit, Failure> {
+pub async fn pull(context: &Context, mut args: PullArgs) -> Result<Exit, Failure> {
+    if args.user.is_some() {
+        args.password = Some(read_secret("password")?);
+    }
     if args.name.is_some() && args.references.len() > 1 {
         let why = "one name cannot stand for several images";
         return Err(Failure::usage("pull several images under --name", why));
@@ -194,6 +210,15 @@ fn body(reference: &str, args: &PullArgs) -> Value {
     }
     if !args.label.is_empty() {
         body["labels"] = label_map(&args.label);
+    }
+    if args.anonymous {
+        body["credential"] = "none".into();
+    }
+    if args.trace {
+        body["trace"] = true.into();
+    }
+    if let (Some(user), Some(password)) = (&args.user, &args.password) {
+        body["auth"] = json!({"username": user, "password": password});
     }
     body
 }
