@@ -31,8 +31,8 @@ pub async fn insert_namespace(tx: &mut Tx, name: &str, labels: &str, now: i64) -
 /// How often a namespace may be made and deleted by others before [`touch`] gives up.
 const TRIES: usize = 10;
 
-/// Makes the namespace if this is its first use, and says so. Nobody deletes it before this transaction has ended; any number of
-/// transactions may have touched it at a time.
+/// Makes the namespace if this is its first use, and says so. Nobody deletes it before this transaction has ended; any
+/// number of transactions may have touched it at a time.
 pub async fn touch(tx: &mut Tx, name: &str, now: i64) -> Result<bool> {
     for _ in 0..TRIES {
         if keep_namespace(tx, name).await? {

@@ -3,7 +3,8 @@
 //!
 //! Nobody at the other end is trusted: every document is verified against its digest, every length has a bound,
 //! every wait a limit, every address is checked when it is connected to (`address.rs`), and a credential goes to whom
-//! it is meant for (`auth.rs`). What fails says so as [`Error::Upstream`]; [`retriable`] and [`Retries`] tell whether and when to ask again.
+//! it is meant for (`auth.rs`). What fails says so as [`Error::Upstream`]; [`retriable`] and [`Retries`] tell whether and
+//! when to ask again.
 
 mod address;
 mod auth;
