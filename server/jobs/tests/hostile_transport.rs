@@ -336,7 +336,8 @@ async fn answers_that_are_shorter_than_asked_for_are_taken_if_they_are_worth_it(
     let trial = Trial::begin(3 * MIB, in_parts).await;
     trial.fail(Fault::AtMost(1_000), usize::MAX);
     assert_eq!(trial.fails().await, JobErrorCode::UpstreamUnreachable);
-    assert_eq!(trial.ranges().len(), 3);
+    // Each part is asked for once, and one that had not asked yet when another failed never does.
+    assert!((1..=3).contains(&trial.ranges().len()), "{:?}", trial.ranges());
     trial.end().await;
 }
 
