@@ -34,6 +34,10 @@ case $purpose in
   test)
     need build-essential cc c++
     need chromium chromium
+    need podman podman
+    need buildah buildah
+    need iproute2 ip
+    need nftables nft
     need shellcheck shellcheck
     need mount mount umount
     need e2fsprogs mkfs.ext4

@@ -1,6 +1,7 @@
 //! The integration tests: the promises of the whole, from outside.
 
 mod architecture;
+mod builders;
 mod contract;
 mod crash;
 mod harness;

@@ -5,6 +5,7 @@ mod broken_transactions;
 mod flood;
 mod foreign_sites;
 mod lost_database;
+mod network;
 mod smuggling;
 mod traversal;
 mod troubled_disk;

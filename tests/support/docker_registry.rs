@@ -30,6 +30,23 @@ impl DockerRegistry {
 
     /// One over the files of another, with more in the section `http` and with sections of its own, in YAML's braces.
     pub fn start_with(of: Option<&DockerRegistry>, http: &str, more: &str) -> DockerRegistry {
+        DockerRegistry::start_by(Command::new("docker-registry"), "127.0.0.1", of, http, more)
+    }
+
+    /// One on an address of a network namespace, for root alone.
+    pub fn start_in(namespace: &str, address: &str) -> DockerRegistry {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace, "docker-registry"]);
+        DockerRegistry::start_by(command, address, None, "", "")
+    }
+
+    fn start_by(
+        mut command: Command,
+        address: &str,
+        of: Option<&DockerRegistry>,
+        http: &str,
+        more: &str,
+    ) -> DockerRegistry {
         let directory = tempfile::tempdir().expect("a directory for the registry");
         let config = directory.path().join("config.yml");
         let root = of.map_or_else(|| directory.path().join("data"), DockerRegistry::data_directory);
@@ -37,12 +54,12 @@ impl DockerRegistry {
         let text = format!(
             "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\n\
              storage: {{filesystem: {{rootdirectory: '{}'}}, delete: {{enabled: true}}}}\n\
-             http: {{addr: '127.0.0.1:0'{http}}}\n\
+             http: {{addr: '{address}:0'{http}}}\n\
              compatibility: {{schema1: {{enabled: true}}}}\n{more}\n",
             root.display()
         );
         fs::write(&config, text).expect("the registry's configuration is written");
-        let mut child = Command::new("docker-registry")
+        let mut child = command
             .arg("serve")
             .arg(&config)
             .stdin(Stdio::null())
