@@ -3,7 +3,8 @@
 //!
 //! While there is such a thing, the length of the file says nothing. A journal beside it does: a line for each run of
 //! bytes whose write has returned. It is for the loss of the process, not of the machine: nobody syncs it, and after
-//! another boot nobody believes it. What it does not say is fetched again, which is all that can go wrong.
+//! another boot nobody believes it, neither that bytes are there nor that they are not. What it does not say is fetched
+//! again, which is all that can go wrong.
 
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -21,6 +22,8 @@ use crate::oci::Hasher;
 
 /// The name of the journal, beside the file.
 const JOURNAL: &str = "ahead";
+/// A journal that has grown to so many bytes is written anew, with one line for each run.
+const JOURNAL_BYTES: u64 = 64 << 10;
 /// Parts that hold a buffer of their own for direct writes. More may be there, and wait for the contiguous end.
 const OPEN_TAILS: usize = 4;
 
@@ -29,6 +32,8 @@ const OPEN_TAILS: usize = 4;
 pub(super) struct Ahead {
     journal: PathBuf,
     lines: File,
+    /// Bytes of the journal since it was written anew.
+    grown: u64,
     /// In order; none overlaps another.
     parts: Vec<Part>,
     /// Up to here the journal knows of the contiguous bytes.
@@ -61,10 +66,9 @@ impl Ahead {
     /// Begins a journal for a file of which the first `written` bytes are there.
     fn begin(path: &Path, written: u64) -> io::Result<Ahead> {
         let journal = path.with_file_name(JOURNAL);
-        let lines = File::create(&journal)?;
-        let mut ahead = Ahead { journal, lines, parts: Vec::new(), noted: 0, reader: None };
-        ahead.note_front(written)?;
-        Ok(ahead)
+        // Never an empty one: it would say that nothing is there.
+        let lines = write_journal(&journal, written, &[])?;
+        Ok(Ahead { journal, lines, grown: 0, parts: Vec::new(), noted: written, reader: None })
     }
 
     /// What an earlier writer of the file at `path`, which has `longest` bytes, left: the length of its contiguous
@@ -78,7 +82,7 @@ impl Ahead {
         let lines = File::options().append(true).open(&journal)?;
         let part = |run: Range<u64>| Part { start: run.start, end: run.end, noted: run.end, tail: None };
         let parts = beyond.into_iter().map(part).collect();
-        Ok(Some((length, Ahead { journal, lines, parts, noted: length, reader: None })))
+        Ok(Some((length, Ahead { journal, lines, grown: 0, parts, noted: length, reader: None })))
     }
 
     /// Writes `chunks` at `at`: at the end of a part, or as the beginning of one.
@@ -164,25 +168,38 @@ impl Ahead {
         if to <= from {
             return Ok(());
         }
-        self.lines.write_all(format!("{from}-{to}\n").as_bytes())
+        let line = format!("{from}-{to}\n");
+        self.lines.write_all(line.as_bytes())?;
+        self.grown += line.len() as u64;
+        if self.grown >= JOURNAL_BYTES {
+            self.compact();
+        }
+        Ok(())
     }
 
-    /// Writes the journal anew, as short as it can be. Everything must be in the file.
-    fn compact(&mut self, length: u64) -> io::Result<()> {
-        let fresh = self.journal.with_extension("new");
-        let mut text = format!("0-{length}\n");
-        self.parts.iter().for_each(|part| text.push_str(&format!("{}-{}\n", part.start, part.end)));
-        fs::write(&fresh, text)?;
-        let lines = File::options().append(true).open(&fresh)?;
-        fs::rename(&fresh, &self.journal)?;
-        self.lines = lines;
-        self.noted = length;
-        Ok(())
+    /// Writes the journal anew, as short as it can be. When that fails the old one goes on: it says no more than is true.
+    fn compact(&mut self) {
+        self.grown = 0;
+        if let Ok(lines) = write_journal(&self.journal, self.noted, &self.parts) {
+            self.lines = lines;
+        }
     }
 
     /// Forgets the parts that begin before `length`: somebody has written over them.
     pub fn forget_before(&mut self, length: u64) {
         self.parts.retain(|part| part.start >= length);
+    }
+
+    /// Takes the first `length` bytes as contiguous, and whatever follows on them; how many these are in all.
+    fn raise_front(&mut self, mut length: u64) -> u64 {
+        self.parts.retain(|part| {
+            let reached = part.start <= length;
+            length = if reached { length.max(part.end) } else { length };
+            !reached
+        });
+        self.noted = length;
+        self.compact();
+        length
     }
 }
 
@@ -252,13 +269,34 @@ impl IngestFile {
         self.ahead.as_mut().map_or(Ok(()), |ahead| ahead.flush(&self.file))
     }
 
-    /// After a sync: the journal as short as it can be, and none where nothing is ahead.
-    pub(super) fn tidy_journal(&mut self) -> io::Result<()> {
+    /// After a sync: the journal as short as it can be, and none where nothing is ahead. That it could not be done is
+    /// no failure of the sync: the old one says less than there is, and nothing that is not.
+    pub(super) fn tidy_journal(&mut self) {
         match &mut self.ahead {
-            Some(ahead) if !ahead.parts.is_empty() => ahead.compact(self.length),
-            Some(_) => self.end_journal(),
-            None => Ok(()),
+            Some(ahead) if !ahead.parts.is_empty() => {
+                ahead.noted = self.length;
+                ahead.compact();
+            }
+            Some(_) => drop(self.end_journal()),
+            None => {}
         }
+    }
+
+    /// Believes that the first `length` bytes are there, whatever a journal says: somebody has synced them, and written
+    /// that down. Whether the file has so many.
+    ///
+    /// # Errors
+    /// `Internal` when the file cannot be asked.
+    pub fn trust(&mut self, length: u64) -> Result<bool> {
+        if self.length >= length {
+            return Ok(true);
+        }
+        if self.file.metadata().doing("size the file of an ingest")?.len() < length {
+            return Ok(false);
+        }
+        self.length = self.ahead.as_mut().map_or(length, |ahead| ahead.raise_front(length));
+        self.file.seek(SeekFrom::Start(self.length)).doing("size the file of an ingest")?;
+        Ok(true)
     }
 
     /// Cuts the file to its contiguous bytes, and only then takes the journal away: the length says the truth again.
@@ -286,6 +324,21 @@ impl Disk {
         let found = read_journal(&journal, u64::MAX).doing("read the journal of an ingest")?;
         Ok(found.map(|(_, beyond)| beyond).unwrap_or_default())
     }
+}
+
+/// Puts a new journal in the place of the old one, with a line for the contiguous bytes and one for each part; opened to
+/// be appended to.
+fn write_journal(path: &Path, front: u64, parts: &[Part]) -> io::Result<File> {
+    let fresh = path.with_extension("new");
+    let mut text = format!("0-{front}\n");
+    parts.iter().for_each(|part| text.push_str(&format!("{}-{}\n", part.start, part.noted)));
+    let written = fs::write(&fresh, text)
+        .and_then(|()| File::options().append(true).open(&fresh))
+        .and_then(|lines| fs::rename(&fresh, path).map(|()| lines));
+    if written.is_err() {
+        let _ = fs::remove_file(&fresh);
+    }
+    written
 }
 
 /// What a journal says of a file of at most `longest` bytes: how many are there from the beginning on, and which runs
@@ -396,6 +449,33 @@ mod tests {
         assert_eq!(check(&disk, &bytes), (1_000, vec![]));
         assert_eq!(std::fs::metadata(disk.ingest_dir(ID).join("data")).expect("the file").len(), 1_000);
         assert!(disk.open_ingest(ID).expect("the file").append_ahead(10, &[noise(1)]).is_err());
+    }
+
+    #[test]
+    fn a_journal_of_many_small_writes_stays_short() {
+        let bytes = noise(600_000);
+        let (_directory, disk) = disk();
+        let (mut file, mut hasher) = (disk.open_ingest(ID).expect("a file"), Hasher::new(Algorithm::Sha256));
+        put(&mut file, &mut hasher, &bytes, 500_000..600_000, 50_000);
+        put(&mut file, &mut hasher, &bytes, 0..200_000, 10);
+        let journal = std::fs::metadata(disk.ingest_dir(ID).join(JOURNAL)).expect("a journal");
+        assert!(journal.len() < 2 * JOURNAL_BYTES, "{} bytes", journal.len());
+        drop(file);
+        assert_eq!(check(&disk, &bytes), (200_000, vec![500_000..600_000]));
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_written_anew_goes_on() {
+        let bytes = noise(100_000);
+        let (_directory, disk) = disk();
+        let (mut file, mut hasher) = (disk.open_ingest(ID).expect("a file"), Hasher::new(Algorithm::Sha256));
+        put(&mut file, &mut hasher, &bytes, 50_000..60_000, 1_000);
+        // A directory stands where the new one would be written.
+        fs::create_dir(disk.ingest_dir(ID).join("ahead.new")).expect("a directory");
+        file.sync().expect("the bytes are durable, whatever becomes of the journal");
+        put(&mut file, &mut hasher, &bytes, 60_000..70_000, 1_000);
+        drop(file);
+        assert_eq!(check(&disk, &bytes), (0, vec![50_000..70_000]));
     }
 
     #[test]

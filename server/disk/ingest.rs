@@ -142,7 +142,7 @@ impl IngestFile {
         self.flush().doing("write to an ingest")?;
         self.flush_ahead().doing("write to an ingest")?;
         self.file.sync_data().doing("sync an ingest")?;
-        self.tidy_journal().doing("write the journal of an ingest")?;
+        self.tidy_journal();
         if self.fresh {
             sync_ingest_dir(self.path.parent().unwrap_or(&self.path))?;
             self.fresh = false;

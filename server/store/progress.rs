@@ -103,7 +103,7 @@ impl Store {
                     return Ok((0, Hasher::new(algorithm)));
                 }
                 let mut file = disk.open_ingest(&id)?;
-                if file.length() < durable {
+                if !file.trust(durable)? {
                     // Bytes that were certain are gone: what is left cannot be trusted.
                     file.truncate(0)?;
                     return Ok((0, Hasher::new(algorithm)));

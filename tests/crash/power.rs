@@ -8,16 +8,26 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use http::Method;
+use serde_json::json;
 use sqlx::{Connection, SqliteConnection};
 
 use super::kill::{Told, check_told, number, seed, start_load};
 use crate::support::app::TestApp;
 use crate::support::command::run;
 use crate::support::eventually::eventually;
+use crate::support::fixture_registry::{FixtureRegistry, sha256};
 use crate::support::postgres::{Database, execute, fresh_database};
+use crate::support::raw::noise;
 use crate::support::served::Served;
+use crate::support::slow_link::SlowLink;
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// As the server has it: so many bytes of a stream at the most are not certain.
+const CHECKPOINT: u64 = 64 << 20;
+const LAYER_BYTES: usize = 160 << 20;
+/// Of a connection, in bytes a second.
+const SPEED: u64 = 24 << 20;
 
 /// An ext4 in a file, which keeps what was synced and nothing else: its journal is not committed by time.
 struct Device {
@@ -111,6 +121,47 @@ async fn a_deleted_blob_does_not_come_back_with_the_power() {
     let left = std::fs::read_dir(data.join("blobs/sha256")).expect("the blobs").count();
     assert_eq!(left, 0, "the file is back, and no row knows that it was deleted");
 }
+
+/// The rows survive on another disk, and with them what they say to be certain, also where parts were written ahead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_goes_on_after_a_power_cut_from_what_was_certain() {
+    let (device, database, registry) = (Device::make(), fresh_database(), FixtureRegistry::start().await);
+    let layer = noise(33, LAYER_BYTES);
+    let digest = sha256(&layer);
+    registry.push_image("app", Some("v1"), "linux/amd64", &[&layer]);
+    let link = SlowLink::to(registry.host().parse().expect("an address"), SPEED).await;
+    let (data, log) = (device.mount_point().join("data"), device.directory.path().join("log"));
+    let (url, blobs) = (database.url(), "4".to_owned());
+    let settings = [("database_url", url.as_str()), ("blob_concurrency", blobs.as_str())];
+    let served = Served::start_with_log(&data, &log, &settings);
+    let asked = json!({"ref": format!("{}/app:v1", link.address), "platforms": ["linux/amd64"]});
+    let pull = served.request(Method::POST, "/api/v1/pulls").json(asked).await.expect(202);
+    let pull = pull.place().to_owned();
+    let certain = eventually("some of the layer is certain", async || {
+        let open = served.request(Method::GET, "/api/v1/ingests").await.expect(200).json();
+        let certain =
+            open["items"].as_array()?.iter().filter_map(|item| item["durable_offset"].as_u64()).max();
+        certain.filter(|certain| *certain >= CHECKPOINT)
+    })
+    .await;
+    // In this order: a server that outlived its disk would record that the pull has failed.
+    served.kill_now();
+    drop(served);
+    device.cut();
+    device.boot().await;
+    forget_the_boot(&data, Some(&database)).await;
+
+    link.be_fast();
+    let served = Served::start_with_log(&data, &log, &settings);
+    let ended = served.request(Method::GET, format!("{pull}?wait=60s")).await.expect(200).json();
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    let resumed = ended["progress"]["bytes_resumed"].as_u64().expect("a number");
+    assert!(resumed >= certain, "{certain} bytes were certain, and {resumed} were kept");
+    let read = served.request(Method::GET, format!("/api/v1/content/{digest}/data")).await.expect(200);
+    assert!(read.body == layer);
+    assert!(served.terminate().success());
+}
+
 async fn cut_under_load(database: Option<Database>) {
     let url = database.as_ref().map(Database::url);
     let settings: Vec<(&str, &str)> = url.iter().map(|url| ("database_url", url.as_str())).collect();

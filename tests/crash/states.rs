@@ -74,6 +74,33 @@ story!(the_tail_of_an_ingest_does_not_count_after_another_boot, async |app| {
     app.commit(&ingest, json!({"expected_digest": sha256(b"hello")})).await.expect(201);
 });
 
+story!(an_old_or_empty_journal_takes_nothing_back_that_is_certain, async |app| {
+    for (boot, journal) in [
+        ("boot", ""),
+        ("boot", "0-3\n"),
+        ("'the boot before'", ""),
+        ("'the boot before'", "0-3\n7-12\n"),
+        ("'the boot before'", "0-12\n"),
+    ] {
+        let ingest = app.filled_ingest("u", b"hello").await;
+        app.stop().await;
+        let file = ingest_file(app, &ingest);
+        fs::write(&file, b"hello\0\0world").expect("a longer file");
+        fs::write(file.with_file_name("ahead"), journal).expect("a journal");
+        sql(app, &format!("UPDATE ingests SET boot = {boot}")).await;
+        app.start_again().await;
+        let status = app.get(&ingest).await.json();
+        assert_eq!(
+            (&status["offset"], &status["digest"]),
+            (&json!(5), &json!(sha256(b"hello"))),
+            "{journal}"
+        );
+        app.append(&ingest, 5, b" cargo").await.expect(204);
+        app.commit(&ingest, json!({"expected_digest": sha256(b"hello cargo")})).await.expect(201);
+        app.delete(format!("/api/v1/content/{}", sha256(b"hello cargo"))).await.expect(204);
+    }
+});
+
 story!(an_ingest_shorter_than_its_record_begins_again, async |app| {
     for boot in ["boot", "'the boot before'"] {
         let ingest = app.filled_ingest("u", b"hello").await;
