@@ -247,6 +247,12 @@ limits! {
         "Certificates and keys in one field of a registry's settings, or in one file of a hosts directory.";
     UPSTREAM_RETRY_AFTER "upstream_retry_after": Duration = 300, "seconds",
         "The longest Retry-After of a registry that is obeyed.";
+    UPSTREAM_PACE_BYTES "upstream_pace_bytes": u64 = 64 * KIB, "bytes",
+        "What a registry must send within a minute of waiting: with less it has stalled, and is asked anew.";
+    FOLLOW_TIME "follow_time": Duration = 30, "seconds",
+        "How long a pull follows another, of another registry, that gets next to nothing of a blob that both want.";
+    FOLLOWED_BYTES "followed_bytes": u64 = 256 * KIB, "bytes",
+        "What that other pull must get meanwhile to be followed on.";
     PULL_PROGRESS_BYTES "pull_progress_bytes": u64 = 64 * KIB, "bytes",
         "What a broken download must have gained for its retries to be counted afresh.";
 }

@@ -23,7 +23,7 @@ use crate::jobs::pull::upstream;
 use crate::jobs::run::{Ended, unless};
 use crate::jobs::view::PullWait;
 use crate::limits;
-use crate::registry::{BlobStream, Place};
+use crate::registry::{Arrived, BlobStream, Place};
 use crate::store::Placed;
 
 /// How a large blob is shared out.
@@ -99,6 +99,8 @@ enum News {
     /// An answer begins, which ends there in the blob.
     Opened(u64),
     Bytes(Bytes),
+    /// Bytes came that are here already.
+    Skipped,
     /// It broke, and goes on where it was.
     Broke(Error),
     Done,
@@ -145,6 +147,7 @@ impl<'a> Download<'a> {
                     return Ok(Some(Placed { at, bytes }));
                 }
                 Ok(News::Opened(end)) => self.judge(connection, end),
+                Ok(News::Skipped) => self.running.push(connection.go_on()),
                 Ok(News::Broke(error)) => {
                     self.tell_of_cut(&error);
                     self.running.push(connection.go_on());
@@ -245,7 +248,8 @@ impl<'a> Download<'a> {
     /// Once for each download: a registry that cuts every connection does so very often.
     fn tell_of_cut(&mut self, error: &Error) {
         if !std::mem::replace(&mut self.told_of_cuts, true) {
-            self.fetch.job.warn(format!("{error}; going on where it broke"));
+            let digest = &self.fetch.descriptor.digest;
+            self.fetch.job.warn(format!("{error}; going on with {digest} where it broke"));
         }
     }
 }
@@ -264,8 +268,12 @@ impl<'a> Connection<'a> {
         let Link::Open(source) = &mut self.link else {
             return self.open().await;
         };
-        match source.chunk().await {
-            Ok(Some(bytes)) => {
+        match source.arrive().await {
+            Ok(Some(Arrived::Skipped(bytes))) => {
+                self.fetch.count_again(bytes);
+                Ok(News::Skipped)
+            }
+            Ok(Some(Arrived::Bytes(bytes))) => {
                 self.at += bytes.len() as u64;
                 self.gained += bytes.len() as u64;
                 self.fetch.count(bytes.len() as u64);

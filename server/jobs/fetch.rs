@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
+use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Conflict, Error, Result, UpstreamKind};
+use crate::jobs::board::Boarded;
 use crate::jobs::download::Download;
-use crate::jobs::flights::{Flight, Seat};
+use crate::jobs::flights::Seen;
 use crate::jobs::pull::{labels_of, recorded_type, upstream};
 use crate::jobs::run::{Ended, Job, unless};
 use crate::jobs::view::{BlobState, PullWait};
@@ -23,8 +25,6 @@ use crate::store::{CommitIngest, Ingest, OpenIngest, Opened, Put, PutBody};
 const BUSY_TRIES: u32 = 30;
 /// How long it is left alone in between.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
-/// How often a pull looks how far another one is that fetches its blob.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long a registry is not asked for ranges after it has ignored one.
 const RANGELESS_TIME: Duration = Duration::from_secs(3_600);
 /// Registries remembered to ignore ranges.
@@ -37,8 +37,8 @@ pub(super) struct Fetch<'a> {
     pub descriptor: &'a Descriptor,
     /// Ends the fetch at the next chunk: the pull stops, or another of its blobs has failed.
     pub halt: &'a CancellationToken,
-    /// Set once nobody else fetches the blob.
-    pub flight: OnceLock<Flight>,
+    /// Set once nobody else fetches the blob who is followed.
+    pub flight: OnceLock<Boarded>,
 }
 
 impl Fetch<'_> {
@@ -47,7 +47,28 @@ impl Fetch<'_> {
     /// # Errors
     /// `Upstream`, with `Mismatch` when the bytes were wrong twice; the store's own.
     pub async fn run(&self) -> Result<(), Ended> {
-        let _ = self.flight.set(self.board().await?);
+        let mut slot = self.enter_slot().await?;
+        let boarded = match self.board_now() {
+            Some(boarded) => boarded,
+            None => {
+                // Who follows another pull takes nobody's turn in this one.
+                drop(slot);
+                let boarded = self.board().await?;
+                slot = self.enter_slot().await?;
+                boarded
+            }
+        };
+        let _ = self.flight.set(boarded);
+        let fetched = self.fetch_or_again().await;
+        drop(slot);
+        fetched
+    }
+
+    async fn enter_slot(&self) -> Result<SemaphorePermit<'_>, Ended> {
+        Ok(unless(self.halt, self.job.slots.acquire()).await?.expect("nobody closes it"))
+    }
+
+    async fn fetch_or_again(&self) -> Result<(), Ended> {
         match self.fetch_once().await {
             Err(Ended::Failed(error)) if is_mismatch(&error) => {
                 self.job.warn(format!("{error}; fetching {} once more", self.digest()));
@@ -56,41 +77,6 @@ impl Fetch<'_> {
             }
             settled => settled,
         }
-    }
-
-    /// Waits until no other pull fetches the blob, and shows how far that one is.
-    async fn board(&self) -> Result<Flight, Ended> {
-        let seat = self.job.jobs.0.flights.seat(self.digest());
-        let mut turn = pin!(seat.clone().take());
-        loop {
-            let look = tokio::time::timeout(LOOK_EVERY, &mut turn);
-            match unless(self.halt, look).await? {
-                Ok(flight) => {
-                    flight.tell(|seen| seen.namespace = Some(self.namespace().to_owned()));
-                    return Ok(flight);
-                }
-                Err(_) => self.show_other(&seat).await?,
-            }
-        }
-    }
-
-    /// Shows the bytes that another pull fetches, if they will be this one's too.
-    async fn show_other(&self, seat: &Seat) -> Result<()> {
-        let seen = seat.seen();
-        let wait =
-            seen.wait.unwrap_or_else(|| PullWait { until: None, reason: "another pull fetches it".into() });
-        let shared = match &seen.namespace {
-            Some(namespace) => self.job.jobs.0.store.may_borrow(&self.job.caller, namespace).await?,
-            None => false,
-        };
-        self.job.draw(|picture| match shared {
-            true => picture.share(self.digest(), seen.offset, wait),
-            false => picture.wait(
-                Some(self.digest()),
-                PullWait { until: None, reason: "another pull fetches the same digest".into() },
-            ),
-        });
-        Ok(())
     }
 
     async fn fetch_once(&self) -> Result<(), Ended> {
@@ -126,8 +112,13 @@ impl Fetch<'_> {
         if let Some(bytes) = self.descriptor.embedded() {
             return self.put(bytes.into()).await.map(|()| None);
         }
+        let mut reference = format!("pull-{}", self.digest());
+        if self.flight.get().is_some_and(|boarded| boarded.overtakes) {
+            // The other one writes the ingest of that name.
+            reference = format!("{reference}-{}", self.job.id);
+        }
         let open = OpenIngest {
-            reference: format!("pull-{}", self.digest()),
+            reference,
             total: Some(self.descriptor.size),
             expected: Some(self.digest().clone()),
             media_type: recorded_type(self.descriptor),
@@ -288,10 +279,16 @@ impl Fetch<'_> {
     }
 
     /// Lets pulls that wait for the same blob see how it goes.
-    pub fn tell(&self, how: impl FnOnce(&mut crate::jobs::flights::Seen)) {
-        if let Some(flight) = self.flight.get() {
-            flight.tell(how);
+    pub fn tell(&self, how: impl FnOnce(&mut Seen)) {
+        if let Some(boarded) = self.flight.get() {
+            boarded.flight.tell(how);
         }
+    }
+
+    /// Counts bytes that have come and are here already: a server without ranges begins at the first.
+    pub fn count_again(&self, bytes: u64) {
+        self.job.jobs.0.settings.metrics.fetched_bytes.inc_by(bytes);
+        self.job.draw(|picture| picture.receive_again(self.digest(), bytes, self.job.now()));
     }
 
     /// Whether the blob is asked for in parts.
@@ -305,7 +302,11 @@ impl Fetch<'_> {
         rangeless.get(self.job.request.reference.api_host()).is_none_or(|until| *until <= self.job.now())
     }
 
+    /// Remembers that the registry ignores ranges. What a blob's own `urls` lead to says nothing of the registry.
     pub fn remember_no_ranges(&self) {
+        if !self.descriptor.urls.is_empty() {
+            return;
+        }
         let (now, host) = (self.job.now(), self.job.request.reference.api_host().to_owned());
         let mut rangeless = self.job.jobs.0.rangeless.lock().unwrap_or_else(PoisonError::into_inner);
         if rangeless.len() >= MOST_RANGELESS {
@@ -354,7 +355,7 @@ impl Fetch<'_> {
         &self.descriptor.digest
     }
 
-    fn namespace(&self) -> &str {
+    pub fn namespace(&self) -> &str {
         &self.job.caller.namespace
     }
 

@@ -1,4 +1,8 @@
-//! One download per digest, however many pulls need it.
+//! One download per digest, for all pulls whose bytes may be each other's.
+//!
+//! A pull follows another one only where that is no loss: where the bytes of the one may be lent to the other, and while
+//! they come. So nobody's slow registry holds up what others fetch from a fast one, and nobody learns what a namespace
+//! fetches that he may not look into.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -10,9 +14,9 @@ use crate::oci::Digest;
 
 /// The digests that are being fetched by this server, over all pulls and namespaces.
 #[derive(Debug, Default)]
-pub(super) struct Flights(Mutex<HashMap<Digest, Weak<Seat>>>);
+pub(super) struct Flights(Mutex<HashMap<Digest, Vec<Weak<Seat>>>>);
 
-/// The place from which a digest is fetched.
+/// A place from which a digest is fetched. There is more than one where those who fetch it do not follow each other.
 #[derive(Debug, Default)]
 pub(super) struct Seat {
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -22,12 +26,19 @@ pub(super) struct Seat {
 /// How far whoever fetches a digest has come.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
-    /// For which namespace it is fetched; none while nothing is known.
-    pub namespace: Option<String>,
+    /// Who fetches it; none while nothing is known.
+    pub holder: Option<Holder>,
     /// Bytes that are here.
     pub offset: u64,
     /// What that pull waits for itself.
     pub wait: Option<PullWait>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Holder {
+    pub namespace: String,
+    /// The host of the registry that is asked.
+    pub host: String,
 }
 
 /// The right to fetch a digest; given on to who waits for it when dropped.
@@ -37,25 +48,31 @@ pub(super) struct Flight {
 }
 
 impl Flights {
-    pub fn seat(&self, digest: &Digest) -> Arc<Seat> {
+    /// The newest place from which the digest is fetched, other than these; a new one where there is none.
+    pub fn seat(&self, digest: &Digest, shunned: &[Arc<Seat>]) -> Arc<Seat> {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(seat) = flights.get(digest).and_then(Weak::upgrade) {
+        let seats = flights.get(digest).map(Vec::as_slice).unwrap_or_default();
+        let mut living = seats.iter().rev().filter_map(Weak::upgrade);
+        if let Some(seat) = living.find(|seat| !shunned.iter().any(|other| Arc::ptr_eq(seat, other))) {
             return seat;
         }
-        flights.retain(|_, seat| seat.strong_count() > 0);
+        flights.retain(|_, seats| {
+            seats.retain(|seat| seat.strong_count() > 0);
+            !seats.is_empty()
+        });
         let seat = Arc::default();
-        flights.insert(digest.clone(), Arc::downgrade(&seat));
+        flights.entry(digest.clone()).or_default().push(Arc::downgrade(&seat));
         seat
     }
 }
 
 impl Seat {
-    /// Waits until nobody else fetches the digest: whoever waited finds it stored, or goes on where the other ended.
-    /// A task holds one flight at a time, so two never wait for each other.
-    pub async fn take(self: Arc<Seat>) -> Flight {
+    /// Waits until nobody fetches the digest from here: whoever waited finds it stored, or goes on where the other
+    /// ended. Who holds a flight never waits for another, so two never wait for each other.
+    pub async fn take(self: Arc<Seat>, holder: Holder) -> Flight {
         let _turn = self.turn.clone().lock_owned().await;
         let flight = Flight { seat: self, _turn };
-        flight.tell(|seen| *seen = Seen::default());
+        flight.tell(|seen| *seen = Seen { holder: Some(holder), ..Seen::default() });
         flight
     }
 

@@ -3,6 +3,7 @@
 //!
 //! Progress is state, not log lines: a job holds its current picture, and events are the differences of it.
 
+mod board;
 mod convert;
 mod documents;
 mod download;
@@ -83,6 +84,8 @@ pub struct Settings {
     pub lease: Duration,
     pub retry: RetryPolicy,
     pub patience: Patience,
+    /// How long a pull follows another one from another registry that gets next to nothing.
+    pub follow: Duration,
     pub sources: Sources,
     pub metrics: JobMetrics,
 }
@@ -99,6 +102,7 @@ impl Settings {
             lease: Duration::from_secs(3600),
             retry: RetryPolicy::default(),
             patience: Patience::default(),
+            follow: limits::FOLLOW_TIME,
             sources: Sources::default(),
             metrics: JobMetrics::default(),
         }

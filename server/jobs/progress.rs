@@ -11,6 +11,8 @@ use crate::oci::{Descriptor, Digest};
 const RATE_WINDOW: Duration = Duration::from_secs(5);
 /// Before so much time has passed, a rate says nothing about the end.
 const ETA_AFTER: Duration = Duration::from_secs(3);
+/// After so long a silence nobody can say when the end will be.
+const ETA_UNTIL: Duration = Duration::from_secs(2);
 
 /// The picture of one attempt at a pull.
 #[derive(Debug, Clone, Default)]
@@ -150,6 +152,12 @@ impl Picture {
         });
     }
 
+    /// Bytes came over the network that are here already: they cost time, and bring nothing.
+    pub fn receive_again(&mut self, digest: &Digest, bytes: u64, now: Time) {
+        self.rate.add(bytes, now);
+        self.change(digest, |_| {});
+    }
+
     /// The pull has ended: nothing moves any more.
     pub fn settle(&mut self) {
         self.waiting_until = None;
@@ -189,11 +197,14 @@ impl Picture {
         let at_work = moving
             || counted().any(|b| matches!(b.shown.state, BlobState::Verifying | BlobState::Committing));
         let soonest = counted().filter_map(|blob| blob.shown.wait.as_ref()?.until).min();
-        let rate_bps = if moving { self.rate.per_second(now) } else { 0 };
+        let silence = self.rate.silence(now);
+        // A rate that only fades away would still promise something.
+        let rate_bps = if moving && silence < RATE_WINDOW { self.rate.per_second(now) } else { 0 };
         let left = bytes_total.saturating_sub(bytes_done);
         let eta_seconds = match () {
             () if self.total_final && left == 0 => Some(0),
-            () if !self.total_final || rate_bps == 0 || self.rate.age(now) < ETA_AFTER => None,
+            () if !self.total_final || rate_bps == 0 || silence >= ETA_UNTIL => None,
+            () if self.rate.age(now) < ETA_AFTER => None,
             () => Some(left.div_ceil(rate_bps)),
         };
         PullProgress {
@@ -207,7 +218,7 @@ impl Picture {
             blobs_done: counted().filter(|blob| blob.shown.state.is_here()).count() as u64,
             rate_bps,
             eta_seconds,
-            stalled_seconds: if moving { self.rate.silence(now).as_secs() } else { 0 },
+            stalled_seconds: if moving { silence.as_secs() } else { 0 },
             waiting_until: self.waiting_until.or(soonest.filter(|_| !at_work)),
         }
     }
@@ -297,10 +308,18 @@ mod tests {
         let late = picture.progress(at(100));
         assert!((95_000..105_000).contains(&late.rate_bps), "{late:?}");
         assert!((85..=95).contains(&late.eta_seconds.expect("an end")), "{late:?}");
+        let short = picture.progress(at(115));
+        assert!(short.rate_bps > 50_000 && short.eta_seconds.is_some(), "{short:?}");
+        let longer = picture.progress(at(120));
+        assert_eq!((longer.stalled_seconds, longer.eta_seconds), (2, None));
         picture.begin(at(165));
         let silent = picture.progress(at(170));
-        assert_eq!(silent.stalled_seconds, 7);
-        assert!(silent.rate_bps < 30_000, "{silent:?}");
+        assert_eq!((silent.stalled_seconds, silent.rate_bps, silent.eta_seconds), (7, 0, None));
+        // Bytes that are here already are no silence, and no progress.
+        picture.receive_again(&layer.digest, 50_000, at(171));
+        let again = picture.progress(at(171));
+        assert!(again.rate_bps > 0 && again.stalled_seconds == 0, "{again:?}");
+        assert_eq!(again.bytes_done, silent.bytes_done);
     }
 
     #[test]

@@ -67,13 +67,12 @@ pub(super) fn note_target(job: &Job, target: &Descriptor) {
     });
 }
 
-/// Fetches all blobs, so many at once as is allowed. When one fails, the others stop where they are.
+/// Fetches all blobs; each takes a slot of the job when it is its turn. When one fails, the others stop where they are.
 pub(super) async fn fetch_all(job: &Job, repository: &Repository, leaves: &[Leaf]) -> Result<(), Ended> {
     let halt = job.live.stop.child_token();
     // Gathered first: a stream over a closure that borrows would not be `Send` enough for a task.
     let fetches: Vec<_> = leaves.iter().map(|leaf| fetch_leaf(job, repository, leaf, &halt)).collect();
-    let at_once = job.request.max_concurrency.unwrap_or(job.jobs.0.settings.layers);
-    let mut running = futures_util::stream::iter(fetches).buffer_unordered(at_once);
+    let mut running = futures_util::stream::iter(fetches).buffer_unordered(limits::PULL_BLOBS);
     let mut first = Ok(());
     // To the last one, also after a failure: each brings its bytes to the disk before it ends.
     while let Some(outcome) = running.next().await {

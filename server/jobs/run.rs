@@ -40,6 +40,8 @@ pub(super) struct Job {
     pub lease: String,
     /// The requests for blobs that it may make at once.
     pub places: Arc<Semaphore>,
+    /// For blobs that are fetched at once.
+    pub slots: Semaphore,
 }
 
 /// Why a step of the work did not reach its end.
@@ -78,8 +80,10 @@ pub(super) async fn run(jobs: Jobs, live: Arc<Live>) {
     });
     let caller = request.caller(&namespace, &lease);
     let _in_hand = InHand { jobs: jobs.clone(), live: live.clone(), id: id.clone() };
-    let places = Arc::new(Semaphore::new(request.max_concurrency.unwrap_or(jobs.0.settings.layers)));
-    let job = Job { jobs: jobs.clone(), live: live.clone(), id: id.clone(), request, caller, lease, places };
+    let at_once = request.max_concurrency.unwrap_or(jobs.0.settings.layers);
+    let (slots, places) = (Semaphore::new(at_once), Arc::new(Semaphore::new(at_once)));
+    let job =
+        Job { jobs: jobs.clone(), live: live.clone(), id: id.clone(), request, caller, lease, slots, places };
     // A pull whose work panics has failed like any other: it must not stand still until the next start.
     let outcome = AssertUnwindSafe(job.take_turn()).catch_unwind().await.unwrap_or_else(|panic| {
         let why = format!("a pull panicked: {}", crate::shutdown::panic_text(&*panic));

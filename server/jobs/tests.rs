@@ -16,6 +16,7 @@ use crate::store::{Reach, Sharing};
 
 mod events;
 mod faults;
+mod flights;
 mod hostile_transport;
 mod leases;
 mod trouble;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::error::{Error, Result, UpstreamKind};
+use crate::limits;
 use crate::registry::failure::{bad_answer, no_connection, upstream};
 use crate::registry::places::Place;
 use crate::registry::transport::Answer;
@@ -29,17 +30,23 @@ pub struct BlobStream {
     place: Place,
 }
 
-/// Bytes that end a wait. With fewer a peer could drip one byte per wait and hold a pull for ever.
-const PROGRESS_BYTES: u64 = 1024;
 /// Longest time for a whole document, token or error, however steadily it comes.
 const WHOLE_BODY_TIME: Duration = Duration::from_secs(300);
+
+/// What comes of a blob.
+#[derive(Debug)]
+pub enum Arrived {
+    Bytes(Bytes),
+    /// So many bytes before those that were asked for, of a server that begins at the first.
+    Skipped(u64),
+}
 
 #[derive(Debug)]
 struct Body {
     response: Response,
     url: Url,
     stall: Duration,
-    /// Time spent waiting, and bytes received, since the last progress.
+    /// Time spent waiting, and bytes received, since the last time that enough had come.
     waited: Duration,
     received: u64,
 }
@@ -107,43 +114,56 @@ impl BlobStream {
         self.place
     }
 
-    /// The next bytes, never none of them; `None` once there were exactly as many as the answer promises.
-    /// May be dropped while it waits, without losing a byte.
+    /// The next bytes that were asked for, never none of them; `None` once there were exactly as many as the answer
+    /// promises. May be dropped while it waits, without losing a byte.
     ///
     /// # Errors
-    /// `Upstream`: `Unreachable` when the body breaks off, ends early or stalls (ask again from [`Self::offset`]);
-    /// `Mismatch` when there are more bytes than promised.
+    /// As [`BlobStream::arrive`].
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         loop {
-            let Some(body) = &mut self.body else { return Ok(None) };
-            let Some(mut bytes) = body.next().await? else {
-                return self.finish();
-            };
-            let skipped = self.to_skip.min(bytes.len() as u64);
-            self.to_skip -= skipped;
-            bytes = bytes.split_off(usize::try_from(skipped).expect("at most the length of these bytes"));
-            let over = bytes.len() as u64 > self.end - self.offset;
-            if over {
-                let reason = match self.end == self.size {
-                    true => format!("it sends more than the {} bytes that were promised", self.size),
-                    false => format!("it sends more than its range, which ends at byte {}", self.end),
-                };
-                return Err(upstream(UpstreamKind::Mismatch, &body.url, reason));
-            }
-            self.offset += bytes.len() as u64;
-            if !bytes.is_empty() {
-                return Ok(Some(bytes));
+            match self.arrive().await? {
+                Some(Arrived::Bytes(bytes)) => return Ok(Some(bytes)),
+                Some(Arrived::Skipped(_)) => {}
+                None => return Ok(None),
             }
         }
     }
 
-    fn finish(&mut self) -> Result<Option<Bytes>> {
-        let Some(body) = self.body.take() else { return Ok(None) };
+    /// The next thing that comes: as [`BlobStream::chunk`], and bytes that were not asked for are told as well.
+    ///
+    /// # Errors
+    /// `Upstream`: `Unreachable` when the body breaks off, ends early or stalls (ask again from [`Self::offset`]);
+    /// `Mismatch` when there are more bytes than promised.
+    pub async fn arrive(&mut self) -> Result<Option<Arrived>> {
+        let Some(body) = &mut self.body else { return Ok(None) };
+        let Some(mut bytes) = body.next().await? else {
+            self.finish()?;
+            return Ok(None);
+        };
+        let skipped = self.to_skip.min(bytes.len() as u64);
+        self.to_skip -= skipped;
+        bytes = bytes.split_off(usize::try_from(skipped).expect("at most the length of these bytes"));
+        if bytes.is_empty() {
+            return Ok(Some(Arrived::Skipped(skipped)));
+        }
+        if bytes.len() as u64 > self.end - self.offset {
+            let reason = match self.end == self.size {
+                true => format!("it sends more than the {} bytes that were promised", self.size),
+                false => format!("it sends more than its range, which ends at byte {}", self.end),
+            };
+            return Err(upstream(UpstreamKind::Mismatch, &body.url, reason));
+        }
+        self.offset += bytes.len() as u64;
+        Ok(Some(Arrived::Bytes(bytes)))
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        let Some(body) = self.body.take() else { return Ok(()) };
         if self.offset < self.end {
             let reason = format!("the body ended at byte {} of {}", self.offset, self.size);
             return Err(upstream(UpstreamKind::Unreachable, &body.url, reason));
         }
-        Ok(None)
+        Ok(())
     }
 }
 
@@ -163,7 +183,8 @@ impl Body {
         let bytes = bytes.map_err(|error| no_connection(&self.url, &error))?;
         self.waited += began.elapsed();
         self.received += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        if self.received >= PROGRESS_BYTES {
+        // Less would let a peer drip a byte per wait, and hold a pull for ever.
+        if self.received >= limits::UPSTREAM_PACE_BYTES {
             (self.waited, self.received) = (Duration::ZERO, 0);
         }
         Ok(bytes)

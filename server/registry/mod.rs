@@ -36,7 +36,7 @@ use crate::error::{Error, Result, UpstreamKind};
 use crate::oci::Reference;
 
 pub use address::AddressPolicy;
-pub use blob::BlobStream;
+pub use blob::{Arrived, BlobStream};
 pub use credential::{Credential, Secret};
 pub use docker_config::DockerConfig;
 pub use endpoint::{Capability, Endpoint, Transport};
