@@ -5,7 +5,9 @@
 //! away cannot stop it half-way.
 
 mod arrival;
+mod body;
 mod cache;
+mod commit;
 mod content;
 mod edges;
 mod events;
@@ -19,6 +21,7 @@ mod live;
 mod namespaces;
 mod progress;
 mod pulls;
+mod put;
 mod receive;
 mod registries;
 mod repair;
@@ -33,7 +36,9 @@ pub mod list;
 pub mod lists;
 
 pub use arrival::{Committed, Put};
+pub use body::Placed;
 pub use cache::Blob;
+pub use commit::CommitIngest;
 pub use content::{Content, ContentPatch, Presence, PutBody, WhenHeld};
 pub use edges::{Child, ChildPlatform, Children};
 pub use events::Follower;
@@ -43,12 +48,13 @@ pub use images::{
     ImageUsage, NameTaken, NewImage, NewTarget, Piece, PlatformCheck, Sharer, Target, Wholeness,
     check_image_name,
 };
-pub use ingests::{CommitIngest, Ingest, OpenIngest, Opened, Writer};
+pub use ingests::{Ingest, OpenIngest, Opened, Writer};
 pub use labels::{LabelPatch, Labels};
 pub use leases::{Expiry, Held, Lease, LeasePatch, NewLease, Resource, ResourceKind};
 pub use namespaces::{DEFAULT_NAMESPACE, Namespace, NamespacePatch, check_namespace};
 pub use pulls::PullRow;
-pub use receive::{Append, Placed, PutStream};
+pub use put::PutStream;
+pub use receive::Append;
 pub use registries::{Expected, Merge, StoredRegistry};
 pub use repair::Repaired;
 pub use tokens::{NewToken, SESSION_TIME, Scope, Session, Token, is_same};

@@ -1,32 +1,20 @@
-//! Bytes on their way in: from a body, over a short queue, to a thread that hashes and writes.
+//! Bytes on their way in: into an ingest, one after the other or from several ends at once, or whole as a blob.
 
 use std::ops::Range;
 
 use bytes::Bytes;
-use futures_util::{FutureExt, Stream, StreamExt};
+use futures_util::Stream;
 use tokio::sync::mpsc;
 
-use super::arrival::{Arrival, Committed};
-use super::content::check_digest;
-use super::labels::{self, Labels};
+use super::body::{Batches, Ending, Placed, QUEUE, Sink, in_order, pump};
 use super::live::{self, Live, Turn};
 use super::progress::certain_bytes;
-use super::{Caller, Ingest, Store};
+use super::{Ingest, Store};
 use crate::db;
 use crate::db::ingests::IngestRow;
-use crate::disk::IngestFile;
 use crate::error::{Conflict, Error, Result, Unprocessable};
-use crate::id::new_id;
-use crate::limits;
-use crate::oci::{Algorithm, Digest, Hasher};
+use crate::oci::{Digest, Hasher};
 
-/// Bytes that are handed over at once: large enough that the hand-over costs nothing beside them.
-const BATCH: usize = 256 << 10;
-/// The most pieces of a batch: a body of tiny ones must not take more memory for them than for its bytes. As many as one
-/// write takes (`IOV_MAX`).
-const BATCH_FRAMES: usize = 1_024;
-/// Batches between the network and the disk: what a slow disk makes a fast client wait for.
-const QUEUE: usize = 4;
 /// How often the running hash of a long request is written down, in bytes.
 const CHECKPOINT: u64 = 64 << 20;
 
@@ -43,23 +31,6 @@ pub struct Append {
     pub announced: Option<u64>,
 }
 
-/// The body of a large blob that comes in one request.
-#[derive(Debug, Clone)]
-pub struct PutStream {
-    pub expected: Option<Digest>,
-    pub algorithm: Algorithm,
-    pub media_type: Option<String>,
-    pub labels: Labels,
-    pub length: Option<u64>,
-}
-
-/// Bytes of an ingest, and where in it they belong.
-#[derive(Debug, Clone)]
-pub struct Placed {
-    pub at: u64,
-    pub bytes: Bytes,
-}
-
 /// How the pieces of a body come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
@@ -67,162 +38,6 @@ enum Order {
     Given,
     /// From several ends at once.
     Any,
-}
-
-/// A file that grows, and the hash of what is in it.
-struct Sink {
-    file: IngestFile,
-    hasher: Hasher,
-    /// The hash of this request's bytes alone, where that was asked for.
-    chunk: Option<Hasher>,
-}
-
-/// Bytes that follow one another.
-#[derive(Debug)]
-struct Run {
-    at: u64,
-    end: u64,
-    frames: Vec<Bytes>,
-}
-
-/// What has come of a body since the last time: from one end one run, from several as many.
-#[derive(Debug, Default)]
-struct Batch {
-    runs: Vec<Run>,
-    bytes: usize,
-    frames: usize,
-}
-
-/// Batches of a body, as they come.
-type Batches = mpsc::Receiver<Batch>;
-
-impl Batch {
-    fn push(&mut self, Placed { at, bytes }: Placed) {
-        self.bytes += bytes.len();
-        self.frames += 1;
-        let end = at + bytes.len() as u64;
-        match self.runs.iter_mut().rfind(|run| run.end == at) {
-            Some(run) => {
-                run.end = end;
-                run.frames.push(bytes);
-            }
-            None => self.runs.push(Run { at, end, frames: vec![bytes] }),
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.bytes >= BATCH || self.frames >= BATCH_FRAMES
-    }
-}
-
-/// The frames of a body that begins at `offset`, each with its place.
-fn in_order<S, E>(body: S, mut offset: u64) -> impl Stream<Item = std::result::Result<Placed, E>> + Unpin
-where
-    S: Stream<Item = std::result::Result<Bytes, E>> + Unpin,
-{
-    body.map(move |frame| {
-        let bytes = frame?;
-        let at = offset;
-        offset += bytes.len() as u64;
-        Ok(Placed { at, bytes })
-    })
-}
-
-impl Sink {
-    /// Waits for a batch; writes it, and those that have come meanwhile, on one visit to a thread that may block, until
-    /// `told` of the sink has had enough. Whether there was one.
-    async fn write(
-        mut self,
-        mut batches: Batches,
-        told: impl Fn(&Sink) -> bool + Send + 'static,
-    ) -> (Sink, Batches, Result<bool>) {
-        let Some(mut batch) = batches.recv().await else { return (self, batches, Ok(false)) };
-        let writing = tokio::task::spawn_blocking(move || {
-            loop {
-                if let Err(error) = self.take(&batch) {
-                    return (self, batches, Err(error));
-                }
-                // Asked first: a batch that is taken off the queue must be written.
-                if !told(&self) {
-                    return (self, batches, Ok(true));
-                }
-                match batches.try_recv() {
-                    Ok(next) => batch = next,
-                    Err(_) => return (self, batches, Ok(true)),
-                }
-            }
-        });
-        writing.await.expect("writing to a file does not panic")
-    }
-
-    fn take(&mut self, batch: &Batch) -> Result<()> {
-        for Run { at, frames, .. } in &batch.runs {
-            if *at != self.file.length() {
-                self.file.append_ahead(*at, frames)?;
-                continue;
-            }
-            self.file.append(frames)?;
-            frames.iter().for_each(|bytes| self.hasher.update(bytes));
-            if let Some(chunk) = &mut self.chunk {
-                frames.iter().for_each(|bytes| chunk.update(bytes));
-            }
-            self.file.join_ahead(&mut self.hasher)?;
-        }
-        Ok(())
-    }
-
-    async fn sync(mut self) -> (Sink, Result<()>) {
-        let synced = tokio::task::spawn_blocking(move || {
-            let synced = self.file.sync();
-            (self, synced)
-        });
-        synced.await.expect("syncing a file does not panic")
-    }
-}
-
-/// How a body ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    Whole,
-    /// The connection broke; what came before counts.
-    Cut,
-    /// More came than is allowed.
-    TooLong,
-}
-
-/// Reads a body into batches. A batch goes on its way when it is full, and also when the network pauses: the state
-/// of an ingest is of the bytes received so far.
-async fn pump<S, E>(mut body: S, to: mpsc::Sender<Batch>, most: u64) -> Ending
-where
-    S: Stream<Item = std::result::Result<Placed, E>> + Unpin,
-{
-    let (mut batch, mut total) = (Batch::default(), 0u64);
-    let ending = loop {
-        let next = match body.next().now_or_never() {
-            Some(next) => next,
-            None => {
-                if batch.bytes > 0 && to.send(std::mem::take(&mut batch)).await.is_err() {
-                    return Ending::Cut;
-                }
-                body.next().await
-            }
-        };
-        let Some(frame) = next else { break Ending::Whole };
-        let Ok(placed) = frame else { break Ending::Cut };
-        total += placed.bytes.len() as u64;
-        if total > most {
-            break Ending::TooLong;
-        }
-        batch.push(placed);
-        if batch.is_full() && to.send(std::mem::take(&mut batch)).await.is_err() {
-            return Ending::Cut;
-        }
-    };
-    if batch.bytes > 0 {
-        // The other side hears of the end by the queue's closing, and says itself why it stopped before.
-        let _ = to.send(batch).await;
-    }
-    ending
 }
 
 impl Store {
@@ -502,84 +317,5 @@ impl Store {
             Ok(sink)
         })
         .await
-    }
-
-    /// Stores a blob of any size that comes in one request.
-    ///
-    /// # Errors
-    /// `Conflict` (digest mismatch), `TooLarge`, `NotFound` for the lease, `OutOfSpace`, `Unavailable`: nothing
-    /// is stored then.
-    pub async fn put_stream<S, E>(&self, caller: &Caller, mut put: PutStream, body: S) -> Result<Committed>
-    where
-        S: Stream<Item = std::result::Result<Bytes, E>> + Unpin,
-    {
-        let limit = self.0.settings.max_blob_bytes;
-        if put.length.is_some_and(|length| length > limit) {
-            return Err(Error::TooLarge { what: "the blob", limit });
-        }
-        let labels = labels::new_labels(std::mem::take(&mut put.labels))?;
-        put.media_type.as_deref().map(labels::check_media_type).transpose()?;
-        put.labels = labels;
-        self.check_lease(caller).await?;
-        let id = new_id("put", self.now());
-        let (to, mut batches) = mpsc::channel(QUEUE);
-        let (store, owner, name) = (self.clone(), caller.clone(), id.clone());
-        let (whole, ended) = tokio::sync::oneshot::channel();
-        let mut writing = Box::pin(self.to_the_end("put", async move {
-            let opened = name.clone();
-            let file = store.on_disk(move |disk| disk.open_ingest(&opened)).await?;
-            let mut sink = Sink { file, hasher: Hasher::new(put.algorithm), chunk: None };
-            let outcome = async {
-                loop {
-                    let written;
-                    (sink, batches, written) = sink.write(batches, |_| true).await;
-                    if !written? {
-                        break;
-                    }
-                }
-                match ended.await {
-                    Ok(Ending::Whole) => {}
-                    Ok(Ending::TooLong) => return Err(Error::TooLarge { what: "the blob", limit }),
-                    Ok(Ending::Cut) | Err(_) => {
-                        return Err(Error::invalid("the body was cut short; nothing of it was kept"));
-                    }
-                }
-                store.accept_sink(&owner, sink, put).await
-            }
-            .await;
-            // What is left is an empty directory, or bytes that were refused; the next start would find them as well.
-            let _ = store.on_disk(move |disk| disk.remove_ingest(&name)).await;
-            outcome
-        }));
-        let ending = tokio::select! {
-            biased;
-            early = &mut writing => return early,
-            ending = pump(in_order(body, 0), to, limit) => ending,
-        };
-        let _ = whole.send(ending);
-        writing.await
-    }
-
-    async fn accept_sink(&self, caller: &Caller, sink: Sink, put: PutStream) -> Result<Committed> {
-        let digest = sink.hasher.digest();
-        check_digest(put.expected.as_ref(), &digest)?;
-        let mut file = sink.file;
-        let (size, staged, document) = self
-            .on_disk(move |_| {
-                let size = file.length();
-                let document = if size <= limits::MANIFEST_BYTES { file.read_document()? } else { None };
-                Ok((size, file.stage()?, document))
-            })
-            .await?;
-        let arrival = Arrival {
-            digest,
-            size,
-            staged: Some(staged),
-            media_type: put.media_type,
-            labels: put.labels,
-            document,
-            ingest: None,
-        };
-        self.accept(caller, arrival).await
     }
 }
