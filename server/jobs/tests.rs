@@ -22,6 +22,11 @@ mod leases;
 mod trouble;
 mod waits;
 
+#[path = "../../tests/support/eventually.rs"]
+mod eventually;
+
+use eventually::eventually;
+
 const LONG: Duration = Duration::from_secs(60);
 
 /// A server without its doors.
@@ -74,28 +79,30 @@ impl Server {
     }
 
     async fn find_running(&self, id: &str, enough: impl Fn(&Pull) -> bool) -> Pull {
-        for _ in 0..600 {
-            let pull = self.jobs.find("default", id).await.expect("the pull");
+        self.find_running_in("default", id, enough).await
+    }
+
+    async fn find_running_in(&self, namespace: &str, id: &str, enough: impl Fn(&Pull) -> bool) -> Pull {
+        eventually(&format!("the pull {id} gets there"), async || {
+            let pull = self.jobs.find(namespace, id).await.expect("the pull");
             if enough(&pull) {
-                return pull;
+                return Some(pull);
             }
             assert!(!pull.state.is_final(), "{pull:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("the pull {id} never got there");
+            None
+        })
+        .await
     }
 }
 
 /// A server that stops lets go of its directory a moment after its last task.
 async fn open_disk(directory: &Path) -> Disk {
-    for _ in 0..200 {
-        match Disk::open(directory) {
-            Ok(disk) => return disk,
-            Err(Error::AlreadyExists { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
-            Err(error) => panic!("{error}"),
-        }
-    }
-    panic!("the directory is still held");
+    eventually("the directory is let go of", async || match Disk::open(directory) {
+        Ok(disk) => Some(disk),
+        Err(Error::AlreadyExists { .. }) => None,
+        Err(error) => panic!("{error}"),
+    })
+    .await
 }
 
 /// Does to the server's database what only trouble does.
