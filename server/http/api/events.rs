@@ -7,18 +7,17 @@ use axum::response::Response;
 use axum::response::sse;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 use super::lists::{Asked, JSON, NDJSON};
-use super::streams::{self, EVENT_STREAM, LAST_EVENT_ID, Place};
+use super::streams::{self, EVENT_STREAM, Heart, LAST_EVENT_ID, Place};
 use crate::error::{Error, Result, with_causes};
 use crate::events::{Event, Topic};
 use crate::http::AppState;
 use crate::http::accept::Accept;
-use crate::http::access::{Identity, still_holds};
+use crate::http::access::Identity;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::params::{Params, header, namespace_of};
-use crate::limits;
 use crate::store::filter::{Filter, Schema};
 use crate::store::lists::{EVENTS, Wanted};
 use crate::store::{Follower, Reach};
@@ -73,7 +72,7 @@ async fn stream(
     let news = follow(state, identity, follower, wish, filter);
     Ok(match form {
         NDJSON => streams::lines(place, news.map(line)),
-        _ => streams::frames(place, news.map(frame), None),
+        _ => streams::frames(place, news.map(frame)),
     })
 }
 
@@ -170,14 +169,13 @@ fn to_json(event: &Event) -> String {
 /// A stream at work. It holds one batch of events, which all readers at its place share, and reads the next only when
 /// that one is on its way: a reader that is slow holds back nobody, and nothing is gathered for it.
 struct Reader {
-    state: AppState,
-    identity: Identity,
+    soft: CancellationToken,
+    heart: Heart,
     follower: Follower,
     wish: Wish,
     filter: Filter,
     batch: Arc<[Event]>,
     told: usize,
-    heartbeat: Interval,
 }
 
 /// Everything that is wanted, until the server stops, the credential is none any more, or the reader is so slow that
@@ -189,10 +187,9 @@ fn follow(
     wish: Wish,
     filter: Filter,
 ) -> impl Stream<Item = News> + Send + 'static {
-    let mut heartbeat = tokio::time::interval(limits::EVENT_HEARTBEAT);
-    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let reader =
-        Reader { state, identity, follower, wish, filter, batch: Arc::default(), told: 0, heartbeat };
+    let soft = state.shutdown.soft().clone();
+    let heart = Heart::new(state, identity).beat_at_once();
+    let reader = Reader { soft, heart, follower, wish, filter, batch: Arc::default(), told: 0 };
     stream::unfold(reader, |mut reader| async move {
         match reader.next().await {
             Ok(news) => news.map(|news| (news, reader)),
@@ -210,7 +207,6 @@ fn follow(
 
 impl Reader {
     async fn next(&mut self) -> Result<Option<News>> {
-        let soft = self.state.shutdown.soft().clone();
         loop {
             while let Some(event) = self.batch.get(self.told) {
                 self.told += 1;
@@ -220,10 +216,10 @@ impl Reader {
             }
             tokio::select! {
                 biased;
-                () = soft.cancelled() => return Ok(None),
-                _ = self.heartbeat.tick() => {
-                    let holds = still_holds(&self.state, &self.identity).await?;
-                    return Ok(holds.then(|| News::Alive(self.follower.position())));
+                () = self.soft.cancelled() => return Ok(None),
+                () = self.heart.beat() => {
+                    let goes_on = self.heart.may_go_on().await?;
+                    return Ok(goes_on.then(|| News::Alive(self.follower.position())));
                 }
                 batch = self.follower.next() => (self.batch, self.told) = (batch?, 0),
             }

@@ -2,21 +2,22 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::sse::{Event, KeepAlive};
+use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::StreamExt;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
 use super::lists::{Asked, NDJSON};
 use super::registries::Auth;
-use super::streams::{self, EVENT_STREAM, LAST_EVENT_ID, Place};
+use super::streams::{self, EVENT_STREAM, Heart, LAST_EVENT_ID, Place, Said};
 use super::{changed, made, moving, tagged};
 use crate::clock::parse_duration;
 use crate::error::Error;
 use crate::http::AppState;
 use crate::http::accept::Accept;
+use crate::http::access::Identity;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::{Json as JsonBody, Path, given};
 use crate::http::params::{Params, header, idempotency_key};
@@ -186,6 +187,7 @@ pub async fn trace(State(jobs): State<Jobs>, caller: Caller, Path(id): Path<Pull
 /// `GET /api/v1/pulls/{id}/events`
 pub async fn events(
     State(state): State<AppState>,
+    identity: Identity,
     caller: Caller,
     Path(id): Path<PullId>,
     headers: HeaderMap,
@@ -198,29 +200,28 @@ pub async fn events(
         Follow::Finished => return Ok(StatusCode::NO_CONTENT.into_response()),
         Follow::Stream(events) => (Place::take(&state)?, events),
     };
+    let said = streams::beating(Heart::new(state, identity), events);
     Ok(match form {
-        NDJSON => streams::lines(place, lines(events)),
-        _ => {
-            let heartbeat = KeepAlive::new().interval(limits::EVENT_HEARTBEAT);
-            streams::frames(place, events.map(frame), Some(heartbeat))
+        NDJSON => streams::lines(place, said.map(line)),
+        _ => streams::frames(place, said.map(frame)),
+    })
+}
+
+fn frame(said: Said<PullEvent>) -> Event {
+    match said {
+        Said::Event(event) => {
+            Event::default().id(event.id.to_string()).event(event.name()).data(event.data())
         }
-    })
+        Said::Alive => Event::default().comment(""),
+    }
 }
 
-fn frame(event: PullEvent) -> Event {
-    Event::default().id(event.id.to_string()).event(event.name()).data(event.data())
-}
-
-/// One event a line; an empty line now and then, so that both sides know that the other is there.
-fn lines(
-    events: impl Stream<Item = PullEvent> + Send + Unpin + 'static,
-) -> impl Stream<Item = Bytes> + Send + 'static {
-    stream::unfold(events, |mut events| async move {
-        let line = match tokio::time::timeout(limits::EVENT_HEARTBEAT, events.next()).await {
-            Err(_silent) => String::new(),
-            Ok(Some(event)) => serde_json::to_string(&event).expect("texts and numbers are JSON"),
-            Ok(None) => return None,
-        };
-        Some((Bytes::from(line + "\n"), events))
-    })
+/// One event a line; an empty line now and then.
+fn line(said: Said<PullEvent>) -> Bytes {
+    match said {
+        Said::Event(event) => {
+            Bytes::from(serde_json::to_string(&event).expect("texts and numbers are JSON") + "\n")
+        }
+        Said::Alive => Bytes::from_static(b"\n"),
+    }
 }

@@ -1,10 +1,11 @@
-//! What event streams have in common: how many there may be, and the two forms that they come in.
+//! What event streams have in common: how many there may be, the two forms that they come in, and that none of them
+//! outlives the credential that asked for it.
 
 use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
@@ -12,10 +13,12 @@ use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::lists::NDJSON;
-use crate::error::Error;
+use crate::error::{Error, Result, with_causes};
 use crate::http::AppState;
+use crate::http::access::{Identity, still_holds};
 use crate::http::error::{ApiError, ApiResult};
 use crate::limits;
 
@@ -55,18 +58,78 @@ impl Drop for Place {
     }
 }
 
-/// Server-sent events (WHATWG HTML, section 9.2). With `heartbeat`, a comment in the silence between them.
-pub fn frames(
-    place: Place,
-    events: impl Stream<Item = Event> + Send + 'static,
-    heartbeat: Option<KeepAlive>,
-) -> Response {
+/// The beat of a stream. It goes on however much is told: one that is never silent must end with its credential too.
+pub struct Heart {
+    state: AppState,
+    identity: Identity,
+    beats: Interval,
+}
+
+impl Heart {
+    pub fn new(state: AppState, identity: Identity) -> Heart {
+        let every = limits::EVENT_HEARTBEAT;
+        let mut beats = tokio::time::interval_at(Instant::now() + every, every);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Heart { state, identity, beats }
+    }
+
+    /// The first beat comes now.
+    pub fn beat_at_once(mut self) -> Heart {
+        self.beats.reset_immediately();
+        self
+    }
+
+    /// Waits for the next beat. To give the wait up loses none.
+    pub async fn beat(&mut self) {
+        self.beats.tick().await;
+    }
+
+    /// Whether whoever reads still may; to be asked at each beat.
+    ///
+    /// # Errors
+    /// `Unavailable` when nobody can say.
+    pub async fn may_go_on(&self) -> Result<bool> {
+        still_holds(&self.state, &self.identity).await
+    }
+}
+
+/// What a stream says.
+pub enum Said<T> {
+    Event(T),
+    /// Both sides are there.
+    Alive,
+}
+
+/// `events`, and that both sides are there, for as long as the credential that asked for them is one.
+pub fn beating<T>(
+    heart: Heart,
+    events: impl Stream<Item = T> + Send + Unpin + 'static,
+) -> impl Stream<Item = Said<T>> + Send + 'static
+where
+    T: Send + 'static,
+{
+    stream::unfold((heart, events), |(mut heart, mut events)| async move {
+        let said = tokio::select! {
+            biased;
+            () = heart.beat() => match heart.may_go_on().await {
+                Ok(true) => Said::Alive,
+                Ok(false) => return None,
+                Err(error) => {
+                    tracing::warn!("An event stream broke off: {}", with_causes(&error));
+                    return None;
+                }
+            },
+            event = events.next() => Said::Event(event?),
+        };
+        Some((said, (heart, events)))
+    })
+}
+
+/// Server-sent events (WHATWG HTML, section 9.2).
+pub fn frames(place: Place, events: impl Stream<Item = Event> + Send + 'static) -> Response {
     let first = stream::once(async { Event::default().retry(RETRY) });
     let frames = first.chain(held(place, events)).map(Ok::<_, Infallible>);
-    unbuffered(match heartbeat {
-        Some(heartbeat) => Sse::new(frames).keep_alive(heartbeat).into_response(),
-        None => Sse::new(frames).into_response(),
-    })
+    unbuffered(Sse::new(frames).into_response())
 }
 
 /// One JSON object a line.
