@@ -448,7 +448,8 @@ impl Jobs {
             let events = watch::follow(live, last_seen, self.0.clock.clone(), soft);
             return Ok(events.map_or(Follow::Finished, |events| Follow::Stream(Box::pin(events))));
         }
-        // The pull may have ended between the two looks; its row says how.
+        // The pull may have ended between the two looks; its row says how. If not, there is no end to tell: it is about
+        // to begin, or the server stops.
         let record = Record::of_row(self.0.store.find_pull(namespace, id).await?)?;
         let events = watch::recount(&record, last_seen, self.now());
         Ok(events

@@ -14,6 +14,7 @@ use crate::registry::fixture::{Fault, FixtureRegistry, INDEX, LAYER, MANIFEST, d
 use crate::shutdown::Drained;
 use crate::store::{Reach, Sharing};
 
+mod ends;
 mod events;
 mod faults;
 mod flights;

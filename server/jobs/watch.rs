@@ -293,8 +293,11 @@ impl Reader {
     }
 }
 
-/// The events of a pull that is finished and no longer in hand: the whole of it, and the end.
+/// The events of a pull that nobody has in hand: the whole of it, and the end if it has come to one.
 pub(super) fn recount(record: &Record, last_seen: Option<&str>, now: Time) -> Option<Vec<PullEvent>> {
+    if !record.state.is_final() {
+        return Some(vec![as_it_stands(record, last_seen, now)]);
+    }
     let end_id = end_id(record);
     let reason = match last_seen.map(str::parse::<u64>) {
         None => None,
@@ -303,6 +306,15 @@ pub(super) fn recount(record: &Record, last_seen: Option<&str>, now: Time) -> Op
         Some(_) => Some(ResetReason::UnknownEventId),
     };
     Some(whole(record, reason, now))
+}
+
+/// A pull between its row and its task, in one event: whoever comes back with its id misses nothing of what the task
+/// then tells.
+fn as_it_stands(record: &Record, last_seen: Option<&str>, now: Time) -> PullEvent {
+    let first = record.detail.epoch * IDS_PER_EPOCH;
+    let last_seen = last_seen.and_then(|text| text.parse().ok());
+    let id = last_seen.filter(|id| (first..first + IDS_PER_EPOCH).contains(id)).unwrap_or(first);
+    PullEvent { id, body: PullEventBody::Snapshot(Box::new(record.show(now))) }
 }
 
 /// A row that was finished without its end's id has never told an end.
