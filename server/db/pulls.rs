@@ -96,12 +96,12 @@ pub async fn insert_pull(tx: &mut Tx, row: &PullRow) -> Result<()> {
     .map(drop)
 }
 
-/// Writes how the pull stands, if its state is still `seen`: states move by compare-and-set, and a finished pull
-/// is history. Whether it was written.
+/// Writes how the pull stands, if its state is still `seen` and no later attempt has begun: states move by
+/// compare-and-set, and a finished pull is history. Whether it was written.
 pub async fn update_pull(tx: &mut Tx, row: &PullRow, seen: &str) -> Result<bool> {
     const SQL: &str = "UPDATE pulls SET state = $2, phase = $3, attempt = $4, digest = $5, error = $6,
         detail = $7, started_at = $8, finished_at = $9
-        WHERE id = $1 AND state = $10 AND finished_at IS NULL";
+        WHERE id = $1 AND state = $10 AND attempt <= $4 AND finished_at IS NULL";
     let updated = execute!(
         tx,
         SQL,

@@ -477,8 +477,8 @@ impl Jobs {
     /// that came along first.
     ///
     /// # Errors
-    /// `NotFound`; `Conflict` (state) when it is under way or has succeeded; `Invalid` (`auth`) when it came with a
-    /// credential that is no longer kept; `Unavailable`.
+    /// `NotFound`; `Conflict` (state) when it is under way or has succeeded, or its last end may not be written yet;
+    /// `Invalid` (`auth`) when it came with a credential that is no longer kept; `Unavailable`.
     pub async fn retry(&self, namespace: &str, id: &str, auth: Option<Credential>) -> Result<Pull> {
         let row = self.0.store.find_pull(namespace, id).await?;
         let mut record = Record::of_row(row)?;
@@ -507,6 +507,7 @@ impl Jobs {
             }
             (Some(_) | None, _) => {}
         }
+        self.outlast_task(id).await?;
         // A new epoch: its events have larger ids than those that readers have seen.
         record.detail.epoch += 1;
         (record.detail.end_id, record.detail.lease_until) = (None, None);
@@ -528,6 +529,20 @@ impl Jobs {
         .await
     }
 
+    /// Waits for the task of a pull that has ended: it lets go at once, unless it could not find out whether its end is
+    /// written and is about to write it again.
+    ///
+    /// # Errors
+    /// `Conflict` (state) when it does not let go.
+    async fn outlast_task(&self, id: &str) -> Result<()> {
+        const LONGEST: Duration = Duration::from_secs(2);
+        let Some(live) = self.find_live(id) else { return Ok(()) };
+        tokio::time::timeout(LONGEST, live.gone()).await.map_err(|_| {
+            let reason = "the end of the last try is still being written down: try again a little later";
+            Error::Conflict(Conflict::State { reason: reason.to_owned() })
+        })
+    }
+
     /// Removes a finished pull from history.
     ///
     /// # Errors
@@ -542,6 +557,16 @@ impl Jobs {
 
     fn live(&self) -> MutexGuard<'_, HashMap<String, Arc<Live>>> {
         self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A task is done with its pull. Another may have it in hand by now.
+    fn let_go(&self, id: &str, live: &Arc<Live>) {
+        let mut all = self.live();
+        if all.get(id).is_some_and(|found| Arc::ptr_eq(found, live)) {
+            all.remove(id);
+        }
+        drop(all);
+        live.let_go();
     }
 
     fn find_live(&self, id: &str) -> Option<Arc<Live>> {

@@ -105,8 +105,7 @@ struct InHand {
 
 impl Drop for InHand {
     fn drop(&mut self) {
-        self.jobs.live().remove(&self.id);
-        self.live.let_go();
+        self.jobs.let_go(&self.id, &self.live);
     }
 }
 
@@ -361,13 +360,14 @@ impl Job {
         if store.update_pull(row, last.stored.as_str()).await? {
             return Ok(Stands::Written);
         }
-        let found = JobState::of_row(&store.find_pull(&row.namespace, &row.id).await?.state);
-        if found.is_final() {
+        let found = store.find_pull(&row.namespace, &row.id).await?;
+        let state = JobState::of_row(&found.state);
+        if state.is_final() || found.attempt > row.attempt {
             // The answer to an earlier try was lost, not the try.
             return Ok(Stands::Written);
         }
         // Somebody cancelled it at its very end: it ends as it did.
-        last.stored = found;
+        last.stored = state;
         let written = store.update_pull(row, last.stored.as_str()).await?;
         Ok(if written { Stands::Written } else { Stands::Not })
     }

@@ -162,10 +162,22 @@ impl Live {
         self.pulse.send_modify(|pulse| pulse.let_go = true);
     }
 
+    /// Waits until nobody works on the pull any more.
+    pub async fn gone(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.pulse.subscribe().wait_for(|pulse| pulse.let_go).await;
+    }
+
     /// Waits until the pull reaches a final state, or is let go of.
     pub async fn ended(&self) {
         // The sender lives as long as `self`.
         let _ = self.pulse.subscribe().wait_for(|pulse| pulse.ended || pulse.let_go).await;
+    }
+
+    /// Whether anybody waits for news of it.
+    #[cfg(test)]
+    pub fn is_awaited(&self) -> bool {
+        self.pulse.receiver_count() > 0
     }
 
     fn start(&self, last_seen: Option<&str>) -> Start {

@@ -1,6 +1,7 @@
 //! Between a pull's row and its task: an end is told of what has ended, and written over nothing else.
 
 use super::*;
+use crate::jobs::watch::Live;
 
 /// What is told now of a pull, up to where the stream ends.
 async fn told(server: &Server, id: &str, last_seen: Option<u64>) -> Vec<PullEvent> {
@@ -42,5 +43,75 @@ async fn a_pull_that_nobody_has_in_hand_yet_is_shown_and_comes_to_no_end() {
     assert!(after[0].id > before[0].id);
     assert!(!names(&after).contains(&"reset"), "what was shown stands: {:?}", names(&after));
     assert_eq!(names(&after).last(), Some(&"end"));
+    server.stop().await;
+}
+
+/// A pull that has failed, and whose task has told so and is not gone.
+async fn a_pull_at_its_end(server: &Server, reference: String) -> (String, Arc<Live>) {
+    let failed = server.pull(ask(reference)).await;
+    assert_eq!(failed.state, JobState::Failed);
+    eventually("its task is gone", async || server.jobs.find_live(&failed.id).is_none().then_some(())).await;
+    let row = server.store.find_pull("default", &failed.id).await.expect("its row");
+    let live = Arc::new(Live::new(Record::of_row(row).expect("a record"), Default::default()));
+    server.jobs.live().insert(failed.id.clone(), live.clone());
+    (failed.id, live)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_waits_for_the_task_of_the_try_before() {
+    let (registry, directory) = (FixtureRegistry::start().await, directory());
+    let server = Server::start(directory.path()).await;
+    let (id, old) = a_pull_at_its_end(&server, format!("{}/app:missing", registry.host())).await;
+    let asking = {
+        let (jobs, id) = (server.jobs.clone(), id.clone());
+        tokio::spawn(async move { jobs.retry("default", &id, None).await })
+    };
+    eventually("the retry waits for it", async || old.is_awaited().then_some(())).await;
+    server.jobs.let_go(&id, &old);
+    let again = asking.await.expect("no panic").expect("it is taken up");
+    assert_eq!((again.state, again.attempt), (JobState::Queued, 1));
+    assert_eq!(server.jobs.wait("default", &id, LONG).await.expect("its end").attempt, 2);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_is_refused_while_the_end_of_the_try_before_may_still_be_written() {
+    let (registry, directory) = (FixtureRegistry::start().await, directory());
+    let server = Server::start(directory.path()).await;
+    let (id, old) = a_pull_at_its_end(&server, format!("{}/app:missing", registry.host())).await;
+    let refused = server.jobs.retry("default", &id, None).await;
+    assert!(matches!(refused, Err(Error::Conflict(Conflict::State { .. }))), "{refused:?}");
+    assert_eq!(server.store.find_pull("default", &id).await.expect("its row").state, "failed");
+    server.jobs.let_go(&id, &old);
+    server.jobs.retry("default", &id, None).await.expect("it is taken up");
+    server.jobs.wait("default", &id, LONG).await.expect("its end");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_lets_go_of_its_own_pull_alone() {
+    let directory = directory();
+    let server = Server::start(directory.path()).await;
+    let row = record(&server, "registry.example/app:v1".into()).await;
+    let live = || Arc::new(Live::new(Record::of_row(row.clone()).expect("a record"), Default::default()));
+    let (old, new) = (live(), live());
+    server.jobs.live().insert(row.id.clone(), new.clone());
+    server.jobs.let_go(&row.id, &old);
+    assert!(server.jobs.find_live(&row.id).is_some_and(|found| Arc::ptr_eq(&found, &new)));
+    server.jobs.let_go(&row.id, &new);
+    assert!(server.jobs.find_live(&row.id).is_none());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_earlier_attempt_has_to_say_is_not_written_over_a_later_one() {
+    let directory = directory();
+    let server = Server::start(directory.path()).await;
+    let row = record(&server, "registry.example/app:v1".into()).await;
+    let running = |attempt| PullRow { state: "running".into(), attempt, ..row.clone() };
+    assert!(server.store.update_pull(&running(2), "queued").await.expect("an answer"));
+    let late = PullRow { state: "failed".into(), finished_at: Some(1), ..running(1) };
+    assert!(!server.store.update_pull(&late, "running").await.expect("an answer"));
+    assert!(server.store.update_pull(&running(3), "running").await.expect("an answer"));
     server.stop().await;
 }
