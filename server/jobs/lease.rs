@@ -28,6 +28,12 @@ impl Job {
         }
     }
 
+    /// Whether the pull's own lease has expired under its work.
+    pub async fn has_lost_lease(&self) -> bool {
+        let held = self.request.lease.is_none() && self.live.read(|record| record.row.started_at.is_some());
+        held && self.jobs.0.store.find_lease(&self.caller.namespace, &self.lease).await.is_err()
+    }
+
     /// Renews the lease for as long as the job works; the error that ends the work when there is nothing to renew.
     pub async fn renew_lease(&self) -> Error {
         if self.request.lease.is_some() {

@@ -140,7 +140,8 @@ impl Job {
         self.outlast_trouble(|| self.attempt_once()).await
     }
 
-    /// Tries until the step succeeds or fails for a reason of its own. A database that is away is not one.
+    /// Tries until the step succeeds or fails for a reason of its own. A database that is away is not one, nor is a
+    /// lease that expired because the machine slept or its clock was set: all that it held is held anew.
     async fn outlast_trouble<F>(&self, step: impl Fn() -> F) -> Result<(), Ended>
     where
         F: Future<Output = Result<(), Ended>>,
@@ -148,7 +149,7 @@ impl Job {
         let mut tries = Tries::default();
         loop {
             let error = match step().await {
-                Err(Ended::Failed(error @ Error::Unavailable { .. })) => error,
+                Err(Ended::Failed(error)) if self.is_passing(&error).await => error,
                 settled => return settled,
             };
             if !tries.failed(self.live.read(|record| record.progress(self.now()).bytes_done)) {
@@ -162,6 +163,12 @@ impl Job {
             unless(&self.live.stop, tokio::time::sleep(time)).await?;
             self.draw(|picture| picture.go_on(None, self.now()));
         }
+    }
+
+    /// Whether a step that failed so may yet succeed.
+    async fn is_passing(&self, error: &Error) -> bool {
+        let is_missing = matches!(error, Error::NotFound { .. });
+        matches!(error, Error::Unavailable { .. }) || (is_missing && self.has_lost_lease().await)
     }
 
     /// How long to wait when a part of this service has not answered so often in a row.

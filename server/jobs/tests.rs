@@ -44,7 +44,11 @@ impl Server {
     }
 
     async fn start_with(directory: &Path, change: impl FnOnce(&mut Settings)) -> Server {
-        let (shutdown, clock) = (Shutdown::new(), Clock::system());
+        Server::start_at(Clock::system(), directory, change).await
+    }
+
+    async fn start_at(clock: Clock, directory: &Path, change: impl FnOnce(&mut Settings)) -> Server {
+        let shutdown = Shutdown::new();
         let disk = open_disk(directory).await;
         let db = Db::open_sqlite(&directory.join("orlop.db"), &shutdown).await.expect("a database");
         let settings = crate::store::Settings {

@@ -1,5 +1,7 @@
 //! What keeps a pull's content: its own lease, the caller's, and who may borrow it.
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use super::*;
 use crate::store::list::{ListQuery, ListRequest};
 use crate::store::{Expiry, NewLease, lists};
@@ -68,4 +70,30 @@ async fn a_pull_that_drips_outlives_its_lease_by_renewing_it() {
     let pull = server.pull(ask(format!("{}/app:v1", registry.host()))).await;
     assert_eq!(pull.state, JobState::Succeeded, "{pull:?}");
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_goes_on_when_its_lease_expires_under_it() {
+    const DRIPPED: &[u8] = b"forty bytes that come one after the other";
+    // The renewal finds it out, or the first blob that is to be held by it.
+    for length in [Duration::from_millis(500), Duration::from_secs(3600)] {
+        let (registry, directory) = (FixtureRegistry::start().await, directory());
+        registry.push_image("app", Some("v1"), "linux/amd64", &[DRIPPED]);
+        registry.fail(&sha256(DRIPPED), Fault::Drip(Duration::from_millis(60)), 1);
+        let ahead = Arc::new(AtomicI64::new(0));
+        let hand = ahead.clone();
+        let clock = Clock::new(move || Time(Clock::system().now().0 + hand.load(Ordering::Relaxed)));
+        let server = Server::start_at(clock, directory.path(), |settings| settings.lease = length).await;
+        let asked = ask(format!("{}/app:v1", registry.host()));
+        let created = server.jobs.create_pull(&caller("default"), &asked, None).await.expect("a pull");
+        let Created::New(pull) = created else { panic!("nothing else runs") };
+        let drips = |blob: &PullBlob| blob.role == BlobRole::Layer && blob.offset > 0;
+        server.find_running(&pull.id, |pull| pull.blobs.iter().any(drips)).await;
+        // The machine slept for two hours.
+        ahead.store(2 * 3600 * 1_000_000, Ordering::Relaxed);
+        let pull = server.jobs.wait("default", &pull.id, LONG).await.expect("its end");
+        assert_eq!((pull.state, pull.attempt > 1), (JobState::Succeeded, true), "{length:?}: {pull:?}");
+        assert_eq!(server.read(&sha256(DRIPPED)).await, DRIPPED);
+        server.stop().await;
+    }
 }
