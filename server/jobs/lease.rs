@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Time;
 use crate::error::{Error, Result, with_causes};
-use crate::jobs::run::Job;
+use crate::jobs::run::{Ended, Job, unless};
 use crate::jobs::view::JobState;
 use crate::store::{Expiry, IfMatch, LeasePatch, NewLease};
 
@@ -59,6 +59,27 @@ impl Job {
         }
     }
 
+    /// Hands the lease over to the user who asked for one. That is a part of the pull: a database that is away is
+    /// waited for until the pull is cancelled, or the server stops; then the next start goes on here.
+    pub async fn keep_lease(&self) -> Result<(), Ended> {
+        let (None, Some(keep)) = (&self.request.lease, self.request.keep()) else { return Ok(()) };
+        let (store, namespace) = (&self.jobs.0.store, self.caller.namespace.as_str());
+        for failures in 1.. {
+            let error = match store.hand_over_lease(namespace, &self.lease, Expiry::After(keep)).await {
+                Ok(lease) => {
+                    self.live.change(|record| record.detail.lease_until = lease.expires_at);
+                    break;
+                }
+                Err(error @ Error::NotFound { .. }) => return Err(error.into()),
+                Err(error) => error,
+            };
+            self.warn(format!("the lease that was asked for: {error}; trying again"));
+            tracing::warn!(pull.id = %self.id, "Could not hand over a lease: {}", with_causes(&error));
+            unless(&self.live.stop, tokio::time::sleep(self.wait_after_failures(failures))).await?;
+        }
+        Ok(())
+    }
+
     /// Lets go of what the image now holds; or leaves what is here to whoever tries again soon. Until when.
     pub async fn end_lease(&self, state: JobState) -> Option<Time> {
         let (store, namespace) = (&self.jobs.0.store, self.caller.namespace.as_str());
@@ -66,9 +87,7 @@ impl Job {
             return store.find_lease(namespace, &self.lease).await.ok()?.expires_at.or(Some(Time(i64::MAX)));
         }
         let left = match (state, self.request.keep()) {
-            (JobState::Succeeded, Some(keep)) => {
-                store.hand_over_lease(namespace, &self.lease, Expiry::After(keep)).await
-            }
+            (JobState::Succeeded, Some(_)) => return self.live.read(|record| record.detail.lease_until),
             (JobState::Succeeded, None) => {
                 let deleted = store.delete_lease(namespace, &self.lease, IfMatch::Absent).await;
                 if let Err(error) = deleted {

@@ -172,7 +172,7 @@ impl Job {
     }
 
     /// How long to wait when a part of this service has not answered so often in a row.
-    fn wait_after_failures(&self, failures: u32) -> Duration {
+    pub fn wait_after_failures(&self, failures: u32) -> Duration {
         let policy = &self.jobs.0.settings.retry;
         policy.first_wait.saturating_mul(1 << (failures - 1).min(16)).min(policy.longest_wait)
     }
@@ -205,7 +205,9 @@ impl Job {
             outcome = pull::work(self) => outcome,
             error = self.renew_lease() => Err(Ended::Failed(error)),
             never = self.tell() => match never {},
-        }
+        }?;
+        // Once nobody renews it any more: that would take back the time it is given.
+        self.keep_lease().await
     }
 
     /// Tells readers what changes and writes it down now and then, for as long as it is asked to.

@@ -115,3 +115,52 @@ async fn what_an_earlier_attempt_has_to_say_is_not_written_over_a_later_one() {
     assert!(server.store.update_pull(&running(3), "running").await.expect("an answer"));
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_was_asked_for_is_handed_over_however_often_that_does_not_work() {
+    let (registry, directory) = (FixtureRegistry::start().await, directory());
+    registry.push_image("app", Some("v1"), "linux/amd64", &[b"layer"]);
+    let server = Server::start(directory.path()).await;
+    let refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON leases WHEN NEW.kind = 'user'
+        BEGIN SELECT RAISE(ABORT, 'not now'); END";
+    disturb(directory.path(), refuse).await;
+    let keep = Some(Duration::from_secs(24 * 3600));
+    let asked = PullRequest { keep, ..ask(format!("{}/app:v1", registry.host())) };
+    let created = server.jobs.create_pull(&caller("default"), &asked, None).await.expect("a pull");
+    let Created::New(pull) = created else { panic!("nothing else runs") };
+    let Follow::Stream(mut events) = server.jobs.follow("default", &pull.id, None).await.expect("events")
+    else {
+        panic!("nobody has seen the end");
+    };
+    let is_trouble = |event: &PullEvent| event.name() == "log" && event.data().contains("trying again");
+    while !is_trouble(&events.next().await.expect("it has not ended")) {}
+    disturb(directory.path(), "DROP TRIGGER refuse").await;
+    let last = events.collect::<Vec<_>>().await.pop().expect("its end");
+    assert!(matches!(&last.body, PullEventBody::End(end) if end.state == JobState::Succeeded), "{last:?}");
+    let pull = server.jobs.find("default", &pull.id).await.expect("the pull");
+    let lease = server.store.find_lease("default", &pull.lease_id.expect("a lease")).await.expect("it");
+    let left = lease.expires_at.expect("a time").since(server.jobs.now());
+    assert_eq!((lease.kind.as_str(), left > Duration::from_secs(23 * 3600)), ("user", true));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_cannot_be_handed_over_is_so_after_the_next_start() {
+    let (registry, directory) = (FixtureRegistry::start().await, directory());
+    registry.push_image("app", Some("v1"), "linux/amd64", &[b"layer"]);
+    let first = Server::start(directory.path()).await;
+    let refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON leases WHEN NEW.kind = 'user'
+        BEGIN SELECT RAISE(ABORT, 'not now'); END";
+    disturb(directory.path(), refuse).await;
+    let keep = Some(Duration::from_secs(24 * 3600));
+    let asked = PullRequest { keep, ..ask(format!("{}/app:v1", registry.host())) };
+    let created = first.jobs.create_pull(&caller("default"), &asked, None).await.expect("a pull");
+    let Created::New(pull) = created else { panic!("nothing else runs") };
+    first.find_running(&pull.id, |pull| pull.image_id.is_some()).await;
+    first.stop().await;
+    disturb(directory.path(), "DROP TRIGGER refuse").await;
+    let second = Server::start(directory.path()).await;
+    let pull = second.jobs.wait("default", &pull.id, LONG).await.expect("its end");
+    assert_eq!((pull.state, pull.lease_id.is_some()), (JobState::Succeeded, true), "{pull:?}");
+    second.stop().await;
+}
