@@ -69,11 +69,13 @@ pub async fn list_unfinished(conn: &mut Conn) -> Result<Vec<PullRow>> {
     fetch_all!(PullRow, conn, SQL)
 }
 
-pub async fn insert_pull(tx: &mut Tx, row: &PullRow) -> Result<()> {
+/// Whether the id was free; a transaction that may yet take it is waited for.
+pub async fn insert_pull(tx: &mut Tx, row: &PullRow) -> Result<bool> {
     const SQL: &str = "INSERT INTO pulls (id, namespace, ref, request, state, phase, attempt, image_name,
         digest, lease, labels, error, detail, created_at, started_at, finished_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
-    execute!(
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+        ON CONFLICT (id) DO NOTHING";
+    let inserted = execute!(
         tx,
         SQL,
         &row.id,
@@ -92,8 +94,8 @@ pub async fn insert_pull(tx: &mut Tx, row: &PullRow) -> Result<()> {
         row.created_at,
         row.started_at,
         row.finished_at
-    )
-    .map(drop)
+    )?;
+    Ok(inserted == 1)
 }
 
 /// Writes how the pull stands, if its state is still `seen` and no later attempt has begun: states move by

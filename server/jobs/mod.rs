@@ -322,7 +322,7 @@ impl Jobs {
         let soft = self.0.shutdown.soft().clone();
         let looking = async move {
             loop {
-                match jobs.0.store.find_pull(&row.namespace, &row.id).await {
+                match jobs.0.store.find_pull_for_certain(&row).await {
                     Ok(found) => return Record::of_row(found).map(|record| jobs.start(record)),
                     Err(Error::Unavailable { .. }) => tokio::time::sleep(AGAIN_AFTER).await,
                     Err(error) => return Err(error),

@@ -22,7 +22,9 @@ impl Store {
             .write(move |tx| {
                 Box::pin(async move {
                     touch(tx, &recorded.namespace, now).await?;
-                    db::pulls::insert_pull(tx, &recorded).await?;
+                    if !db::pulls::insert_pull(tx, &recorded).await? {
+                        return Err(Error::already_exists("pull", &recorded.id));
+                    }
                     if let Some(sealed) = sealed {
                         db::registries::upsert_pull_credential(tx, &recorded.id, &sealed).await?;
                     }
@@ -47,6 +49,28 @@ impl Store {
         let mut conn = self.0.db.read().await?;
         let row = db::pulls::find_pull(&mut conn, namespace, id).await?;
         row.ok_or_else(|| Error::not_found("pull", id))
+    }
+
+    /// A pull, also when the transaction that records it has been heard of no more and may still come to its end.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not recorded, and never will be; `Unavailable` when the database cannot say.
+    pub async fn find_pull_for_certain(&self, row: &PullRow) -> Result<PullRow> {
+        let row = row.clone();
+        self.0
+            .db
+            .write(move |tx| {
+                Box::pin(async move {
+                    // Another insert of the id is waited for, which a plain read does not do. Ours is undone with the
+                    // error.
+                    if db::pulls::insert_pull(tx, &row).await? {
+                        return Err(Error::not_found("pull", &row.id));
+                    }
+                    let found = db::pulls::find_pull(tx, &row.namespace, &row.id).await?;
+                    found.ok_or_else(|| Error::not_found("pull", &row.id))
+                })
+            })
+            .await
     }
 
     /// Every pull that is not finished, in every namespace, oldest first: what a start goes on with.

@@ -125,6 +125,60 @@ async fn a_client_that_hangs_up_leaves_no_stale_index() {
     app.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_whose_record_is_still_on_its_way_is_waited_for() {
+    let app = TestApp::with(On::Postgres, &[]).await;
+    let url = app.database().expect("on Postgres").url();
+    // Of an earlier day, in its words: it is only to be asked for.
+    let row = |id: &str| orlop::store::PullRow {
+        id: id.to_owned(),
+        namespace: "default".to_owned(),
+        reference: "registry.example/app".to_owned(),
+        request: "{}".to_owned(),
+        state: "failed".to_owned(),
+        phase: String::new(),
+        attempt: 1,
+        image_name: "app".to_owned(),
+        digest: None,
+        lease: "l".to_owned(),
+        labels: "{}".to_owned(),
+        error: None,
+        detail: "{}".to_owned(),
+        created_at: 1,
+        started_at: None,
+        finished_at: Some(1),
+    };
+    let store = app.state().store.clone();
+    let mut looking = PgConnection::connect(&url).await.expect("the database answers");
+    for (end, is_recorded) in [("COMMIT", true), ("ROLLBACK", false)] {
+        let mut on_its_way = PgConnection::connect(&url).await.expect("the database answers");
+        let insert = "BEGIN; INSERT INTO pulls (id, namespace, ref, request, state, phase, attempt, image_name, \
+                      lease, labels, detail, created_at, finished_at) VALUES ('p', 'default', 'r', '{}', 'failed', \
+                      '', 1, 'app', 'l', '{}', '{}', 1, 1)";
+        sqlx::raw_sql(insert).execute(&mut on_its_way).await.expect("it is not committed");
+        let asking = {
+            let (store, row) = (store.clone(), row("p"));
+            tokio::spawn(async move { store.find_pull_for_certain(&row).await })
+        };
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                     AND datname = current_database()";
+        eventually("its end is waited for", async || {
+            let waiting: i64 = sqlx::query_scalar(waits).fetch_one(&mut looking).await.expect("a number");
+            (waiting > 0).then_some(())
+        })
+        .await;
+        sqlx::raw_sql(end).execute(&mut on_its_way).await.expect("its end");
+        let found = asking.await.expect("no panic");
+        assert_eq!(found.is_ok(), is_recorded, "{end}: {found:?}");
+        sqlx::raw_sql("DELETE FROM pulls").execute(&mut on_its_way).await.expect("the next one");
+    }
+    let never = store.find_pull_for_certain(&row("q")).await;
+    assert!(matches!(never, Err(orlop::error::Error::NotFound { .. })), "{never:?}");
+    assert!(store.find_pull("default", "q").await.is_err(), "to ask records nothing");
+    drop(store);
+    app.stop().await;
+}
+
 /// A browser's session: its cookie, and the secret that its forms repeat.
 async fn log_in(app: &TestApp, secret: &str) -> (String, String) {
     let form = |request: Request, cookie: &str, body: String| {
