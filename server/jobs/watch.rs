@@ -228,6 +228,10 @@ fn tell_phase(record: &Record, sent: &mut Sent, log: &mut Log) {
         attempt: record.row.attempt.unsigned_abs(),
     };
     if sent.change != Some(change) {
+        // Whoever hears of a new attempt forgets the blobs of the one before.
+        if sent.change.is_some_and(|last| last.attempt != change.attempt) {
+            sent.blobs.clear();
+        }
         sent.change = Some(change);
         log.push(PullEventBody::Phase(change));
     }

@@ -134,3 +134,30 @@ async fn each_thing_is_told_once_with_its_last_value() {
     assert!(events.next().await.is_none());
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_attempt_tells_again_what_is_as_it_was() {
+    let directory = directory();
+    let server = Server::start(directory.path()).await;
+    let live = a_pull(&server);
+    let now = server.jobs.now();
+    let blob = Descriptor::new("a/b", Digest::of(Algorithm::Sha256, b"x"), 100);
+    let attempt = || {
+        live.change(|record| {
+            record.row.attempt += 1;
+            record.picture = Some(Default::default());
+            record.picture.as_mut().map(|picture| picture.add(&blob, BlobRole::Layer));
+            record.picture.as_mut().map(|picture| picture.reuse(&blob.digest));
+        });
+        live.tell(now);
+    };
+    attempt();
+    attempt();
+    live.tell(now);
+    let events = follow(live.clone(), Some("0"), Clock::system(), server.shutdown.soft().clone());
+    live.let_go();
+    let told: Vec<_> = events.expect("it has not ended").map(|event| event.name()).collect().await;
+    // Whoever hears of a new attempt forgets the blobs of the one before.
+    assert_eq!(told, ["phase", "blob", "progress", "phase", "blob"]);
+    server.stop().await;
+}
