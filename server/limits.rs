@@ -111,8 +111,8 @@ limits! {
     // Event streams.
     EVENT_CLIENTS "event_clients": usize = 64, "clients",
         "Event streams open at once; each holds a queue.";
-    EVENT_QUEUE "event_queue": usize = 1_024, "events",
-        "Events waiting for one slow reader; beyond it the reader is told to start afresh.";
+    EVENT_QUEUE "event_queue": usize = 8_192, "events",
+        "Events of a pull kept for slow readers, who are told to start afresh beyond it: more than all its blobs and documents at once.";
     EVENT_HEARTBEAT "event_heartbeat": Duration = 15, "seconds",
         "A comment in a silent event stream, so that proxies keep it and dead readers are found.";
     EVENTS_KEPT "events_kept": u64 = 100_000, "events",

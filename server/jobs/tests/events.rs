@@ -161,3 +161,28 @@ async fn a_new_attempt_tells_again_what_is_as_it_was() {
     assert_eq!(told, ["phase", "blob", "progress", "phase", "blob"]);
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_pull_is_told_at_once_and_no_reader_falls_behind() {
+    let directory = directory();
+    let server = Server::start(directory.path()).await;
+    let live = a_pull(&server);
+    let blobs = limits::PULL_BLOBS + limits::PULL_DOCUMENTS;
+    let mut events = follow(live.clone(), Some("0"), Clock::system(), server.shutdown.soft().clone())
+        .map(Box::pin)
+        .expect("it has not ended");
+    live.change(|record| {
+        let picture = record.picture.get_or_insert_default();
+        for number in 0..blobs {
+            let digest = Digest::of(Algorithm::Sha256, &number.to_le_bytes());
+            picture.add(&Descriptor::new("a/b", digest, 1), BlobRole::Layer);
+        }
+    });
+    live.tell(server.jobs.now());
+    let mut told = Vec::new();
+    while told.last() != Some(&"progress") {
+        told.push(next(&mut events).await.name());
+    }
+    assert_eq!((told[0], told.len()), ("phase", blobs + 2));
+    server.stop().await;
+}
