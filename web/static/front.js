@@ -49,9 +49,14 @@ function draw(pull) {
   attribute(time, "title", `${pull.created_at.slice(0, 19).replace("T", " ")} UTC`);
 }
 
+function platformsInWords({ platforms, all_platforms: all }) {
+  if (all) return "every platform";
+  return platforms.length ? platforms.join(", ") : "this server's platform";
+}
+
 function note(pull) {
   if (pull.error) return pull.error.detail;
-  const platforms = pull.platforms.length ? pull.platforms.join(", ") : "this server's platform";
+  const platforms = platformsInWords(pull);
   const { blobs_total: total, blobs_done: done } = pull.progress;
   return total ? `${platforms} · ${done} of ${total} blobs` : platforms;
 }

@@ -164,7 +164,7 @@ impl PullPage {
                 at_once: pull.max_concurrency,
                 reference: pull.reference.clone(),
                 image_name: pull.image_name.clone(),
-                platforms: platforms_in_words(&pull.platforms),
+                platforms: platforms_in_words(pull),
                 insecure: pull.insecure,
                 labels: pull.labels.clone().into_iter().collect(),
             },

@@ -157,6 +157,16 @@ async fn what_waits_says_for_what_and_what_was_chosen_is_told() {
     );
 }
 
+#[tokio::test]
+async fn a_pull_of_every_platform_names_none() {
+    let mut every = sample(JobState::Running);
+    (every.platforms, every.selection.all_platforms) = (Vec::new(), true);
+    assert_eq!(PullView::new(&every, NOW).note, "every platform · 9 of 14 blobs");
+    assert_has(&html(&page_of(&every)).await, &["<dt>Platforms</dt><dd>every platform</dd>"]);
+    every.selection = Selection::default();
+    assert_eq!(PullView::new(&every, NOW).note, "this server's platform · 9 of 14 blobs");
+}
+
 #[test]
 fn a_selection_is_told_in_words() {
     let all = Selection {

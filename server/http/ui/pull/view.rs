@@ -50,7 +50,7 @@ impl PullView {
             icon: icon(pull.state),
             is_final: pull.state.is_final(),
             phase: pull.phase.filter(|_| runs).map_or("", |phase| phase.as_str()),
-            note: note(&pull.platforms, progress),
+            note: note(pull),
             failure: pull.error.as_ref().map(|error| error.detail.clone()),
             percent: bar.percent.map_or(NONE.to_owned(), |percent| format!("{percent} %")),
             bar,
@@ -96,16 +96,17 @@ fn icon(state: JobState) -> &'static str {
     }
 }
 
-fn note(platforms: &[String], progress: &PullProgress) -> String {
-    let platforms = platforms_in_words(platforms);
-    match progress.blobs_total {
+fn note(pull: &Pull) -> String {
+    let platforms = platforms_in_words(pull);
+    match pull.progress.blobs_total {
         0 => platforms,
-        total => format!("{platforms} · {} of {total} blobs", progress.blobs_done),
+        total => format!("{platforms} · {} of {total} blobs", pull.progress.blobs_done),
     }
 }
 
-pub fn platforms_in_words(platforms: &[String]) -> String {
-    match platforms {
+pub fn platforms_in_words(pull: &Pull) -> String {
+    match pull.platforms.as_slice() {
+        _ if pull.selection.all_platforms => "every platform".to_owned(),
         [] => "this server's platform".to_owned(),
         some => some.join(", "),
     }
