@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::{Error, Result, Unprocessable};
+use crate::error::Result;
 use crate::jobs::run::Job;
 use crate::limits;
 use crate::oci::Digest;
@@ -12,10 +12,11 @@ use crate::store::{ContentPatch, IfMatch};
 /// Labels that say what the bytes of a document say as well: our collector reads those.
 const REDUNDANT: [&str; 2] = ["containerd.io/gc.ref.content.l.", "containerd.io/gc.ref.content.m."];
 
-/// Writes containerd's labels on each subject, so that its collector and ours follow it to what refers to it.
+/// Writes containerd's labels on each subject, so that its collector and ours follow it to what refers to it. Where the
+/// client's own labels leave no room the rest is not kept: that is no reason to fail a pull that has everything.
 ///
 /// # Errors
-/// `ValidationFailed` when the client's own labels leave no room; the store's own.
+/// The store's own.
 pub(super) async fn join(job: &Job, referrers: &[(Digest, Digest)]) -> Result<()> {
     let mut by_subject: BTreeMap<&Digest, Vec<&Digest>> = BTreeMap::new();
     for (subject, referrer) in referrers {
@@ -24,7 +25,17 @@ pub(super) async fn join(job: &Job, referrers: &[(Digest, Digest)]) -> Result<()
     let (store, namespace) = (&job.jobs.0.store, job.caller.namespace.as_str());
     for (subject, referrers) in by_subject {
         let labels = store.find_content(namespace, subject).await?.labels;
-        let Some(changes) = changes(&labels, subject, &referrers)? else { continue };
+        let (changes, left_out) = changes(&labels, &referrers);
+        if left_out > 0 {
+            let all = referrers.len();
+            job.warn(format!(
+                "{subject} has no room for the labels that keep {left_out} of its {all} referrers"
+            ));
+            tracing::warn!(pull.id = %job.id, blob.digest = %subject, "Left out {left_out} of {all} referrers");
+        }
+        if changes.is_empty() {
+            continue;
+        }
         let labels = Some(LabelPatch::Merge(changes));
         let patch = ContentPatch { labels, media_type: None, if_match: IfMatch::Absent };
         store.update_content(namespace, subject, patch).await?;
@@ -32,31 +43,23 @@ pub(super) async fn join(job: &Job, referrers: &[(Digest, Digest)]) -> Result<()
     Ok(())
 }
 
-/// What must change on a record with these labels; nothing, where they stand there already.
-fn changes(
-    labels: &Labels,
-    subject: &Digest,
-    referrers: &[&Digest],
-) -> Result<Option<BTreeMap<String, Option<String>>>> {
+/// What must change on a record with these labels, where they do not stand there already; and how many of them find no
+/// room.
+fn changes(labels: &Labels, referrers: &[&Digest]) -> (BTreeMap<String, Option<String>>, usize) {
     let all: BTreeMap<String, String> =
         referrers.iter().map(|referrer| (label_of(referrer), referrer.to_string())).collect();
-    let missing: BTreeMap<_, _> =
-        all.into_iter().filter(|(key, value)| labels.get(key) != Some(value)).collect();
-    if missing.is_empty() {
-        return Ok(None);
-    }
-    let new = missing.keys().filter(|key| !labels.contains_key(*key)).count();
-    let too_many = (labels.len() + new).saturating_sub(limits::LABELS);
-    let redundant = labels.keys().rev().filter(|key| REDUNDANT.iter().any(|prefix| key.starts_with(prefix)));
-    let removed: Vec<_> = redundant.take(too_many).map(|key| (key.clone(), None)).collect();
-    if removed.len() < too_many {
-        let reason = format!(
-            "the record of {subject} has no room for the labels of its {} referrers",
-            referrers.len()
-        );
-        return Err(Error::Unprocessable(Unprocessable::ValidationFailed { reason }));
-    }
-    Ok(Some(missing.into_iter().map(|(key, value)| (key, Some(value))).chain(removed).collect()))
+    let (other, new): (Vec<_>, Vec<_>) = all
+        .into_iter()
+        .filter(|(key, value)| labels.get(key) != Some(value))
+        .partition(|(key, _)| labels.contains_key(key));
+    let redundant: Vec<_> =
+        labels.keys().rev().filter(|key| REDUNDANT.iter().any(|prefix| key.starts_with(prefix))).collect();
+    let free = limits::LABELS.saturating_sub(labels.len());
+    let fitting = new.len().min(free + redundant.len());
+    let left_out = new.len() - fitting;
+    let removed = redundant.into_iter().take(fitting.saturating_sub(free)).map(|key| (key.clone(), None));
+    let written = other.into_iter().chain(new.into_iter().take(fitting));
+    (written.map(|(key, value)| (key, Some(value))).chain(removed).collect(), left_out)
 }
 
 /// As containerd names it.
@@ -81,22 +84,24 @@ mod tests {
 
     #[test]
     fn a_referrer_has_containerds_label() {
-        let (subject, referrer) = (digest("subject"), digest("referrer"));
-        let changed = changes(&Labels::new(), &subject, &[&referrer]).expect("room").expect("a change");
+        let referrer = digest("referrer");
         let key = format!("containerd.io/gc.ref.content.referrer.sha256.{}", &referrer.hex()[..12]);
-        assert_eq!(changed, [(key.clone(), Some(referrer.to_string()))].into());
+        let changed = [(key.clone(), Some(referrer.to_string()))].into();
+        assert_eq!(changes(&Labels::new(), &[&referrer]), (changed, 0));
         let there = [(key, referrer.to_string())].into();
-        assert_eq!(changes(&there, &subject, &[&referrer]).expect("room"), None);
+        assert_eq!(changes(&there, &[&referrer]), (BTreeMap::new(), 0));
     }
 
     #[test]
     fn labels_that_say_nothing_new_make_room_and_others_do_not() {
-        let (subject, referrer) = (digest("subject"), digest("referrer"));
-        let full =
-            labels((0..limits::LABELS).map(|number| format!("containerd.io/gc.ref.content.m.{number}")));
-        let changed = changes(&full, &subject, &[&referrer]).expect("room").expect("a change");
-        assert_eq!((changed.len(), changed.values().filter(|value| value.is_none()).count()), (2, 1));
+        let referrers = [digest("one"), digest("two"), digest("three")];
+        let referrers: Vec<_> = referrers.iter().collect();
+        let redundant = (0..2).map(|number| format!("containerd.io/gc.ref.content.m.{number}"));
+        let full = labels((2..limits::LABELS).map(|number| format!("team-{number}")).chain(redundant));
+        let (changed, left_out) = changes(&full, &referrers);
+        assert_eq!((changed.len(), changed.values().filter(|value| value.is_none()).count()), (4, 2));
+        assert_eq!(left_out, 1);
         let full = labels((0..limits::LABELS).map(|number| format!("team-{number}")));
-        assert!(changes(&full, &subject, &[&referrer]).is_err());
+        assert_eq!(changes(&full, &referrers), (BTreeMap::new(), 3));
     }
 }

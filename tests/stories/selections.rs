@@ -397,6 +397,25 @@ story!(referrers_come_with_what_they_refer_to_and_are_kept_by_it, async |app| {
     assert_eq!(again["progress"]["bytes_network"], 0);
 });
 
+story!(a_referrer_that_finds_no_room_is_left_out_and_the_pull_goes_on, async |app| {
+    let image = Multi::push().await;
+    let kinds = (0..5).map(|number| format!("application/vnd.example.n{number}"));
+    let pushed: Vec<_> = kinds.map(|kind| push_referrer(&image.registry, &image.amd, &kind)).collect();
+    let entries = pushed.iter().map(|(_, entry)| entry.clone()).collect();
+    image.registry.list_referrers("app", &sha256(&image.amd), &[entries]);
+    let labels: serde_json::Map<_, _> =
+        (0..60).map(|number| (format!("team-{number}"), "x".into())).collect();
+    let asked = json!({
+        "ref": image.name(), "platforms": ["linux/amd64"], "referrers": true, "labels": labels,
+    });
+    pulled(app, asked).await;
+    let record = app.get(format!("/api/v1/content/{}", sha256(&image.amd))).await.expect(200).json();
+    let labels = record["labels"].as_object().expect("labels");
+    let joined = pushed.iter().filter(|(referrer, _)| labels.contains_key(&referrer_label(referrer)));
+    // Beside the client's own: where it came from, and its config.
+    assert_eq!((labels.len(), joined.count()), (64, 2), "{labels:?}");
+});
+
 story!(referrers_may_be_chosen_by_their_type, async |app| {
     let image = Multi::push().await;
     let (signature, signature_entry) =
