@@ -247,6 +247,10 @@ limits! {
         "Certificates and keys in one field of a registry's settings, or in one file of a hosts directory.";
     UPSTREAM_RETRY_AFTER "upstream_retry_after": Duration = 300, "seconds",
         "The longest Retry-After of a registry that is obeyed.";
+    PULL_LOG "pull_log": usize = 100, "lines",
+        "What is kept of the words that were said of a pull: the last of them.";
+    PULL_LOG_LINE "pull_log_line": usize = 500, "characters",
+        "One of these lines: it may repeat what a stranger wrote.";
     UPSTREAM_PACE_BYTES "upstream_pace_bytes": u64 = 64 * KIB, "bytes",
         "What a registry must send within a minute of waiting: with less it has stalled, and is asked anew.";
     FOLLOW_TIME "follow_time": Duration = 30, "seconds",

@@ -1,7 +1,7 @@
 //! The events of a pull, as the contract has them.
 
 use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::clock::Time;
 use crate::jobs::view::{JobError, JobState, Phase, Pull, PullBlob, PullProgress};
@@ -67,7 +67,8 @@ pub struct PullPhaseChange {
     pub attempt: u64,
 }
 
-#[derive(Debug, Clone, Serialize)]
+/// Something that was said of a pull, in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PullLog {
     pub at: Time,
     pub level: LogLevel,
@@ -75,7 +76,7 @@ pub struct PullLog {
     pub message: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     Info,

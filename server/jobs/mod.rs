@@ -24,6 +24,7 @@ mod run;
 mod select;
 mod taken;
 mod trace;
+mod turns;
 mod view;
 mod watch;
 
@@ -66,6 +67,7 @@ use crate::telemetry::JobMetrics;
 use flights::Flights;
 use record::{Detail, Record};
 use request::Request;
+use turns::Turns;
 use watch::Live;
 
 /// What of the configuration jobs go by.
@@ -119,7 +121,7 @@ struct Inner {
     clock: Clock,
     shutdown: Shutdown,
     settings: Settings,
-    turns: Semaphore,
+    turns: Turns,
     plans: Semaphore,
     /// Turns of imports; who finds none comes again later.
     imports: Semaphore,
@@ -186,7 +188,7 @@ impl Jobs {
     pub fn new(store: Store, clock: Clock, shutdown: Shutdown, settings: Settings) -> Jobs {
         Jobs(Arc::new(Inner {
             registry: Registry::new(settings.patience, settings.crowd, clock.clone()),
-            turns: Semaphore::new(settings.pulls),
+            turns: Turns::new(settings.pulls),
             plans: Semaphore::new(limits::PLANS),
             imports: Semaphore::new(limits::IMPORTS),
             recording: tokio::sync::Mutex::default(),

@@ -3,10 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
+use crate::jobs::event::PullLog;
 use crate::jobs::progress::Picture;
 use crate::jobs::request::Request;
 use crate::jobs::trace::PullTrace;
 use crate::jobs::view::{JobError, JobState, Phase, Pull, PullBlob, PullProgress};
+use crate::limits;
 use crate::oci::Digest;
 use crate::store::{PullRow, Target, labels};
 
@@ -26,6 +28,9 @@ pub(super) struct Detail {
     pub lease_until: Option<Time>,
     pub progress: PullProgress,
     pub blobs: Vec<PullBlob>,
+    /// The newest last, and no more than are worth to be kept.
+    #[serde(default)]
+    pub log: Vec<PullLog>,
     /// Written at the end alone: it is for looking back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<PullTrace>,
@@ -89,6 +94,15 @@ impl Record {
         }
     }
 
+    /// Keeps what is said of the pull, as far as there is room.
+    pub fn note(&mut self, line: PullLog) {
+        let log = &mut self.detail.log;
+        if log.len() >= limits::PULL_LOG {
+            log.remove(0);
+        }
+        log.push(line);
+    }
+
     pub fn progress(&self, now: Time) -> PullProgress {
         self.picture.as_ref().map_or(self.detail.progress, |picture| picture.progress(now))
     }
@@ -141,6 +155,7 @@ impl Record {
             image_id: self.detail.image_id.clone(),
             progress: self.progress(now),
             blobs: self.blobs(),
+            log: self.detail.log.clone(),
         }
     }
 }

@@ -136,7 +136,14 @@ impl Job {
     /// Waits for its turn among the other pulls, then works.
     async fn take_turn(&self) -> Result<(), Ended> {
         self.outlast_trouble(|| self.heed_cancellation()).await?;
-        let _turn = unless(&self.live.stop, self.jobs.0.turns.acquire()).await?;
+        let turns = &self.jobs.0.turns;
+        let _turn = match turns.try_enter(self.request.reference.api_host()) {
+            Ok(turn) => turn,
+            Err(why) => {
+                self.live.log(self.now(), LogLevel::Info, format!("it waits for its turn: {why}"));
+                unless(&self.live.stop, turns.enter(self.request.reference.api_host())).await?
+            }
+        };
         self.outlast_trouble(|| self.attempt_once()).await
     }
 
@@ -244,13 +251,21 @@ impl Job {
         digest: Option<&Digest>,
         ask: impl Fn() -> F,
     ) -> Result<T, Ended> {
-        let mut retries = Retries::new(self.jobs.0.settings.retry);
+        let mut retries = self.retries();
         loop {
             match unless(&self.live.stop, ask()).await? {
                 Ok(answer) => return Ok(answer),
                 Err(error) => self.wait_after(&mut retries, error, &self.live.stop, digest, |_| ()).await?,
             }
         }
+    }
+
+    /// The tries for one blob or document. A registry that has told what the reference stands for is there, even if it
+    /// is away for a while.
+    pub fn retries(&self) -> Retries {
+        let policy = self.jobs.0.settings.retry;
+        let answered = self.live.read(|record| record.detail.target.is_some());
+        Retries::new(if answered { policy.once_answered() } else { policy })
     }
 
     /// Waits before the next try, or gives the error back when there is to be none. `tell` hears of the wait too, and

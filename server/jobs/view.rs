@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
 use crate::error::{Error, Unprocessable, Upstream, UpstreamKind};
+use crate::jobs::event::PullLog;
 use crate::jobs::request::Selection;
 use crate::oci::Digest;
 use crate::store::Target;
@@ -51,6 +52,8 @@ pub struct Pull {
     pub image_id: Option<String>,
     pub progress: PullProgress,
     pub blobs: Vec<PullBlob>,
+    /// What was said of it, the newest last: warnings, waits, what was tried again.
+    pub log: Vec<PullLog>,
 }
 
 impl Pull {

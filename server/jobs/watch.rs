@@ -135,7 +135,13 @@ impl Live {
     /// Tells readers something in words.
     pub fn log(&self, at: Time, level: LogLevel, message: String) {
         let mut state = self.lock();
-        state.log.push(PullEventBody::Log(PullLog { at, level, message }));
+        let mut message = message;
+        if let Some((end, _)) = message.char_indices().nth(limits::PULL_LOG_LINE) {
+            message.replace_range(end.., "…");
+        }
+        let line = PullLog { at, level, message };
+        state.record.note(line.clone());
+        state.log.push(PullEventBody::Log(line));
         drop(state);
         self.pulse.send_modify(|_| {});
     }

@@ -25,6 +25,8 @@ pub fn retriable(error: &Error) -> bool {
 pub struct RetryPolicy {
     /// Attempts in a row without progress, the first included.
     pub max_attempts: u32,
+    /// The same of what has answered before: it will be back. A name that was never right is told soon.
+    pub attempts_once_answered: u32,
     /// The wait after the first failure; it doubles with each further one.
     pub first_wait: Duration,
     /// The longest wait of our own choice.
@@ -35,10 +37,19 @@ pub struct RetryPolicy {
     pub progress_bytes: u64,
 }
 
+impl RetryPolicy {
+    /// The policy for somebody who has answered before.
+    #[must_use]
+    pub fn once_answered(self) -> RetryPolicy {
+        RetryPolicy { max_attempts: self.attempts_once_answered, ..self }
+    }
+}
+
 impl Default for RetryPolicy {
     fn default() -> RetryPolicy {
         RetryPolicy {
             max_attempts: 5,
+            attempts_once_answered: 11,
             first_wait: Duration::from_millis(500),
             longest_wait: Duration::from_secs(30),
             longest_retry_after: limits::UPSTREAM_RETRY_AFTER,

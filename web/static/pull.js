@@ -78,10 +78,12 @@ function tellQuarters({ bytes_total: total, bytes_total_final: known, bytes_done
   quarter = reached;
 }
 
-// The log: what was said since this page was opened, the last of it.
+// The log: what the server has kept of what was said, and what is said while this page is open; the last of it.
 
 const LINES = 200;
 const log = document.getElementById("log");
+// The newest line of the server's own that is shown, so that a picture that comes again repeats none.
+let toldUntil = "";
 
 function addLine(level, at, message) {
   const line = document.createElement("li");
@@ -98,12 +100,19 @@ function addLine(level, at, message) {
   if (atEnd) log.scrollTop = log.scrollHeight;
 }
 
+function takeLine({ level, at, message }) {
+  if (at <= toldUntil) return;
+  toldUntil = at;
+  addLine(level, at, message);
+}
+
 // Taking over what the server says.
 
 // The whole picture.
 function take(fresh) {
   const before = pull.state;
   pull = fresh;
+  fresh.log.forEach(takeLine);
   blobs = new Map(fresh.blobs.map((blob) => [blob.digest, blob]));
   if (before !== pull.state) moved();
   else if (fresh.blobs.some((blob) => isMissing(blob))) refresh();
@@ -231,7 +240,7 @@ function follow() {
   on("progress", (progress) => { pull.progress = progress; draw(); });
   on("blob", takeBlob);
   on("phase", takePhase);
-  on("log", (line) => addLine(line.level, line.at, line.message));
+  on("log", takeLine);
   on("reset", ({ reason }) => {
     addLine("warn", now(), `what was said meanwhile is lost (${reason}); this is how it stands now`);
     refresh();

@@ -89,3 +89,34 @@ async fn a_blob_that_follows_another_pull_takes_no_turn_of_its_own_pull() {
     assert_eq!(end(&server, "default", &second).await.state, JobState::Succeeded);
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_hangs_leaves_a_turn_to_the_pulls_of_others() {
+    let (hanging, good, directory) =
+        (FixtureRegistry::start().await, FixtureRegistry::start().await, directory());
+    hanging.fail("/v2/", Fault::Silent, usize::MAX);
+    good.push_image("app", Some("v1"), "linux/amd64", &[b"layer"]);
+    let server = Server::start(directory.path()).await;
+    let mut held = Vec::new();
+    for n in 0..5 {
+        let asked = ask(format!("{}/app{n}:v1", hanging.host()));
+        held.push(begin(&server, &caller("default"), &asked).await);
+    }
+    eventually("two of them wait, and say why", async || {
+        let mut waiting = 0;
+        for id in &held {
+            let log = server.jobs.find("default", id).await.expect("the pull").log;
+            let says = |line: &PullLog| line.message.contains("as one registry has at once");
+            waiting += usize::from(log.iter().any(says));
+        }
+        (waiting == 2).then_some(())
+    })
+    .await;
+    let pull = server.pull(named(&good, "good")).await;
+    assert_eq!(pull.state, JobState::Succeeded, "{pull:?}");
+    for id in held {
+        server.jobs.cancel("default", &id).await.expect("it stops");
+        assert_eq!(end(&server, "default", &id).await.state, JobState::Cancelled);
+    }
+    server.stop().await;
+}

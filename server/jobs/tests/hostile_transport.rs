@@ -11,7 +11,7 @@ const SLOW: Duration = Duration::from_millis(25);
 fn hasty(settings: &mut Settings) {
     settings.patience.header = Duration::from_millis(400);
     settings.patience.stall = Duration::from_millis(300);
-    settings.retry.max_attempts = 3;
+    (settings.retry.max_attempts, settings.retry.attempts_once_answered) = (3, 3);
     settings.retry.longest_retry_after = Duration::from_millis(50);
 }
 
@@ -223,6 +223,29 @@ async fn a_blob_may_be_somewhere_else_and_not_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_has_answered_is_waited_for_longer_than_one_that_never_has() {
+    let patient = |settings: &mut Settings| {
+        hasty(settings);
+        settings.retry.first_wait = Duration::from_millis(1);
+        (settings.retry.max_attempts, settings.retry.attempts_once_answered) = (2, 6);
+    };
+    let trial = Trial::begin(1_000, patient).await;
+    trial.fail(Fault::HangUp, 5);
+    let pull = trial.succeeds().await;
+    assert_eq!(trial.ranges().len(), 6);
+    let said: Vec<_> = pull.log.iter().map(|line| line.message.as_str()).collect();
+    assert_eq!(said.len(), 5, "{said:?}");
+    assert!(said.iter().all(|line| line.contains("trying again in")), "{said:?}");
+    trial.end().await;
+    let trial = Trial::begin(1_000, patient).await;
+    trial.registry.fail("/manifests/", Fault::HangUp, usize::MAX);
+    assert_eq!(trial.fails().await, JobErrorCode::UpstreamUnreachable);
+    // By HTTPS and by HTTP, each time.
+    assert_eq!(trial.registry.seen().len(), 2);
+    trial.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_blob_comes_in_parts_and_no_byte_of_it_twice() {
     let size = 6 * MIB + 123;
     let trial = Trial::begin(size, in_parts).await;
@@ -372,7 +395,7 @@ impl Trial {
 async fn parts_that_came_before_their_turn_outlive_a_failed_pull() {
     let trial = Trial::hold_the_front(|given| {
         given.patience.stall = Duration::from_millis(500);
-        given.retry.max_attempts = 1;
+        (given.retry.max_attempts, given.retry.attempts_once_answered) = (1, 1);
         // The cut is worth nothing: what is left of the front is not asked for at once.
         given.retry.progress_bytes = u64::MAX;
     })

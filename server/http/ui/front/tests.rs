@@ -60,6 +60,7 @@ pub fn pull(id: &str, reference: &str, state: JobState, progress: PullProgress) 
         image_id: None,
         progress,
         blobs: Vec::new(),
+        log: Vec::new(),
     }
 }
 
