@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::support::app::{On, TestApp, sha256, story};
 use crate::support::event_stream::{EventStream, id, told};
 use crate::support::eventually::eventually;
+use crate::support::fixture_registry::{Fault, FixtureRegistry};
 
 const EVENTS: &str = "/api/v1/events";
 
@@ -236,12 +237,12 @@ story!(a_namespace_is_told_of_to_those_who_reach_it, [("auth", "always")], async
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_ends_soon_after_its_token() {
-    let app = TestApp::with(On::Sqlite, &[("auth", "always")]).await;
+    let settings = [("auth", "always"), ("private_registries", "allow")];
+    let app = TestApp::with(On::Sqlite, &settings).await;
     let (token, secret) = reader_of(&app, &[]).await;
     let (_, other) = reader_of(&app, &[]).await;
-    // It takes connections and never says a word.
-    let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let of_pull = format!("/api/v1/pulls/{}/events", pull_of(&app, &mute).await);
+    let registry = FixtureRegistry::start().await;
+    let of_pull = format!("/api/v1/pulls/{}/events", slow_pull(&app, &registry).await);
     let mut ended = [
         EventStream::ndjson(app.get(EVENTS).token(&secret)).await,
         EventStream::ndjson(app.get(&of_pull).token(&secret)).await,
@@ -266,10 +267,14 @@ async fn a_stream_ends_soon_after_its_token() {
     app.stop().await;
 }
 
-/// A pull that asks `registry`.
-async fn pull_of(app: &TestApp, registry: &std::net::TcpListener) -> String {
-    let reference = format!("{}/app:v1", registry.local_addr().expect("it is bound"));
-    let asked = orlop::jobs::PullRequest { reference, ..Default::default() };
+/// A pull that goes on for two minutes.
+async fn slow_pull(app: &TestApp, registry: &FixtureRegistry) -> String {
+    let layer = [b'x'; 120];
+    registry.push_image("app", Some("v1"), "linux/amd64", &[&layer]);
+    registry.fail(&sha256(&layer), Fault::Drip(Duration::from_secs(1)), 1);
+    let reference = format!("{}/app:v1", registry.host());
+    let platforms = vec!["linux/amd64".to_owned()];
+    let asked = orlop::jobs::PullRequest { reference, platforms, ..Default::default() };
     let reach = orlop::store::Reach::Everywhere;
     let caller = orlop::store::Caller { namespace: "default".to_owned(), lease: None, reach };
     match app.state().jobs.create_pull(&caller, &asked, None).await.expect("a pull") {

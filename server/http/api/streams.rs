@@ -13,7 +13,7 @@ use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::lists::NDJSON;
 use crate::error::{Error, Result, with_causes};
@@ -67,9 +67,9 @@ pub struct Heart {
 
 impl Heart {
     pub fn new(state: AppState, identity: Identity) -> Heart {
-        let every = limits::EVENT_HEARTBEAT;
-        let mut beats = tokio::time::interval_at(Instant::now() + every, every);
+        let mut beats = tokio::time::interval(limits::EVENT_HEARTBEAT);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        beats.reset();
         Heart { state, identity, beats }
     }
 

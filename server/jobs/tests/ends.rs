@@ -64,11 +64,11 @@ async fn a_retry_waits_for_the_task_of_the_try_before() {
     let (id, old) = a_pull_at_its_end(&server, format!("{}/app:missing", registry.host())).await;
     let asking = {
         let (jobs, id) = (server.jobs.clone(), id.clone());
-        tokio::spawn(async move { jobs.retry("default", &id, None).await })
+        server.shutdown.spawn("retry", async move { jobs.retry("default", &id, None).await })
     };
     eventually("the retry waits for it", async || old.is_awaited().then_some(())).await;
     server.jobs.let_go(&id, &old);
-    let again = asking.await.expect("no panic").expect("it is taken up");
+    let again = asking.await.ok().flatten().expect("no panic").expect("it is taken up");
     assert_eq!((again.state, again.attempt), (JobState::Queued, 1));
     assert_eq!(server.jobs.wait("default", &id, LONG).await.expect("its end").attempt, 2);
     server.stop().await;

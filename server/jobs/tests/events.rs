@@ -145,9 +145,9 @@ async fn a_new_attempt_tells_again_what_is_as_it_was() {
     let attempt = || {
         live.change(|record| {
             record.row.attempt += 1;
-            record.picture = Some(Default::default());
-            record.picture.as_mut().map(|picture| picture.add(&blob, BlobRole::Layer));
-            record.picture.as_mut().map(|picture| picture.reuse(&blob.digest));
+            let picture = record.picture.insert(Default::default());
+            picture.add(&blob, BlobRole::Layer);
+            picture.reuse(&blob.digest);
         });
         live.tell(now);
     };
