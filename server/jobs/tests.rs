@@ -3,16 +3,18 @@
 use std::path::Path;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use tempfile::TempDir;
 
+use super::record::Record;
+use super::request::Request;
 use super::*;
 use crate::db::Db;
 use crate::disk::Disk;
 use crate::error::Conflict;
 use crate::registry::fixture::{Fault, FixtureRegistry, INDEX, LAYER, MANIFEST, descriptor, sha256};
 use crate::shutdown::Drained;
-use crate::store::{Reach, Sharing};
+use crate::store::{Caller, PullRow, Reach, Sharing};
 
 mod ends;
 mod events;

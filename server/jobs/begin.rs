@@ -1,0 +1,195 @@
+//! How a pull comes to be worked on: it is asked for, taken up at a start, or found to be recorded after all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::id::new_id;
+use crate::jobs::record::{Detail, Record};
+use crate::jobs::request::{PullRequest, Request};
+use crate::jobs::view::{JobState, Pull};
+use crate::jobs::watch::Live;
+use crate::jobs::{Jobs, run};
+use crate::limits;
+use crate::store::{Caller, Keyed, PullRow, labels};
+
+/// What asking for a pull answers.
+#[derive(Debug, Clone)]
+pub enum Created {
+    New(Pull),
+    /// An equal one is under way.
+    Existing(Pull),
+}
+
+/// How an idempotency key remembers the one and the other, before the pull's id.
+const NEW: &str = "new";
+const EQUAL: &str = "equal";
+
+impl Created {
+    fn remembered(&self) -> String {
+        match self {
+            Created::New(pull) => format!("{NEW} {}", pull.id),
+            Created::Existing(pull) => format!("{EQUAL} {}", pull.id),
+        }
+    }
+}
+
+impl Jobs {
+    /// Goes on with every pull that an earlier run of the server left unfinished; how many there are.
+    ///
+    /// # Errors
+    /// `Unavailable` when the database does not answer.
+    pub async fn resume_unfinished(&self) -> Result<usize> {
+        let rows = self.0.store.list_unfinished_pulls().await?;
+        let count = rows.len();
+        for row in rows {
+            let id = row.id.clone();
+            match Record::of_row(row) {
+                Ok(record) => self.resume(record).await?,
+                Err(error) => {
+                    let why = crate::error::with_causes(&error);
+                    tracing::error!(pull.id = %id, "Cannot go on with a pull: {why}");
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    async fn resume(&self, mut record: Record) -> Result<()> {
+        // Written down first: an event id must never be told twice.
+        record.detail.epoch += 1;
+        if record.state == JobState::Running {
+            record.state = JobState::Queued;
+        }
+        let seen = record.stored.as_str();
+        if self.0.store.update_pull(&record.to_row(self.now()), seen).await? {
+            record.stored = record.state;
+            self.start(record);
+        }
+        Ok(())
+    }
+
+    /// Asks for a pull, on the caller's behalf.
+    ///
+    /// # Errors
+    /// `Invalid` with the field; `NotFound` for the lease that the caller names; `Unprocessable` when the key was used
+    /// with another request; `TooMany` when too many wait; `Unavailable`.
+    pub async fn create_pull(
+        &self,
+        caller: &Caller,
+        asked: &PullRequest,
+        idempotency_key: Option<&str>,
+    ) -> Result<Created> {
+        let credential = asked.auth.as_ref().map(|auth| serde_json::to_string(auth).expect("texts are JSON"));
+        let mark = credential.as_ref().map(|secret| self.0.store.mark_secret(secret));
+        let request = Request { auth: mark, ..Request::check(caller, asked)? };
+        self.0.settings.sources.rules.check(&request.reference)?;
+        let keyed =
+            idempotency_key.map(|key| Keyed::new(&caller.namespace, key, "POST", "/api/v1/pulls", &request));
+        let row = self.new_row(caller, asked, &request);
+        let (maker, finder, namespace) = (self.clone(), self.clone(), caller.namespace.clone());
+        let make = async move {
+            let created = maker.record_pull(row, request.lease.as_deref(), credential).await?;
+            Ok((created.remembered(), created))
+        };
+        let find = async move |remembered: String| {
+            let created = finder.find_created(&namespace, &remembered).await?;
+            Ok((remembered, created))
+        };
+        let store = self.0.store.clone();
+        let making = async move { store.make_once(keyed, make, |(remembered, _)| remembered, find).await };
+        self.to_the_end("create-pull", making).await.map(|(_, created)| created)
+    }
+
+    async fn record_pull(
+        &self,
+        row: PullRow,
+        lease: Option<&str>,
+        credential: Option<String>,
+    ) -> Result<Created> {
+        if let Some(lease) = lease {
+            self.0.store.find_lease(&row.namespace, lease).await?;
+        }
+        let _turn = self.0.recording.lock().await;
+        if let Some(equal) = self.0.store.find_equal_pull(&row).await? {
+            return Ok(Created::Existing(self.show(equal)?));
+        }
+        self.check_queue()?;
+        if let Err(error) = self.0.store.record_pull(&row, credential.as_deref()).await {
+            if matches!(error, Error::Unavailable { .. }) {
+                self.start_if_recorded(row);
+            }
+            return Err(error);
+        }
+        let record = Record::of_row(row)?;
+        let shown = record.show(self.now());
+        self.start(record);
+        Ok(Created::New(shown))
+    }
+
+    pub(super) fn check_queue(&self) -> Result<()> {
+        if self.live().len() < limits::PULL_QUEUE + self.0.settings.pulls {
+            return Ok(());
+        }
+        let retry_after = Duration::from_secs(30);
+        Err(Error::TooMany { what: "pulls", limit: limits::PULL_QUEUE, retry_after })
+    }
+
+    /// A pull of which nobody knows whether it was written down: if it was, it must not stand still until the next start.
+    pub(super) fn start_if_recorded(&self, row: PullRow) {
+        const AGAIN_AFTER: Duration = Duration::from_secs(5);
+        let jobs = self.clone();
+        let soft = self.0.shutdown.soft().clone();
+        let looking = async move {
+            loop {
+                match jobs.0.store.find_pull_for_certain(&row).await {
+                    Ok(found) => return Record::of_row(found).map(|record| jobs.start(record)),
+                    Err(Error::Unavailable { .. }) => tokio::time::sleep(AGAIN_AFTER).await,
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        self.0.shutdown.spawn("look-for-pull", async move { soft.run_until_cancelled(looking).await });
+    }
+
+    /// What an idempotency key remembers, as it is answered again.
+    async fn find_created(&self, namespace: &str, remembered: &str) -> Result<Created> {
+        let (first, id) = remembered.split_once(' ').unwrap_or_default();
+        let pull = self.find(namespace, id).await?;
+        Ok(if first == NEW { Created::New(pull) } else { Created::Existing(pull) })
+    }
+
+    pub(super) fn new_row(&self, caller: &Caller, asked: &PullRequest, request: &Request) -> PullRow {
+        let now = self.now();
+        let id = new_id("pull", now);
+        PullRow {
+            namespace: caller.namespace.clone(),
+            reference: asked.reference.clone(),
+            request: request.to_json(),
+            state: JobState::Queued.as_str().to_owned(),
+            phase: String::new(),
+            attempt: 0,
+            image_name: request.image_name.clone(),
+            digest: None,
+            lease: request.lease.clone().unwrap_or_else(|| id.replacen('_', "-", 1)),
+            labels: labels::to_json(&request.labels),
+            error: None,
+            detail: Detail::default().to_json(),
+            created_at: now.0,
+            started_at: None,
+            finished_at: None,
+            id,
+        }
+    }
+
+    pub(super) fn start(&self, record: Record) {
+        let id = record.row.id.clone();
+        let cancelled = record.state == JobState::Cancelling;
+        let live = Arc::new(Live::new(record, self.0.shutdown.soft().child_token()));
+        if cancelled {
+            live.stop.cancel();
+        }
+        self.live().insert(id, live.clone());
+        self.0.shutdown.spawn("pull", run::run(self.clone(), live));
+    }
+}
