@@ -296,10 +296,14 @@ impl Jobs {
         expected: Expected,
     ) -> Result<(RegistryView, bool)> {
         let host = parse_name(host)?;
+        let for_all = host == FOR_ALL;
         let merge = Box::new(move |before: Option<String>| {
             // Settings that another version wrote are replaced, not mended.
             let before = before.and_then(|text| serde_json::from_str(&text).ok());
             let settings = change.over(before)?;
+            if for_all {
+                settings.check_for_all().map_err(own_field)?;
+            }
             Ok(serde_json::to_string(&settings).expect("texts are JSON"))
         });
         let (stored, is_new) = self.0.store.put_registry(&host, expected, merge).await?;
@@ -372,14 +376,21 @@ impl Jobs {
         if in_files.as_ref().is_some_and(|found| found.named) {
             return Ok(in_files);
         }
-        let for_all = self.stored_settings(FOR_ALL).await?;
-        Ok(for_all.map(|settings| Found { settings, named: false }).or(in_files))
+        if let Some(settings) = self.stored_settings(FOR_ALL).await? {
+            return Ok(Some(Found { settings, named: false }));
+        }
+        if let Some(found) = &in_files {
+            let in_file = |error| Error::invalid(format!("the hosts file of `{FOR_ALL}` cannot be used: {error}"));
+            found.settings.check_for_all().map_err(in_file)?;
+        }
+        Ok(in_files)
     }
 
     /// A mirror's credential may be written down under its own name.
     async fn credential_for(&self, authority: &str, reference: &Reference) -> Result<Option<Credential>> {
         if authority != reference.api_host()
             && let Some(settings) = self.stored_settings(authority).await?
+            && settings.server.are_for(authority)
             && let Some(credential) = settings.server.credential
         {
             return Ok(Some(credential));

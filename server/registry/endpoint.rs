@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, UpstreamKind};
 use crate::id::hex;
 use crate::oci::Reference;
 use crate::registry::address::{AddressPolicy, is_loopback};
@@ -84,6 +84,8 @@ pub struct Endpoint {
     /// Sent to this endpoint only.
     pub(super) headers: HeaderMap,
     pub(super) credential: Option<Credential>,
+    /// Why secrets that are configured for it are not used, where that is so: what a refusal may come from.
+    pub(super) withheld: Option<&'static str>,
     /// `host[:port]` of token servers that may have the credential, beside the endpoint itself.
     pub(super) token_hosts: Vec<String>,
     /// The name of the registry that a mirror is asked to speak for.
@@ -113,6 +115,7 @@ impl Endpoint {
             trust,
             headers: HeaderMap::new(),
             credential: None,
+            withheld: None,
             token_hosts: Vec::new(),
             mirrored: None,
             addresses,
@@ -122,6 +125,27 @@ impl Endpoint {
     /// Gives the endpoint this credential instead of its own.
     pub fn set_credential(&mut self, credential: Option<Credential>) {
         self.credential = credential;
+    }
+
+    /// Leaves out what is configured to prove who we are, and keeps in mind why.
+    pub(super) fn withhold_secrets(&mut self, why: &'static str) {
+        let trust = self.trust.without_identity();
+        if self.credential.is_none() && self.headers.is_empty() && trust == self.trust {
+            return;
+        }
+        (self.credential, self.trust, self.withheld) = (None, trust, Some(why));
+        self.headers.clear();
+    }
+
+    /// A refusal of this endpoint, with what it may come from.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        match (error, self.withheld) {
+            (Error::Upstream(mut told), Some(why)) if told.kind == UpstreamKind::Denied => {
+                told.reason = format!("{}; {why}", told.reason);
+                Error::Upstream(told)
+            }
+            (error, _) => error,
+        }
     }
 
     /// Takes any certificate there, or plain HTTP.

@@ -116,7 +116,7 @@ impl Repository {
                     self.note_sender(answer.addresses);
                     return Ok(answer);
                 }
-                Err(error) => error,
+                Err(error) => endpoint.explain(error),
             };
             if let Some(next) = able.get(at + 1) {
                 self.trace.tell_fallback(&endpoint.authority, &self.endpoints[*next].authority, &error);

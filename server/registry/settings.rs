@@ -110,16 +110,45 @@ impl RegistrySettings {
         }
     }
 
+    /// The same for what stands under `_default`, which is for any host that a reference may name: a secret for the
+    /// registry's own host would be for whoever is named there.
+    ///
+    /// # Errors
+    /// `Invalid` with the field.
+    pub fn check_for_all(&self) -> Result<()> {
+        let server = &self.server;
+        let secret = match () {
+            () if server.url.is_some() => return Ok(()),
+            () if server.credential.is_some() => "server.credential",
+            () if !server.headers.is_empty() => "server.headers",
+            () if server.client.is_some() => "server.client_certificate",
+            () => return Ok(()),
+        };
+        let why = "in settings for every registry it would go to any host that a pull names: write it down under \
+                   the registry that it is for, or give the `url` of the one host that is asked for all";
+        Err(Error::invalid_field(secret, why))
+    }
+
     /// The endpoints for `reference`: mirrors first. Whoever configured a host says with it that it may be contacted,
     /// also where it is private; the registry's own host, if nobody wrote it down, is held to `addresses`.
     pub fn endpoints(&self, reference: &Reference, addresses: AddressPolicy, named: bool) -> Vec<Endpoint> {
         let own = if named || self.server.url.is_some() { AddressPolicy::Private } else { addresses };
         let mirrors = self.mirrors.iter().map(|host| host.endpoint(reference, AddressPolicy::Private));
-        mirrors.chain([self.server.endpoint(reference, own)]).collect()
+        let mut server = self.server.endpoint(reference, own);
+        // Settings that were written before this was refused may still say so.
+        if !named && self.server.url.is_none() {
+            server.withhold_secrets("credentials that are configured for every registry are sent to none");
+        }
+        mirrors.chain([server]).collect()
     }
 }
 
 impl HostSettings {
+    /// Whether they are for `authority` (`host[:port]`) itself, which they are named after, and for no host in its stead.
+    pub fn are_for(&self, authority: &str) -> bool {
+        self.url.as_ref().is_none_or(|url| authority_of(url) == authority)
+    }
+
     fn check(&self, field: &str) -> Result<()> {
         let wrong = |part: &str, why: &str| Err(Error::invalid_field(format!("{field}.{part}"), why));
         if let Some(url) = &self.url
@@ -222,6 +251,7 @@ impl HostSettings {
             trust,
             headers,
             credential: self.credential.clone(),
+            withheld: None,
             token_hosts: self.token_hosts.clone(),
             addresses,
         }
@@ -287,6 +317,42 @@ mod tests {
         let may_be_private: Vec<_> =
             endpoints.iter().map(|e| e.addresses == AddressPolicy::Private).collect();
         assert_eq!(may_be_private, [true, true, false]);
+    }
+
+    #[test]
+    fn a_secret_for_every_registry_is_for_none() {
+        let reference = "evil.example/x".parse().expect("a reference");
+        let (key, certificate) = pair();
+        let client = Some(ClientCertificate { certificate, key: Secret::new(key) });
+        let credential = Some(Credential::RegistryToken { token: Secret::new("s3cret") });
+        let headers: BTreeMap<_, _> = [("X-Key".to_owned(), vec![Secret::new("s3cret")])].into();
+        let own = HostSettings::default;
+        for (server, field) in [
+            (HostSettings { credential: credential.clone(), ..own() }, "server.credential"),
+            (HostSettings { headers, ..own() }, "server.headers"),
+            (HostSettings { client, ..own() }, "server.client_certificate"),
+        ] {
+            let settings = of(server, Vec::new()).check().expect("good settings of one registry");
+            let Err(Error::Invalid(refused)) = settings.check_for_all() else { panic!("{field} is taken") };
+            assert_eq!(refused.field.as_deref(), Some(field));
+            let endpoints = settings.endpoints(&reference, AddressPolicy::Public, false);
+            let [there] = &endpoints[..] else { panic!("one host: {endpoints:?}") };
+            assert!(
+                there.credential.is_none() && there.headers.is_empty() && there.trust.identity().is_none()
+            );
+            assert!(there.withheld.is_some());
+        }
+        let proxy = HostSettings { credential, ..host("https://proxy.example.com") };
+        let settings = of(proxy, Vec::new());
+        settings.check_for_all().expect("one host for all");
+        assert!(settings.endpoints(&reference, AddressPolicy::Public, false)[0].credential.is_some());
+        of(HostSettings { skip_verify: true, ..own() }, Vec::new()).check_for_all().expect("no secret");
+    }
+
+    fn pair() -> (String, String) {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(["r.io".to_owned()]).expect("params");
+        (key.serialize_pem(), params.self_signed(&key).expect("a certificate").pem())
     }
 
     #[test]
