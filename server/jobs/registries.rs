@@ -247,10 +247,7 @@ fn parse_name(host: &str) -> Result<String> {
         let reason = "a registry is host or host:port, as in ghcr.io, or _default for those without settings";
         Error::invalid_field("host", reason)
     };
-    match parsed.ok_or_else(wrong)?.host() {
-        "registry-1.docker.io" => Ok("docker.io".to_owned()),
-        host => Ok(host.to_owned()),
-    }
+    Ok(parsed.ok_or_else(wrong)?.host().to_owned())
 }
 
 impl Jobs {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use url::Host;
 
 use crate::error::{Error, Result};
 use crate::oci::digest::{Digest, excerpt};
@@ -19,8 +20,8 @@ pub const DEFAULT_TAG: &str = "latest";
 /// Docker Hub's name, and the host that answers for it.
 const HUB: &str = "docker.io";
 const HUB_API: &str = "registry-1.docker.io";
-/// Its older name, which means the same.
-const HUB_LEGACY: &str = "index.docker.io";
+/// All of its names: the one, that of the host, and the older one.
+const HUB_NAMES: [&str; 3] = [HUB, HUB_API, "index.docker.io"];
 /// Where Docker Hub keeps the images that are named by one word.
 const HUB_OFFICIAL: &str = "library/";
 
@@ -117,11 +118,29 @@ fn in_full(host: Option<&str>, repository: &str) -> Result<(String, String), &'s
         return Err("64 hex digits are a digest, which needs a repository: name@sha256:…");
     }
     let host = host.unwrap_or(HUB).to_ascii_lowercase();
-    if host != HUB && host != HUB_LEGACY {
+    if !HUB_NAMES.contains(&host.as_str()) {
         return Ok((host, repository.to_owned()));
     }
     let official = if repository.contains('/') { "" } else { HUB_OFFICIAL };
     Ok((HUB.to_owned(), format!("{official}{repository}")))
+}
+
+/// Who is asked where `host[:port]` is named, however it is spelt: Docker Hub has one name, an address is its numbers, and
+/// the ports that are tried without being written are none. Rules are judged by it; images keep the name they were given.
+pub(super) fn spell_out(host: &str) -> (String, Option<u16>) {
+    // A colon within brackets is the address's own.
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, port.parse().ok()),
+        _ => (host, None),
+    };
+    let name = match Host::parse(name) {
+        Ok(Host::Ipv4(address)) => address.to_string(),
+        Ok(Host::Ipv6(address)) => address.to_canonical().to_string(),
+        Ok(Host::Domain(name)) => name,
+        Err(_) => name.to_owned(),
+    };
+    let name = if HUB_NAMES.contains(&name.as_str()) { HUB.to_owned() } else { name };
+    (name, port.filter(|port| !matches!(port, 80 | 443)))
 }
 
 /// A host name, an IPv4 address or a bracketed IPv6 address, and perhaps a port.
@@ -227,6 +246,7 @@ mod tests {
             ("user/app:tag", "docker.io/user/app:tag"),
             ("docker.io/alpine", "docker.io/library/alpine:latest"),
             ("index.docker.io/library/alpine", "docker.io/library/alpine:latest"),
+            ("registry-1.docker.io/alpine", "docker.io/library/alpine:latest"),
             ("localhost/app", "localhost/app:latest"),
             ("localhost:5000/a/b/c:v1.0", "localhost:5000/a/b/c:v1.0"),
             ("GHCR.io/org/app__x:T", "ghcr.io/org/app__x:T"),
@@ -239,6 +259,27 @@ mod tests {
         assert_eq!((pinned.tag(), pinned.digest().map(Digest::as_str)), (Some("t"), Some(DIGEST)));
         let bare: Reference = format!("r.io/p@{DIGEST}").parse().expect("bare digest");
         assert_eq!((bare.tag(), bare.to_string()), (None, format!("r.io/p@{DIGEST}")));
+    }
+
+    #[test]
+    fn who_is_asked_is_the_same_however_it_is_spelt() {
+        for (spelling, name, port) in [
+            ("ghcr.io", "ghcr.io", None),
+            ("ghcr.io:443", "ghcr.io", None),
+            ("ghcr.io:0443", "ghcr.io", None),
+            ("ghcr.io:80", "ghcr.io", None),
+            ("ghcr.io:5000", "ghcr.io", Some(5000)),
+            ("registry-1.docker.io:443", "docker.io", None),
+            ("2130706433:5000", "127.0.0.1", Some(5000)),
+            ("0x7f.1", "127.0.0.1", None),
+            ("0177.0.0.1", "127.0.0.1", None),
+            ("[0:0::1]:5000", "::1", Some(5000)),
+            ("[::1]", "::1", None),
+            ("[::ffff:10.0.0.1]", "10.0.0.1", None),
+            ("xn--", "xn--", None),
+        ] {
+            assert_eq!(spell_out(spelling), (name.to_owned(), port), "{spelling}");
+        }
     }
 
     #[test]

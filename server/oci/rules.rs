@@ -3,9 +3,10 @@
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-use crate::oci::reference::Reference;
+use crate::oci::reference::{Reference, spell_out};
 
-/// The lists. What is denied is denied whatever is allowed; an empty list of the allowed allows all.
+/// The lists. What is denied is denied whatever is allowed; an empty list of the allowed allows all. They judge who is
+/// asked, however a reference spells it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
     pub allowed: Vec<Rule>,
@@ -25,15 +26,25 @@ enum HostRule {
     Any,
     /// The part after the star, with its dot.
     Below(String),
-    Exactly(String),
+    /// A host as it is spelt out, and its port where that is not the usual one.
+    Exactly(String, Option<u16>),
+}
+
+/// Which list a rule stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum List {
+    Allowed,
+    /// Here a rule without a port is about every port of its host.
+    Denied,
 }
 
 impl Rules {
     /// # Errors
     /// `Refused`, naming the registry.
     pub fn check(&self, reference: &Reference) -> Result<()> {
-        let denied = self.denied.iter().any(|rule| rule.fits(reference));
-        let allowed = self.allowed.is_empty() || self.allowed.iter().any(|rule| rule.fits(reference));
+        let denied = self.denied.iter().any(|rule| rule.fits(reference, List::Denied));
+        let allowed =
+            self.allowed.is_empty() || self.allowed.iter().any(|rule| rule.fits(reference, List::Allowed));
         if allowed && !denied {
             return Ok(());
         }
@@ -44,11 +55,14 @@ impl Rules {
 }
 
 impl Rule {
-    fn fits(&self, reference: &Reference) -> bool {
+    fn fits(&self, reference: &Reference, list: List) -> bool {
+        let (name, port) = spell_out(reference.host());
+        let any_port = list == List::Denied || port.is_none();
         let host = match &self.host {
             HostRule::Any => true,
-            HostRule::Below(end) => reference.host().ends_with(end.as_str()),
-            HostRule::Exactly(host) => reference.host() == host,
+            HostRule::Below(end) => any_port && name.ends_with(end.as_str()),
+            HostRule::Exactly(host, None) => any_port && name == *host,
+            HostRule::Exactly(host, own) => port == *own && name == *host,
         };
         let rest = reference.repository().strip_prefix(self.path.as_str());
         host && rest.is_some_and(|rest| self.path.is_empty() || rest.is_empty() || rest.starts_with('/'))
@@ -79,7 +93,8 @@ impl FromStr for Rule {
                 HostRule::Below(host[1..].to_ascii_lowercase())
             }
             host if host.contains(['.', ':']) || host == "localhost" => {
-                HostRule::Exactly(parsed(host)?.host().to_owned())
+                let (host, port) = spell_out(parsed(host)?.host());
+                HostRule::Exactly(host, port)
             }
             _ => return Err(wrong()),
         };
@@ -122,6 +137,41 @@ mod tests {
         }
         assert!(!pulls(&rules(&[], &["*"]), "alpine"));
         assert!(pulls(&rules(&["index.docker.io"], &[]), "alpine"), "Docker Hub by its older name");
+    }
+
+    #[test]
+    fn no_spelling_of_a_registry_gets_around_a_denial() {
+        let denied =
+            rules(&[], &["ghcr.io", "docker.io", "*.bad.com", "127.0.0.1", "[::1]:5000", "r.io:5000"]);
+        let pulls = |reference: &str| denied.check(&reference.parse().expect(reference)).is_ok();
+        for spelling in [
+            "GHCR.io/a",
+            "ghcr.io:443/a",
+            "ghcr.io:80/a",
+            "ghcr.io:8443/a",
+            "registry-1.docker.io/library/a",
+            "registry-1.docker.io:443/library/a",
+            "index.docker.io:443/library/a",
+            "docker.io:443/a",
+            "a.bad.com:443/a",
+            "a.bad.com:5000/a",
+            "127.1:5000/a",
+            "2130706433:5000/a",
+            "0x7f000001:443/a",
+            "[::ffff:127.0.0.1]/a",
+            "[0:0::1]:5000/a",
+            "r.io:05000/a",
+        ] {
+            assert!(!pulls(spelling), "{spelling}");
+        }
+        for other in ["bad.com/a", "r.io/a", "r.io:5001/a", "[::1]:5001/a", "[::2]:5000/a", "128.0.0.1/a"] {
+            assert!(pulls(other), "{other}");
+        }
+        // What is allowed is allowed where it is usually asked, by any spelling of that, and at no other port.
+        let allowed = rules(&["ghcr.io", "*.example.com"], &[]);
+        let pulls = |reference: &str| allowed.check(&reference.parse().expect(reference)).is_ok();
+        assert!(pulls("ghcr.io:443/a") && pulls("a.example.com:443/a"));
+        assert!(!pulls("ghcr.io:8443/a") && !pulls("a.example.com:8443/a"));
     }
 
     #[test]
