@@ -345,21 +345,24 @@ impl Jobs {
         let addresses = self.0.settings.addresses;
         let mut endpoints = match self.settings_for(reference.host()).await? {
             Some(found) => found.settings.endpoints(reference, addresses, found.named),
-            None => vec![Endpoint::of(reference, transport, addresses)],
+            None => vec![Endpoint::of(reference, Transport::Verified, addresses)],
         };
         for endpoint in &mut endpoints {
-            if transport == Transport::Insecure && !endpoint.is_mirror() {
-                endpoint.be_insecure();
-            }
             let credential = match (&own, endpoint.is_mirror()) {
-                (Own::Nobody, _) => None,
-                (Own::Given(credential), false) => Some(credential.clone()),
+                (Own::Nobody, _) | (Own::Given(_), false) => None,
                 (Own::Given(_) | Own::Configured, _) => match endpoint.credential() {
                     Some(configured) => Some(configured.clone()),
                     None => self.credential_for(endpoint.authority(), reference).await?,
                 },
             };
             endpoint.set_credential(credential);
+            if transport == Transport::Insecure && !endpoint.is_mirror() {
+                endpoint.be_insecure();
+            }
+            // Its own goes along however it is sent: whoever pulls has decided both.
+            if let (Own::Given(credential), false) = (&own, endpoint.is_mirror()) {
+                endpoint.set_credential(Some(credential.clone()));
+            }
         }
         Ok(endpoints)
     }
@@ -377,7 +380,8 @@ impl Jobs {
             return Ok(Some(Found { settings, named: false }));
         }
         if let Some(found) = &in_files {
-            let in_file = |error| Error::invalid(format!("the hosts file of `{FOR_ALL}` cannot be used: {error}"));
+            let in_file =
+                |error| Error::invalid(format!("the hosts file of `{FOR_ALL}` cannot be used: {error}"));
             found.settings.check_for_all().map_err(in_file)?;
         }
         Ok(in_files)

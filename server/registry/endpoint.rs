@@ -129,12 +129,11 @@ impl Endpoint {
 
     /// Leaves out what is configured to prove who we are, and keeps in mind why.
     pub(super) fn withhold_secrets(&mut self, why: &'static str) {
-        let trust = self.trust.without_identity();
-        if self.credential.is_none() && self.headers.is_empty() && trust == self.trust {
-            return;
+        if self.has_secrets() {
+            (self.credential, self.withheld) = (None, Some(why));
+            self.trust = self.trust.without_identity();
+            self.headers.clear();
         }
-        (self.credential, self.trust, self.withheld) = (None, trust, Some(why));
-        self.headers.clear();
     }
 
     /// A refusal of this endpoint, with what it may come from.
@@ -148,10 +147,21 @@ impl Endpoint {
         }
     }
 
-    /// Takes any certificate there, or plain HTTP.
+    /// Takes any certificate there, or plain HTTP. Whoever pulls may say so, and may have nobody sent what others configured
+    /// for a host that proves who it is: it stays behind, unless they said that less is enough.
     pub fn be_insecure(&mut self) {
+        if self.scheme == Scheme::Https && !self.trust.is_lax() {
+            self.withhold_secrets("configured credentials are not sent over an unverified connection");
+        } else if self.trust.is_lax() && self.has_secrets() {
+            // Any certificate was enough for them, which is not to say that none is.
+            return;
+        }
         self.trust = Trust::nobody_in_particular();
         self.scheme = if self.plain { Scheme::Http } else { Scheme::Either };
+    }
+
+    fn has_secrets(&self) -> bool {
+        self.credential.is_some() || !self.headers.is_empty() || self.trust.identity().is_some()
     }
 
     /// Whether it speaks for a registry of another name.

@@ -154,6 +154,35 @@ story!(a_pull_uses_the_credential_that_is_configured_or_its_own_or_none, async |
     assert_eq!(refused.problem().expect("a problem")["field"], "auth");
 });
 
+story!(a_secret_goes_to_no_host_that_only_a_pull_names, async |app| {
+    let registry = private(Auth::Password("ci:s3cret")).await;
+    for (settings, field) in [
+        (json!({"credential": {"username": "ci", "password": "s3cret"}}), "credential"),
+        (json!({"headers": {"X-Key": ["s3cret"]}}), "headers"),
+    ] {
+        let refused = app.put(of("_default")).json(settings).await.expect(400);
+        assert_eq!(refused.problem().expect("a problem")["field"], field);
+    }
+    app.put(of("_default")).json(json!({"connect_timeout": "5s"})).await.expect(201);
+    assert_eq!(outcome(&pull(app, &registry, json!({})).await), ("failed", "upstream-denied"));
+    assert!(registry.seen().iter().all(|seen| !seen.headers.contains_key("authorization")));
+});
+
+story!(an_insecure_pull_takes_no_credential_of_the_settings_along, async |app| {
+    let registry = private(Auth::Password("ci:s3cret")).await;
+    let url = format!("https://{}", registry.host());
+    let settings = json!({"url": url, "credential": {"username": "ci", "password": "s3cret"}});
+    app.put(of(&registry.host())).json(settings).await.expect(201);
+    let denied = pull(app, &registry, json!({"insecure": true})).await;
+    assert_eq!(outcome(&denied), ("failed", "upstream-denied"));
+    let why = denied["error"]["detail"].as_str().expect("words");
+    assert!(why.contains("not sent over an unverified connection"), "{why}");
+    assert!(registry.seen().iter().all(|seen| !seen.headers.contains_key("authorization")));
+    let own =
+        json!({"insecure": true, "auth": {"username": "ci", "password": "s3cret"}, "image_name": "own"});
+    assert_eq!(outcome(&pull(app, &registry, own).await), ("succeeded", ""));
+});
+
 story!(a_secret_is_in_no_file_of_the_data_directory, async |app| {
     let registry = private(Auth::Basic).await;
     let secret = "s3cret-that-is-long-enough";

@@ -231,6 +231,47 @@ async fn the_failure_that_is_told_is_of_the_host_that_came_furthest() {
 }
 
 #[tokio::test]
+async fn what_is_configured_for_a_verified_host_is_not_sent_over_an_insecure_connection() {
+    let registry = FixtureRegistry::start().await;
+    registry.push_blob(b"x");
+    registry.require(Auth::Password("me:s3cret"));
+    let reference = reference(&registry, "app");
+    let settings = |scheme: &str, skip_verify| {
+        let server = HostSettings {
+            url: Some(format!("{scheme}://{}", registry.host()).parse().expect("a URL")),
+            headers: [("X-Key".to_owned(), vec![Secret::new("s3cret")])].into(),
+            credential: Some(password("me:s3cret")),
+            skip_verify,
+            ..HostSettings::default()
+        };
+        RegistrySettings { server, mirrors: Vec::new() }.check().expect("good settings")
+    };
+    let insecure = |settings: RegistrySettings| {
+        let mut endpoints = settings.endpoints(&reference, AddressPolicy::Private, true);
+        endpoints[0].be_insecure();
+        endpoints
+    };
+    let asked = |endpoints| client().repository(&reference, endpoints, Trace::default());
+    let told = failure(read(&asked(insecure(settings("https", false))), &blob(b"x"), 0).await);
+    assert_eq!(told.kind, UpstreamKind::Denied);
+    let why = "configured credentials are not sent over an unverified connection";
+    assert!(told.reason.ends_with(why), "{}", told.reason);
+    assert!(registry.seen().iter().all(|seen| !seen.headers.contains_key("x-key")), "{:?}", registry.seen());
+    assert_eq!(sent(&registry), [""]);
+
+    // What the pull brings along is its own to send.
+    let mut endpoints = insecure(settings("https", false));
+    endpoints[0].set_credential(Some(password("me:s3cret")));
+    read(&asked(endpoints), &blob(b"x"), 0).await.expect("the bytes");
+    // Where the settings say plain HTTP themselves, nothing changes.
+    read(&asked(insecure(settings("http", false))), &blob(b"x"), 0).await.expect("the bytes");
+    // Any certificate is not none at all.
+    let requests = registry.seen().len();
+    let told = failure(read(&asked(insecure(settings("https", true))), &blob(b"x"), 0).await);
+    assert_eq!((told.kind, registry.seen().len()), (UpstreamKind::Unreachable, requests));
+}
+
+#[tokio::test]
 async fn no_trace_holds_a_secret() {
     let registry = FixtureRegistry::start().await;
     registry.push_blob(b"x");
