@@ -21,6 +21,7 @@ use crate::registry::address::AddressPolicy;
 use crate::registry::blob::{BlobStream, content_length, range_refused, read_bounded};
 use crate::registry::failure::{bad_answer, upstream};
 use crate::registry::places::Place;
+use crate::registry::retry::retriable;
 use crate::registry::transport::{Answer, Wire};
 use crate::registry::{Ask, Capability, Endpoint, Registry, Trace};
 
@@ -104,10 +105,11 @@ impl Repository {
     /// Asks the endpoints that can, one after the other, until one answers.
     ///
     /// # Errors
-    /// The failure of the one that came furthest: a refusal tells more than a silence.
+    /// The failure of the one that came furthest: a refusal tells more than a silence. But where the registry itself could
+    /// not be asked just now, its failure is told: what a mirror lacks is no word on what there is.
     pub(super) async fn ask(&self, ask: Ask) -> Result<Answer> {
         let able = self.in_order(ask.capability);
-        let mut failure = None;
+        let mut failures = Vec::new();
         for (at, place) in able.iter().copied().enumerate() {
             let endpoint = &self.endpoints[place];
             // On the heap: all the ways that a request may go make its future a large one.
@@ -124,13 +126,10 @@ impl Repository {
             if !is_not_found(&error) {
                 self.shun(place);
             }
-            failure = match failure {
-                Some(earlier) if weight(&earlier) > weight(&error) => Some(earlier),
-                Some(_) | None => Some(error),
-            };
+            failures.push((place, error));
         }
         let (name, capability) = (&self.name, ask.capability);
-        Err(failure.unwrap_or_else(|| {
+        Err(told_of(failures, self.endpoints.len().saturating_sub(1)).unwrap_or_else(|| {
             let reason =
                 format!("no host that is configured for `{name}` may be asked to {}", capability.as_str());
             self.failed(UpstreamKind::Forbidden, reason)
@@ -478,6 +477,21 @@ fn wants_get(error: &Error) -> bool {
 
 fn is_not_found(error: &Error) -> bool {
     matches!(error, Error::Upstream(upstream) if upstream.kind == UpstreamKind::NotFound)
+}
+
+/// The failure to tell, of those at these places: of the one that came furthest, unless it is final and the one at `home`,
+/// who has the last word, may still say something else. Where that one is not asked, all of them have it.
+fn told_of(failures: Vec<(usize, Error)>, home: usize) -> Option<Error> {
+    let home_was_asked = failures.iter().any(|(place, _)| *place == home);
+    let counts = |place: usize| place == home || !home_was_asked;
+    let heaviest = |passing: bool| {
+        let fits = |(place, error): &&(usize, Error)| !passing || counts(*place) && retriable(error);
+        failures.iter().filter(fits).max_by_key(|(_, error)| weight(error)).map(|(place, _)| *place)
+    };
+    let furthest = heaviest(false)?;
+    let is_final = failures.iter().any(|(place, error)| *place == furthest && !retriable(error));
+    let told = heaviest(true).filter(|_| is_final).unwrap_or(furthest);
+    failures.into_iter().find(|(place, _)| *place == told).map(|(_, error)| error)
 }
 
 /// How far an endpoint came before it failed.

@@ -261,6 +261,11 @@ impl FixtureRegistry {
         self.state().faults.clear();
     }
 
+    /// Lets anybody in again.
+    pub fn forget(&self) {
+        self.state().auth = None;
+    }
+
     pub fn require(&self, auth: Auth) {
         self.state().auth = Some(auth);
     }

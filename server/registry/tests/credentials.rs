@@ -223,11 +223,46 @@ async fn the_failure_that_is_told_is_of_the_host_that_came_furthest() {
     let repository = mirrored(&client(), &origin, &[&mirror], Trace::default());
     let told = failure(repository.resolve(&reference(&origin, "app:v1")).await);
     assert_eq!((told.kind, told.host), (UpstreamKind::Denied, origin.host()));
-    let gone = FixtureRegistry::start().await;
-    let lost = mirrored(&client(), &gone, &[&mirror], Trace::default());
-    let reference = reference(&gone, "app:v1");
-    drop(gone);
-    assert_eq!(failure(lost.resolve(&reference).await).host, mirror.host());
+    // A mirror that is away changes nothing of what the registry says.
+    origin.forget();
+    mirror.fail("/manifests/", Fault::HangUp, 9);
+    let repository = mirrored(&client(), &origin, &[&mirror], Trace::default());
+    let told = failure(repository.resolve(&reference(&origin, "app:v1")).await);
+    assert_eq!((told.kind, told.host), (UpstreamKind::NotFound, origin.host()));
+}
+
+#[tokio::test]
+async fn what_a_mirror_lacks_is_not_gone_while_the_registry_is_away() {
+    let (origin, mirror) = (FixtureRegistry::start().await, FixtureRegistry::start().await);
+    let repository = mirrored(&client(), &origin, &[&mirror], Trace::default());
+    let subject = Digest::of(Algorithm::Sha256, b"subject");
+    for fault in [Fault::HangUp, Fault::Status(503, vec![]), Fault::Status(429, vec![])] {
+        origin.fail("", fault.clone(), 9);
+        for told in [
+            failure(repository.resolve(&reference(&origin, "app:v1")).await),
+            failure(read(&repository, &blob(b"x"), 0).await),
+            failure(repository.list_referrers(&subject, &[]).await),
+        ] {
+            assert_eq!(told.host, origin.host(), "{fault:?}");
+            assert!(retriable(&Error::Upstream(told.clone())), "{fault:?}: {told:?}");
+        }
+        origin.forgive();
+    }
+    // Where the registry may not be asked at all, the mirrors are all there is.
+    let endpoint = |host: &FixtureRegistry, asked: &[Capability]| HostSettings {
+        url: Some(format!("http://{}", host.host()).parse().expect("a URL")),
+        capabilities: asked.iter().copied().collect(),
+        ..HostSettings::default()
+    };
+    let away = FixtureRegistry::start().await;
+    away.fail("", Fault::Status(503, vec![]), 9);
+    let mirrors = vec![endpoint(&mirror, &Capability::ALL), endpoint(&away, &Capability::ALL)];
+    let settings = RegistrySettings { server: endpoint(&origin, &[Capability::Push]), mirrors };
+    let reference = reference(&origin, "app:v1");
+    let endpoints = settings.endpoints(&reference, AddressPolicy::Private, true);
+    let repository = client().repository(&reference, endpoints, Trace::default());
+    let told = failure(repository.resolve(&reference).await);
+    assert_eq!((told.kind, told.host), (UpstreamKind::ServerError, away.host()));
 }
 
 #[tokio::test]
