@@ -13,6 +13,7 @@ use crate::error::{Error, Result, UpstreamKind};
 use crate::limits;
 use crate::registry::failure::{bad_answer, no_connection, upstream};
 use crate::registry::places::Place;
+use crate::registry::ranks::Answerer;
 use crate::registry::transport::Answer;
 
 /// The bytes of a blob as they arrive. Drop it to stop. Their digest is the reader's to check.
@@ -28,6 +29,8 @@ pub struct BlobStream {
     to_skip: u64,
     /// The right to have a request in flight, for as long as it is.
     place: Place,
+    /// Who hears of it when the bytes are no good.
+    from: Option<Answerer>,
 }
 
 /// Longest time for a whole document, token or error, however steadily it comes.
@@ -54,7 +57,7 @@ struct Body {
 impl BlobStream {
     /// A stream at the end of its blob.
     pub(super) fn at_end(size: u64, place: Place) -> BlobStream {
-        BlobStream { body: None, size, offset: size, end: size, to_skip: 0, place }
+        BlobStream { body: None, size, offset: size, end: size, to_skip: 0, place, from: None }
     }
 
     /// Takes the answer to a request for the bytes `wanted` of a blob of `size`.
@@ -68,34 +71,11 @@ impl BlobStream {
         stall: Duration,
         place: Place,
     ) -> Result<BlobStream> {
-        let Answer { response, url, .. } = answer;
-        let headers = response.headers();
-        let encoding = headers.get(CONTENT_ENCODING).map(|value| value.as_bytes());
-        if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
-            return Err(bad_answer(&url, "it encodes the blob, though it was asked not to"));
-        }
-        let given = match response.status() {
-            StatusCode::OK => 0..size,
-            StatusCode::PARTIAL_CONTENT if wanted != (0..size) => {
-                check_range(headers, &wanted, size).map_err(|reason| bad_answer(&url, reason))?
-            }
-            _ => {
-                return Err(bad_answer(
-                    &url,
-                    "it answers a part of the blob, though all of it was asked for",
-                ));
-            }
-        };
-        if let Some(length) = content_length(headers)
-            && given == (0..size)
-            && length != size
-        {
-            let reason = format!("it has a blob of {length} bytes where {size} were promised");
-            return Err(upstream(UpstreamKind::Mismatch, &url, reason));
-        }
+        let given = given_range(&answer, size, &wanted)?;
+        let Answer { response, url, from, .. } = answer;
         let (offset, to_skip) = (wanted.start, wanted.start - given.start);
         let body = Some(Body::new(response, url, stall));
-        Ok(BlobStream { body, size, offset, end: given.end, to_skip, place })
+        Ok(BlobStream { body, size, offset, end: given.end, to_skip, place, from })
     }
 
     /// Where the answer ends in the blob. A server that does not know ranges answers to the end of the blob; one that
@@ -120,6 +100,14 @@ impl BlobStream {
     /// # Errors
     /// As [`BlobStream::arrive`].
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        let chunk = self.next().await;
+        if let (Err(_), Some(from)) = (&chunk, &self.from) {
+            from.shun();
+        }
+        chunk
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
             match self.arrive().await? {
                 Some(Arrived::Bytes(bytes)) => return Ok(Some(bytes)),
@@ -207,6 +195,39 @@ impl Body {
     }
 }
 
+/// The bytes of the blob that an answer gives, as its head says, where these were asked for.
+///
+/// # Errors
+/// `Upstream` `BadAnswer` or `Mismatch` when they are others.
+pub(super) fn given_range(answer: &Answer, size: u64, wanted: &Range<u64>) -> Result<Range<u64>> {
+    let Answer { response, url, .. } = answer;
+    let headers = response.headers();
+    if is_encoded(headers) {
+        return Err(bad_answer(url, "it encodes the blob, though it was asked not to"));
+    }
+    let given = match response.status() {
+        StatusCode::RANGE_NOT_SATISFIABLE => return Err(range_refused(url, wanted.start)),
+        StatusCode::OK => 0..size,
+        StatusCode::PARTIAL_CONTENT if *wanted != (0..size) => {
+            check_range(headers, wanted, size).map_err(|reason| bad_answer(url, reason))?
+        }
+        _ => return Err(bad_answer(url, "it answers a part of the blob, though all of it was asked for")),
+    };
+    match content_length(headers) {
+        Some(length) if given == (0..size) && length != size => {
+            let reason = format!("it has a blob of {length} bytes where {size} were promised");
+            Err(upstream(UpstreamKind::Mismatch, url, reason))
+        }
+        Some(_) | None => Ok(given),
+    }
+}
+
+/// Whether a body is not the bytes themselves, though these alone were asked for.
+pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
+    let encoding = headers.get(CONTENT_ENCODING).map(|value| value.as_bytes());
+    encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity"))
+}
+
 /// A whole body of at most `limit` bytes, in memory.
 ///
 /// # Errors
@@ -250,6 +271,6 @@ fn parse_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
 }
 
 /// What a status that refuses a range means: the blob ends before the offset that its descriptor allows.
-pub(super) fn range_refused(url: &Url, offset: u64) -> Error {
+fn range_refused(url: &Url, offset: u64) -> Error {
     upstream(UpstreamKind::Mismatch, url, format!("its blob ends before byte {offset}"))
 }

@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
+use reqwest::Method;
 use reqwest::header::HeaderMap;
-use reqwest::{Method, StatusCode};
 use url::Url;
 
 use crate::error::{Error, Result, UpstreamKind};
 use crate::limits;
 use crate::oci::Descriptor;
-use crate::registry::blob::{BlobStream, range_refused};
+use crate::registry::blob::BlobStream;
 use crate::registry::endpoint::Trust;
 use crate::registry::failure::upstream;
 use crate::registry::places::Place;
@@ -65,11 +65,7 @@ impl Repository {
             trace: &self.trace,
         };
         let answer = self.registry.0.clients.send(request).await?;
-        let answer = self.registry.accept(answer).await?;
-        if answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-            return Err(range_refused(&answer.url, wanted.start));
-        }
-        Ok(answer)
+        self.registry.accept(answer).await
     }
 
     fn check_place(&self, text: &str) -> Result<Url> {

@@ -18,6 +18,7 @@ mod foreign;
 mod hosts;
 mod places;
 mod probe;
+mod ranks;
 mod referrers;
 mod repository;
 mod retry;

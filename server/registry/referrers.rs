@@ -47,12 +47,11 @@ impl Repository {
         for page in 0..limits::REFERRER_PAGES {
             let (wire, method, capability) = (Wire::Any, Method::GET, Capability::Referrers);
             let ask = Ask { wire, method, capability, path, headers: index_headers() };
-            let answer = match self.ask(ask).await {
+            let (next, listed) = match self.ask_for(ask, |answer| self.read_page(answer, &place)).await {
                 Err(error) if page == 0 && knows_no_referrers(&error) => return Ok(None),
                 settled => settled?,
             };
-            let next = next_page(&answer, &place)?;
-            found.extend(self.read_page(answer).await?);
+            found.extend(listed);
             match next {
                 Some(next) => path = next,
                 None => return Ok(Some(found)),
@@ -62,12 +61,14 @@ impl Repository {
         Err(self.failed(crate::error::UpstreamKind::BadAnswer, reason))
     }
 
-    async fn read_page(&self, answer: Answer) -> Result<Vec<Descriptor>> {
+    /// What a page lists, and where the list goes on.
+    async fn read_page(&self, answer: Answer, place: &str) -> Result<(Option<String>, Vec<Descriptor>)> {
+        let next = next_page(&answer, place)?;
         let said = content_type(&answer).map(str::to_owned);
         let stall = self.registry.patience().stall;
         let (bytes, url) = read_bounded(answer, limits::MANIFEST_BYTES as usize, stall).await?;
         match Document::parse(&bytes, said.as_deref()) {
-            Ok(Document::Index(index)) => Ok(index.manifests),
+            Ok(Document::Index(index)) => Ok((next, index.manifests)),
             Ok(Document::Manifest(_)) => Err(bad_answer(&url, "its list of referrers is a manifest")),
             Err(error) => Err(bad_answer(&url, format!("its list of referrers cannot be used: {error}"))),
         }

@@ -2,7 +2,6 @@
 //! (OCI distribution spec, "Pulling manifests" and "Pulling blobs").
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -18,9 +17,10 @@ use crate::oci::media_type::{self, Kind};
 use crate::oci::schema1::{self, Schema1};
 use crate::oci::{Algorithm, Descriptor, Digest, Document, Reference};
 use crate::registry::address::AddressPolicy;
-use crate::registry::blob::{BlobStream, content_length, range_refused, read_bounded};
+use crate::registry::blob::{BlobStream, content_length, given_range, read_bounded};
 use crate::registry::failure::{bad_answer, upstream};
 use crate::registry::places::Place;
+use crate::registry::ranks::{Answerer, Ranks};
 use crate::registry::retry::retriable;
 use crate::registry::transport::{Answer, Wire};
 use crate::registry::{Ask, Capability, Endpoint, Registry, Trace};
@@ -33,16 +33,15 @@ pub struct Repository {
     pub(super) registry: Registry,
     /// In the order in which they are asked.
     endpoints: Arc<[Endpoint]>,
-    /// Those that did not help, as bits: they are asked last from then on.
-    shunned: Arc<AtomicU64>,
+    ranks: Ranks,
     name: String,
     pub(super) trace: Trace,
     /// Whom its documents may send us to, after all that has answered so far.
     sends_to: Arc<Mutex<AddressPolicy>>,
 }
 
-/// Most endpoints of one registry: each has a bit.
-pub(super) const MOST_ENDPOINTS: usize = 32;
+/// Most endpoints of one registry.
+const MOST_ENDPOINTS: usize = 32;
 
 /// What a reference stands for just now.
 #[derive(Debug, Clone)]
@@ -89,7 +88,8 @@ impl Repository {
         let private = endpoints.iter().all(|endpoint| endpoint.addresses == AddressPolicy::Private);
         let sends_to = if private { AddressPolicy::Private } else { AddressPolicy::Public };
         let sends_to = Arc::new(Mutex::new(sends_to));
-        Repository { registry, endpoints, shunned: Arc::default(), name, trace, sends_to }
+        let ranks = Ranks::new(endpoints.len());
+        Repository { registry, endpoints, ranks, name, trace, sends_to }
     }
 
     /// The policy for what its documents send us to: nobody on the Internet sends us to a private address.
@@ -102,29 +102,62 @@ impl Repository {
         self.endpoints.last().is_some_and(|endpoint| endpoint.trust.is_lax())
     }
 
-    /// Asks the endpoints that can, one after the other, until one answers.
+    /// Asks until an answer can be read. Who gives one that cannot is asked later from then on; where it was a mirror, and
+    /// the answer is not what it has to be, the others are asked at once.
+    ///
+    /// # Errors
+    /// As of those that are asked; what `read` says of the last answer.
+    pub(super) async fn ask_for<T, F>(&self, ask: Ask, read: impl Fn(Answer) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let mut liars = Vec::new();
+        loop {
+            let (place, answer) = self.ask(&ask, &liars).await?;
+            let error = match read(answer).await {
+                Ok(whole) => return Ok(whole),
+                Err(error) => error,
+            };
+            self.ranks.shun(place);
+            liars.push(place);
+            let others = self.in_order(ask.capability, &liars);
+            let Some(next) = others.first().filter(|_| self.endpoints[place].is_mirror() && is_lie(&error))
+            else {
+                return Err(error);
+            };
+            self.tell_fallback(place, *next, &error);
+        }
+    }
+
+    fn tell_fallback(&self, from: usize, to: usize, error: &Error) {
+        let [from, to] = [from, to].map(|place| self.endpoints[place].authority());
+        self.trace.tell_fallback(from, to, error);
+    }
+
+    /// Asks the endpoints that can, one after the other, until one answers; `liars` are not asked.
     ///
     /// # Errors
     /// The failure of the one that came furthest: a refusal tells more than a silence. But where the registry itself could
     /// not be asked just now, its failure is told: what a mirror lacks is no word on what there is.
-    pub(super) async fn ask(&self, ask: Ask) -> Result<Answer> {
-        let able = self.in_order(ask.capability);
+    async fn ask(&self, ask: &Ask, liars: &[usize]) -> Result<(usize, Answer)> {
+        let able = self.in_order(ask.capability, liars);
         let mut failures = Vec::new();
         for (at, place) in able.iter().copied().enumerate() {
             let endpoint = &self.endpoints[place];
             // On the heap: all the ways that a request may go make its future a large one.
-            let error = match Box::pin(self.registry.ask(endpoint, &self.name, &ask, &self.trace)).await {
+            let error = match Box::pin(self.registry.ask(endpoint, &self.name, ask, &self.trace)).await {
                 Ok(answer) => {
                     self.note_sender(answer.addresses);
-                    return Ok(answer);
+                    let from = Some(Answerer { ranks: self.ranks.clone(), place });
+                    return Ok((place, Answer { from, ..answer }));
                 }
                 Err(error) => endpoint.explain(error),
             };
             if let Some(next) = able.get(at + 1) {
-                self.trace.tell_fallback(&endpoint.authority, &self.endpoints[*next].authority, &error);
+                self.tell_fallback(place, *next, &error);
             }
             if !is_not_found(&error) {
-                self.shun(place);
+                self.ranks.shun(place);
             }
             failures.push((place, error));
         }
@@ -142,25 +175,18 @@ impl Repository {
         }
     }
 
-    /// The places of the endpoints that can, those that failed before last.
-    fn in_order(&self, capability: Capability) -> Vec<usize> {
-        let shunned = self.shunned.load(Ordering::Relaxed);
-        let able = |place: &usize| self.endpoints[*place].can(capability);
+    /// The places of the endpoints that can, and that are no `liars`: those that failed before come last.
+    fn in_order(&self, capability: Capability, liars: &[usize]) -> Vec<usize> {
+        let able = |place: &usize| self.endpoints[*place].can(capability) && !liars.contains(place);
         let mut places: Vec<usize> = (0..self.endpoints.len()).filter(able).collect();
-        places.sort_by_key(|place| shunned >> place & 1);
+        self.ranks.sort(&mut places);
         places
-    }
-
-    fn shun(&self, place: usize) {
-        self.shunned.fetch_or(1 << place, Ordering::Relaxed);
     }
 
     /// Bytes were not what was promised: from now on the registry itself is asked before its mirrors.
     pub fn distrust_mirrors(&self) {
-        for (place, _) in
-            self.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.mirrored.is_some())
-        {
-            self.shun(place);
+        for (place, _) in self.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.is_mirror()) {
+            self.ranks.distrust(place);
         }
     }
 
@@ -183,8 +209,9 @@ impl Repository {
             headers: document_headers(),
         };
         let place = self.enter().await;
-        let head = match self.ask(ask).await {
-            Ok(answer) => described(&answer, digest)?,
+        let read = |answer: Answer| async move { described(&answer, digest) };
+        let head = match self.ask_for(ask, read).await {
+            Ok(head) => head,
             Err(error) if wants_get(&error) => None,
             Err(error) => return Err(error),
         };
@@ -257,9 +284,11 @@ impl Repository {
             path,
             headers: identity(),
         };
-        let answer = self.ask(ask).await?;
-        let size = content_length(answer.response.headers());
-        size.ok_or_else(|| bad_answer(&answer.url, "it does not say how long its blob is"))
+        let read = |answer: Answer| async move {
+            let size = content_length(answer.response.headers());
+            size.ok_or_else(|| bad_answer(&answer.url, "it does not say how long its blob is"))
+        };
+        self.ask_for(ask, read).await
     }
 
     /// The whole of a small blob, verified, in memory.
@@ -324,10 +353,9 @@ impl Repository {
             path: Shelf::Blobs.path(descriptor.digest.as_str()),
             headers: blob_headers(&wanted, size),
         };
-        let answer = self.ask(ask).await?;
-        if answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-            return Err(range_refused(&answer.url, wanted.start));
-        }
+        let range = &wanted;
+        let read = |answer: Answer| async move { given_range(&answer, size, range).map(|_| answer) };
+        let answer = self.ask_for(ask, read).await?;
         BlobStream::open(answer, size, wanted, self.registry.patience().stall, place)
     }
 
@@ -357,15 +385,17 @@ impl Repository {
     }
 
     async fn get_document_at(&self, shelf: Shelf, name: &str, digest: Option<&Digest>) -> Result<Kept> {
-        let answer = self
-            .ask(Ask {
-                wire: Wire::Any,
-                method: Method::GET,
-                capability: if digest.is_some() { Capability::Pull } else { Capability::Resolve },
-                path: shelf.path(name),
-                headers: document_headers(),
-            })
-            .await?;
+        let ask = Ask {
+            wire: Wire::Any,
+            method: Method::GET,
+            capability: if digest.is_some() { Capability::Pull } else { Capability::Resolve },
+            path: shelf.path(name),
+            headers: document_headers(),
+        };
+        self.ask_for(ask, |answer| self.read_document(answer, digest)).await
+    }
+
+    async fn read_document(&self, answer: Answer, digest: Option<&Digest>) -> Result<Kept> {
         if answer.response.status() != StatusCode::OK
             || answer.response.headers().contains_key(CONTENT_ENCODING)
         {
@@ -473,6 +503,12 @@ fn wants_get(error: &Error) -> bool {
         Error::Upstream(upstream) => matches!(upstream.status, Some(404 | 405 | 501)),
         _ => false,
     }
+}
+
+/// Whether an answer is not what it has to be: another one may be.
+fn is_lie(error: &Error) -> bool {
+    matches!(error, Error::Upstream(upstream)
+        if matches!(upstream.kind, UpstreamKind::BadAnswer | UpstreamKind::Mismatch))
 }
 
 fn is_not_found(error: &Error) -> bool {

@@ -15,6 +15,7 @@ use crate::limits;
 use crate::registry::address::{AddressPolicy, GuardedResolver, is_loopback};
 use crate::registry::endpoint::Trust;
 use crate::registry::failure::{bad_answer, no_connection, upstream};
+use crate::registry::ranks::Answerer;
 use crate::registry::trace::{Exchange, Outcome, Trace};
 
 /// Idle connections kept per host, and for how long: a pull's layers reuse them.
@@ -87,6 +88,8 @@ pub(super) struct Answer {
     pub url: Url,
     /// Whom it may send us to.
     pub addresses: AddressPolicy,
+    /// The endpoint of a repository that it is from; none for what is asked elsewhere.
+    pub from: Option<Answerer>,
 }
 
 /// The HTTP clients, one for each set of terms: a pooled connection is as good as its check was.
@@ -127,7 +130,7 @@ impl Clients {
                     return Err(bad_answer(&url, "it redirects a request that carries a credential"));
                 }
                 Some(next) => url = next,
-                None => return Ok(Answer { response, url, addresses }),
+                None => return Ok(Answer { response, url, addresses, from: None }),
             }
         }
         Err(bad_answer(&request.url, format!("it redirects more than {} times", limits::REDIRECTS)))

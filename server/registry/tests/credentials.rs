@@ -232,6 +232,71 @@ async fn the_failure_that_is_told_is_of_the_host_that_came_furthest() {
 }
 
 #[tokio::test]
+async fn a_mirror_that_fails_after_the_head_of_its_answer_is_left() {
+    let other = format!("sha256:{}", "0".repeat(64));
+    let headers = |name: &'static str, value: &str| Fault::Headers(vec![(name, value.to_owned())]);
+    for fault in [Fault::CutAfter(3), Fault::StallAfter(3), Fault::Short] {
+        let (origin, mirror) = (FixtureRegistry::start().await, FixtureRegistry::start().await);
+        origin.push_blob(b"0123456789");
+        mirror.push_blob(b"0123456789");
+        mirror.fail("/blobs/", fault.clone(), 9);
+        let repository = mirrored(&client(), &origin, &[&mirror], Trace::default());
+        let mut stream = {
+            let place = repository.enter().await;
+            repository.fetch_blob(&blob(b"0123456789"), 1..10, place).await.expect("its head is good")
+        };
+        while !matches!(stream.chunk().await, Err(_)) {}
+        read(&repository, &blob(b"0123456789"), stream.offset()).await.expect("the rest");
+        assert_eq!((mirror.seen().len(), origin.seen().len()), (1, 1), "{fault:?}");
+    }
+    // An answer that is not what it has to be is had elsewhere at once: no wait makes it better.
+    for (method, part, fault) in [
+        ("GET", "/blobs/", headers("Content-Encoding", "gzip")),
+        ("GET", "/blobs/", Fault::ContentRange("bytes 0-1/2".into())),
+        ("HEAD", "/manifests/", headers("Docker-Content-Digest", &other)),
+        ("HEAD", "/manifests/", headers("Docker-Content-Digest", "none")),
+        ("GET", "/manifests/", Fault::WrongBytes),
+        ("GET", "/manifests/", headers("Content-Type", INDEX)),
+        ("GET", "/manifests/", headers("Content-Encoding", "gzip")),
+    ] {
+        let (origin, mirror) = (FixtureRegistry::start().await, FixtureRegistry::start().await);
+        let manifest = origin.push_image("app", Some("v1"), "linux/amd64", &[b"0123456789"]);
+        mirror.push_image("app", Some("v1"), "linux/amd64", &[b"0123456789"]);
+        mirror.fail_method(method, part, fault.clone(), 9);
+        let repository = mirrored(&client(), &origin, &[&mirror], Trace::default());
+        let pinned = reference(&origin, "app").at(Digest::of(Algorithm::Sha256, &manifest));
+        let resolved = repository.resolve(&pinned).await.expect("resolved").descriptor;
+        assert_eq!(repository.fetch_document(&resolved).await.expect("fetched").bytes, manifest);
+        assert_eq!(read(&repository, &blob(b"0123456789"), 1).await.expect("the rest"), b"123456789");
+        let asked = |registry: &FixtureRegistry| {
+            let fits = |line: &&String| line.starts_with(method) && line.contains(part);
+            registry.log().iter().filter(fits).count()
+        };
+        assert_eq!((asked(&mirror), asked(&origin)), (1, 1), "{method} {part} {fault:?}");
+    }
+    // Nobody else is asked where nobody else is left.
+    let registry = FixtureRegistry::start().await;
+    registry.push_blob(b"x");
+    registry.fail("/blobs/", headers("Content-Encoding", "gzip"), 9);
+    assert_eq!(failure(read(&app(&registry), &blob(b"x"), 0).await).kind, UpstreamKind::BadAnswer);
+    assert_eq!(registry.log().len(), 1);
+}
+
+#[tokio::test]
+async fn a_list_of_referrers_that_is_none_is_had_from_the_registry() {
+    let (origin, mirror) = (FixtureRegistry::start().await, FixtureRegistry::start().await);
+    let digest = Digest::of(Algorithm::Sha256, b"subject");
+    let entry = super::super::fixture::descriptor(MANIFEST, b"referrer");
+    for registry in [&origin, &mirror] {
+        registry.list_referrers("app", digest.as_str(), &[vec![entry.clone()]]);
+    }
+    mirror.fail("/referrers/", Fault::WrongBytes, 9);
+    let repository = mirrored(&client(), &origin, &[&mirror], Trace::default());
+    let found = repository.list_referrers(&digest, &[]).await.expect("a list");
+    assert_eq!((found.len(), mirror.log().len()), (1, 1));
+}
+
+#[tokio::test]
 async fn what_a_mirror_lacks_is_not_gone_while_the_registry_is_away() {
     let (origin, mirror) = (FixtureRegistry::start().await, FixtureRegistry::start().await);
     let repository = mirrored(&client(), &origin, &[&mirror], Trace::default());
