@@ -90,7 +90,11 @@ pub struct Endpoint {
     pub(super) token_hosts: Vec<String>,
     /// The name of the registry that a mirror is asked to speak for.
     pub(super) mirrored: Option<String>,
+    /// Where it may be, and may redirect to itself.
     pub(super) addresses: AddressPolicy,
+    /// Where what it hands out may send us: the server's own rule. Whoever writes down a private host vouches for the host,
+    /// and not for what is in the images there.
+    pub(super) sends_to: AddressPolicy,
 }
 
 impl Endpoint {
@@ -119,6 +123,7 @@ impl Endpoint {
             token_hosts: Vec::new(),
             mirrored: None,
             addresses,
+            sends_to: addresses,
         }
     }
 

@@ -85,14 +85,15 @@ impl Repository {
         trace: Trace,
     ) -> Repository {
         let endpoints: Arc<[Endpoint]> = endpoints.into_iter().take(MOST_ENDPOINTS).collect();
-        let private = endpoints.iter().all(|endpoint| endpoint.addresses == AddressPolicy::Private);
+        let private = endpoints.iter().all(|endpoint| endpoint.sends_to == AddressPolicy::Private);
         let sends_to = if private { AddressPolicy::Private } else { AddressPolicy::Public };
         let sends_to = Arc::new(Mutex::new(sends_to));
         let ranks = Ranks::new(endpoints.len());
         Repository { registry, endpoints, ranks, name, trace, sends_to }
     }
 
-    /// The policy for what its documents send us to: nobody on the Internet sends us to a private address.
+    /// The policy for what its documents send us to: nobody on the Internet sends us to a private address, also not through
+    /// a mirror in our network.
     pub(super) fn sends_to(&self) -> AddressPolicy {
         *self.sends_to.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -147,7 +148,9 @@ impl Repository {
             // On the heap: all the ways that a request may go make its future a large one.
             let error = match Box::pin(self.registry.ask(endpoint, &self.name, ask, &self.trace)).await {
                 Ok(answer) => {
-                    self.note_sender(answer.addresses);
+                    // A mirror hands on what others have written, wherever it is itself.
+                    let policy = if endpoint.is_mirror() { AddressPolicy::Public } else { answer.addresses };
+                    self.note_sender(policy);
                     let from = Some(Answerer { ranks: self.ranks.clone(), place });
                     return Ok((place, Answer { from, ..answer }));
                 }

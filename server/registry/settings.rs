@@ -134,12 +134,13 @@ impl RegistrySettings {
     pub fn endpoints(&self, reference: &Reference, addresses: AddressPolicy, named: bool) -> Vec<Endpoint> {
         let own = if named || self.server.url.is_some() { AddressPolicy::Private } else { addresses };
         let mirrors = self.mirrors.iter().map(|host| host.endpoint(reference, AddressPolicy::Private));
+        let judged = |endpoint| Endpoint { sends_to: addresses, ..endpoint };
         let mut server = self.server.endpoint(reference, own);
         // Settings that were written before this was refused may still say so.
         if !named && self.server.url.is_none() {
             server.withhold_secrets("credentials that are configured for every registry are sent to none");
         }
-        mirrors.chain([server]).collect()
+        mirrors.chain([server]).map(judged).collect()
     }
 }
 
@@ -254,6 +255,7 @@ impl HostSettings {
             withheld: None,
             token_hosts: self.token_hosts.clone(),
             addresses,
+            sends_to: AddressPolicy::Public,
         }
     }
 

@@ -339,3 +339,47 @@ async fn what_came_from_the_internet_sends_us_to_no_private_address() {
     assert_eq!(refused.kind, UpstreamKind::Forbidden);
     assert_eq!(registry.log(), ["GET /elsewhere"]);
 }
+
+#[tokio::test]
+async fn a_private_host_that_is_written_down_opens_no_other_to_its_images() {
+    let (registry, storage) = (FixtureRegistry::start().await, FixtureRegistry::start().await);
+    registry.push_blob(b"near");
+    let place = storage.push_file("/elsewhere", b"foreign").replace("http:", "https:");
+    let foreign = Descriptor { urls: vec![place], ..blob(b"foreign") };
+    storage.push_blob(b"far away");
+    let refuses = async |repository: &Repository| {
+        let place = repository.enter().await;
+        let told = failure(repository.fetch_foreign(&foreign, 0..foreign.size, place).await);
+        assert_eq!((told.kind, &*told.reason), (UpstreamKind::Forbidden, "the address 127.0.0.1 may not be contacted"));
+    };
+    let host = HostSettings {
+        url: Some(format!("http://{}", registry.host()).parse().expect("a URL")),
+        ..HostSettings::default()
+    };
+    let mirrored: Reference = "registry.example/app".parse().expect("a reference");
+    let own = RegistrySettings { server: host.clone(), mirrors: Vec::new() };
+    let through = RegistrySettings { server: HostSettings::default(), mirrors: vec![host] };
+    for (settings, reference) in [(own, &reference(&registry, "app")), (through, &mirrored)] {
+        let endpoints = settings.endpoints(reference, AddressPolicy::Public, true);
+        let repository = client().repository(reference, endpoints, Trace::default());
+        refuses(&repository).await;
+        read(&repository, &blob(b"near"), 0).await.expect("it may be contacted itself");
+        refuses(&repository).await;
+        // Its own redirect is its own word: many keep their bytes at another private host.
+        let to = format!("http://{}/v2/x/blobs/{}", storage.host(), super::fixture::sha256(b"far away"));
+        registry.fail("/blobs/", Fault::Status(307, vec![("Location", to)]), 1);
+        read(&repository, &blob(b"far away"), 0).await.expect("what it keeps elsewhere");
+    }
+    // Where the server may go anywhere, what comes through a mirror may not send it there.
+    let through = RegistrySettings {
+        server: HostSettings::default(),
+        mirrors: vec![HostSettings {
+            url: Some(format!("http://{}", registry.host()).parse().expect("a URL")),
+            ..HostSettings::default()
+        }],
+    };
+    let endpoints = through.endpoints(&mirrored, AddressPolicy::Private, true);
+    let repository = client().repository(&mirrored, endpoints, Trace::default());
+    read(&repository, &blob(b"near"), 0).await.expect("the bytes");
+    refuses(&repository).await;
+}
