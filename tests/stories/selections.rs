@@ -520,20 +520,23 @@ story!(a_foreign_layer_is_what_its_digest_says_or_nothing, async |app| {
     registry.push_blob(&config);
     let other = registry.push_file("/files/other", b"for.ign");
     let with_secret = other.replace("http://", "http://user:secret@");
-    for (tag, url, code) in [
-        ("other", other.as_str(), "upstream-mismatch"),
-        ("nowhere", "http://127.0.0.1:1/x?sig=secret", "upstream-unreachable"),
-        ("metadata", "http://169.254.169.254/latest", "upstream-forbidden-address"),
-        ("decimal", "http://2852039166/latest", "upstream-forbidden-address"),
-        ("plain", "http://example.invalid/x", "upstream-forbidden-address"),
-        ("scheme", "ftp://example.invalid/x", "upstream-forbidden-address"),
-        ("user", with_secret.as_str(), "upstream-bad-answer"),
-        ("none", "not a url", "upstream-bad-answer"),
+    let address = "the address 169.254.169.254 may not be contacted";
+    for (tag, url, code, words) in [
+        ("other", other.as_str(), "upstream-mismatch", "digest"),
+        ("nowhere", "http://127.0.0.1:1/x?sig=secret", "upstream-unreachable", "no connection"),
+        // By HTTPS: that plain HTTP is refused says nothing of the address.
+        ("metadata", "https://169.254.169.254/latest", "upstream-forbidden-address", address),
+        ("decimal", "https://2852039166/latest", "upstream-forbidden-address", address),
+        ("plain", "http://example.invalid/x", "upstream-forbidden-address", "plain HTTP"),
+        ("scheme", "ftp://example.invalid/x", "upstream-forbidden-address", "over HTTP only"),
+        ("user", with_secret.as_str(), "upstream-bad-answer", "not the URL of a host"),
+        ("none", "not a url", "upstream-bad-answer", "not the URL of a host"),
     ] {
         let layer = with(descriptor(FOREIGN, b"foreign"), "urls", json!([url]));
         let reference = push(&registry, tag, descriptor(CONFIG, &config), &[layer]);
         let (found, detail) = failed(app, json!({"ref": reference, "foreign_layers": "fetch"})).await;
         assert_eq!(found, code, "{tag}: {detail}");
+        assert!(detail.contains(words), "{tag}: {detail}");
         assert!(!detail.contains("secret"), "{detail}");
     }
     let reference = push(&registry, "v1", descriptor(CONFIG, &config), &[descriptor(FOREIGN, b"foreign")]);

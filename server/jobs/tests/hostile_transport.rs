@@ -209,14 +209,19 @@ async fn a_blob_may_be_somewhere_else_and_not_everywhere() {
     assert_eq!((count(&trial.registry), count(&other)), (3, 3));
     assert_eq!(other.sent(&trial.digest), 3 * MIB as u64);
     trial.end().await;
-    for (place, code, requests) in [
-        ("{self}", JobErrorCode::UpstreamBadAnswer, 1 + limits::REDIRECTS),
-        ("http://169.254.169.254/latest/meta-data", JobErrorCode::UpstreamForbiddenAddress, 1),
-        ("file:///etc/passwd", JobErrorCode::UpstreamBadAnswer, 1),
+    let address = "the address 169.254.169.254 may not be contacted";
+    for (place, code, words, requests) in [
+        ("{self}", JobErrorCode::UpstreamBadAnswer, "redirects more than", 1 + limits::REDIRECTS),
+        // By HTTPS: that plain HTTP is refused says nothing of the address.
+        ("https://169.254.169.254/latest/meta-data", JobErrorCode::UpstreamForbiddenAddress, address, 1),
+        ("https://2852039166/latest/meta-data", JobErrorCode::UpstreamForbiddenAddress, address, 1),
+        ("file:///etc/passwd", JobErrorCode::UpstreamBadAnswer, "not a URL", 1),
     ] {
         let trial = Trial::begin(1_000, hasty).await;
         trial.fail(to(place.replace("{self}", &format!("/v2/app/blobs/{}", trial.digest))), usize::MAX);
-        assert_eq!(trial.fails().await, code, "{place}");
+        let error = trial.server.pull(trial.asked()).await.error.expect("it fails");
+        assert_eq!(error.code, code, "{place}");
+        assert!(error.detail.contains(words), "{place}: {}", error.detail);
         assert_eq!(trial.ranges().len(), requests, "{place}");
         trial.end().await;
     }
