@@ -26,14 +26,15 @@ mod settings;
 mod trace;
 mod transport;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 
-use crate::clock::Clock;
-use crate::error::{Error, Result, UpstreamKind};
+use crate::clock::{Clock, Time};
+use crate::error::{Error, Result};
 use crate::oci::Reference;
 
 pub use address::AddressPolicy;
@@ -56,12 +57,13 @@ use blob::read_bounded;
 use endpoint::Scheme;
 use failure::{error_code, refused_by};
 use places::Places;
-use transport::{Answer, Clients, Redirects, Request, Wire};
+use transport::{Answer, Clients, Failed, Peer, Redirects, Request, Wire};
 
 /// Longest error body looked at for its code, in bytes.
 const MAX_ERROR_BYTES: usize = 16 * 1024;
-/// Most hosts remembered to speak plain HTTP.
+/// Most hosts remembered to speak plain HTTP, and for how long.
 const MOST_PLAIN_HOSTS: usize = 256;
+const PLAIN_TIME: Duration = Duration::from_secs(3_600);
 
 /// The client for all registries: connections, tokens and what was learned about hosts. A cheap clone.
 #[derive(Clone)]
@@ -71,8 +73,8 @@ struct Inner {
     clients: Clients,
     clock: Clock,
     keyring: Keyring,
-    /// `host[:port]` that had no TLS to offer where it was not required.
-    plain_hosts: Mutex<HashSet<String>>,
+    /// `host[:port]` that had no TLS to offer where it was not required, and until when that counts.
+    plain_hosts: Mutex<HashMap<String, Time>>,
     places: Places,
 }
 
@@ -115,32 +117,32 @@ impl Registry {
 
     /// Sends `ask` to one endpoint and gives an answer of success, or of a refused range.
     ///
-    /// HTTPS comes first. Where less is enough (loopback, or the request says insecure) a host that cannot be
-    /// spoken to so is tried with plain HTTP, and remembered.
+    /// HTTPS comes first. Where less is enough (loopback, or the request says insecure) a host to which there is no
+    /// connection so is tried with plain HTTP, and remembered. One that has heard the request is not asked in clear.
     async fn ask(&self, endpoint: &Endpoint, repository: &str, ask: &Ask, trace: &Trace) -> Result<Answer> {
         let at = |scheme| self.ask_by(scheme, endpoint, repository, ask, trace);
         match endpoint.scheme {
-            Scheme::Https => return at("https").await,
-            Scheme::Http => return at("http").await,
+            Scheme::Https => return Ok(at("https").await?),
+            Scheme::Http => return Ok(at("http").await?),
             Scheme::Either => {}
         }
-        if self.plain_hosts().contains(&endpoint.authority) || endpoint.names_plain_port() {
+        if self.is_plain(&endpoint.authority) || endpoint.names_plain_port() {
             let answer = at("http").await;
             // Whatever answers there now may have TLS; the next try finds out.
-            if answer.as_ref().is_err_and(is_unreachable) {
+            if answer.as_ref().is_err_and(Failed::is_unheard) {
                 self.plain_hosts().remove(&endpoint.authority);
             }
-            return answer;
+            return Ok(answer?);
         }
         match at("https").await {
-            Err(error) if is_unreachable(&error) => {
+            Err(failed) if failed.is_unheard() => {
                 let answer = at("http").await;
-                if !answer.as_ref().is_err_and(is_unreachable) {
+                if !answer.as_ref().is_err_and(Failed::is_unheard) {
                     self.remember_plain(&endpoint.authority);
                 }
-                answer
+                Ok(answer?)
             }
-            settled => settled,
+            settled => Ok(settled?),
         }
     }
 
@@ -152,7 +154,7 @@ impl Registry {
         repository: &str,
         ask: &Ask,
         trace: &Trace,
-    ) -> Result<Answer> {
+    ) -> Result<Answer, Failed> {
         let url = endpoint.url(scheme, &format!("{repository}/{}", ask.path))?;
         let scope = Scope {
             origin: url.origin().ascii_serialization(),
@@ -174,15 +176,15 @@ impl Registry {
             trace,
         };
         let sent = self.first_authorization(endpoint, &scope);
-        let answer = self.0.clients.send(request(sent.clone())).await?;
+        let answer = self.0.clients.try_send(request(sent.clone())).await?;
         // A 401 of somebody we were redirected to is not the registry's question.
-        if answer.response.status() != StatusCode::UNAUTHORIZED || answer.url.origin() != url.origin() {
-            return self.accept(answer).await;
+        if answer.response.status() != StatusCode::UNAUTHORIZED || answer.peer == Peer::Stranger {
+            return Ok(self.accept(answer).await?);
         }
         let refusal = Refusal { endpoint, scope, answer: &answer, sent, trace };
         let authorization = Box::pin(self.authorize(refusal)).await?;
         let answer = self.0.clients.send(request(Some(authorization))).await?;
-        self.accept(answer).await
+        Ok(self.accept(answer).await?)
     }
 
     /// Passes an answer of success, or the refusal of a range, and turns any other into an error.
@@ -205,16 +207,16 @@ impl Registry {
         if plain_hosts.len() >= MOST_PLAIN_HOSTS {
             plain_hosts.clear();
         }
-        plain_hosts.insert(authority.to_owned());
+        plain_hosts.insert(authority.to_owned(), self.0.clock.now().plus(PLAIN_TIME));
     }
 
-    fn plain_hosts(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+    fn is_plain(&self, authority: &str) -> bool {
+        self.plain_hosts().get(authority).is_some_and(|until| *until > self.0.clock.now())
+    }
+
+    fn plain_hosts(&self) -> std::sync::MutexGuard<'_, HashMap<String, Time>> {
         self.0.plain_hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn is_unreachable(error: &Error) -> bool {
-    matches!(error, Error::Upstream(upstream) if upstream.kind == UpstreamKind::Unreachable)
 }
 
 #[cfg(test)]

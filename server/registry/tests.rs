@@ -7,7 +7,7 @@ use url::Url;
 use super::fixture::{Auth, Fault, FixtureRegistry, INDEX, LAYER, MANIFEST};
 use super::*;
 use crate::clock::Time;
-use crate::error::Upstream;
+use crate::error::{Upstream, UpstreamKind};
 use crate::oci::{Algorithm, Descriptor, Digest};
 
 mod credentials;
@@ -85,6 +85,24 @@ async fn certified(certificate: rcgen::Certificate, key: rcgen::KeyPair) -> Url 
         }
     });
     Url::parse(&format!("https://127.0.0.1:{port}/v2/")).expect("a url")
+}
+
+/// What is told of requests, and of changes of plan.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<Told>>>);
+
+impl Heard {
+    fn trace(&self) -> Trace {
+        let hear = self.0.clone();
+        Trace::to(move |told| hear.lock().expect("no holder panics").push(told))
+    }
+
+    /// The URLs of requests that begin so, since it was asked before.
+    fn take(&self, start: &str) -> usize {
+        let told = std::mem::take(&mut *self.0.lock().expect("no holder panics"));
+        let fits = |told: &&Told| matches!(told, Told::Exchange(exchange) if exchange.url.starts_with(start));
+        told.iter().filter(fits).count()
+    }
 }
 
 fn failure<T: std::fmt::Debug>(result: Result<T>) -> Upstream {
@@ -350,7 +368,10 @@ async fn a_private_host_that_is_written_down_opens_no_other_to_its_images() {
     let refuses = async |repository: &Repository| {
         let place = repository.enter().await;
         let told = failure(repository.fetch_foreign(&foreign, 0..foreign.size, place).await);
-        assert_eq!((told.kind, &*told.reason), (UpstreamKind::Forbidden, "the address 127.0.0.1 may not be contacted"));
+        assert_eq!(
+            (told.kind, &*told.reason),
+            (UpstreamKind::Forbidden, "the address 127.0.0.1 may not be contacted")
+        );
     };
     let host = HostSettings {
         url: Some(format!("http://{}", registry.host()).parse().expect("a URL")),

@@ -88,8 +88,54 @@ pub(super) struct Answer {
     pub url: Url,
     /// Whom it may send us to.
     pub addresses: AddressPolicy,
+    pub peer: Peer,
     /// The endpoint of a repository that it is from; none for what is asked elsewhere.
     pub from: Option<Answerer>,
+}
+
+/// Whom a request has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Peer {
+    /// The origin that was asked, and nobody before it.
+    Asked,
+    /// Somebody that one of them named. Also the origin that was asked, once a stranger has sent us back there: what is
+    /// asked of it is the stranger's choice then.
+    Stranger,
+}
+
+/// A request without an answer.
+#[derive(Debug)]
+pub(super) struct Failed {
+    error: Error,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// There was no connection to whom was asked, or no TLS on it.
+    Connecting,
+    Connected,
+}
+
+impl Failed {
+    /// Whether nobody was there to hear the request.
+    pub fn is_unheard(&self) -> bool {
+        let unreachable =
+            matches!(&self.error, Error::Upstream(told) if told.kind == UpstreamKind::Unreachable);
+        unreachable && self.stage == Stage::Connecting
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Failed {
+        Failed { error, stage: Stage::Connected }
+    }
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Error {
+        failed.error
+    }
 }
 
 /// The HTTP clients, one for each set of terms: a pooled connection is as good as its check was.
@@ -121,19 +167,32 @@ impl Clients {
     /// `Upstream`: `Unreachable` without a connection or an answer in time, `Forbidden` for an address or a
     /// scheme that may not be used, `BadAnswer` for a redirect that leads nowhere. Any status is an answer.
     pub async fn send(&self, request: Request<'_>) -> Result<Answer> {
-        let (mut url, mut addresses) = (request.url.clone(), request.addresses);
-        for _ in 0..=limits::REDIRECTS {
-            let response = self.send_once(&request, &url, addresses).await?;
+        Ok(self.try_send(request).await?)
+    }
+
+    /// The same, for who has something else to try where nobody is there.
+    pub async fn try_send(&self, request: Request<'_>) -> Result<Answer, Failed> {
+        let (mut url, mut addresses, mut peer) = (request.url.clone(), request.addresses, Peer::Asked);
+        for hop in 0..=limits::REDIRECTS {
+            let response = match self.send_once(&request, &url, addresses, peer).await {
+                Err(failed) if hop > 0 => return Err(failed.error.into()),
+                settled => settled?,
+            };
             addresses = addresses.narrowed_by(response.remote_addr());
             match next_hop(&response, &url)? {
                 Some(_) if request.redirects == Redirects::Refused => {
-                    return Err(bad_answer(&url, "it redirects a request that carries a credential"));
+                    let why = "it redirects a request that carries a credential";
+                    return Err(bad_answer(&url, why).into());
                 }
                 Some(next) => url = next,
-                None => return Ok(Answer { response, url, addresses, from: None }),
+                None => return Ok(Answer { response, url, addresses, peer, from: None }),
+            }
+            if url.origin() != request.url.origin() {
+                peer = Peer::Stranger;
             }
         }
-        Err(bad_answer(&request.url, format!("it redirects more than {} times", limits::REDIRECTS)))
+        let why = format!("it redirects more than {} times", limits::REDIRECTS);
+        Err(bad_answer(&request.url, why).into())
     }
 
     async fn send_once(
@@ -141,15 +200,16 @@ impl Clients {
         request: &Request<'_>,
         url: &Url,
         addresses: AddressPolicy,
-    ) -> Result<Response> {
+        peer: Peer,
+    ) -> Result<Response, Failed> {
         let began = Instant::now();
-        let answered = self.attempt(request, url, addresses).await;
+        let answered = self.attempt(request, url, addresses, peer).await;
         request.trace.tell(|| Exchange {
             method: request.method.to_string(),
             url: shown(url),
-            authorization: match request.authorization {
-                Some(_) if url.origin() != request.url.origin() => None,
-                ref given => given.as_ref().and_then(scheme_of),
+            authorization: match (peer, &request.authorization) {
+                (Peer::Asked, Some(given)) => scheme_of(given),
+                (Peer::Asked, None) | (Peer::Stranger, _) => None,
             },
             range: request
                 .headers
@@ -158,27 +218,35 @@ impl Clients {
                 .map(str::to_owned),
             outcome: match &answered {
                 Ok(response) => Outcome::answered(response),
-                Err(error) => Outcome::Failed { reason: error.to_string() },
+                Err(failed) => Outcome::Failed { reason: failed.error.to_string() },
             },
             took: began.elapsed(),
         });
         answered
     }
 
-    async fn attempt(&self, request: &Request<'_>, url: &Url, addresses: AddressPolicy) -> Result<Response> {
+    async fn attempt(
+        &self,
+        request: &Request<'_>,
+        url: &Url,
+        addresses: AddressPolicy,
+        peer: Peer,
+    ) -> Result<Response, Failed> {
         let forbidden = |why: String| upstream(UpstreamKind::Forbidden, url, why);
         addresses.check_literal(url).map_err(|refused| forbidden(refused.to_string()))?;
-        let own = url.origin() == request.url.origin();
         let lax = request.trust.is_lax() || request.trust.is_default() && is_loopback(url);
         if url.scheme() != "https" && !lax && !request.plain {
-            return Err(forbidden(
-                "plain HTTP is used on loopback only, or where the request says insecure".into(),
-            ));
+            let why = "plain HTTP is used on loopback only, or where the request says insecure";
+            return Err(forbidden(why.into()).into());
         }
-        let trust = if own { request.trust.clone() } else { request.trust.without_identity() };
+        let trust = match peer {
+            Peer::Asked => request.trust.clone(),
+            Peer::Stranger => request.trust.without_identity(),
+        };
+        let time = self.head_time(&trust);
         let client = self.client(Terms { addresses, trust, lax, wire: request.wire })?;
         let mut sent = client.request(request.method.clone(), url.clone()).headers(request.headers.clone());
-        if own {
+        if peer == Peer::Asked {
             let mut headers = request.own_headers.clone();
             // One that was configured by hand stands where nothing better is known.
             if let Some(authorization) = &request.authorization {
@@ -189,17 +257,25 @@ impl Clients {
         if let Some(body) = &request.body {
             sent = sent.body(body.clone());
         }
-        let response = match tokio::time::timeout(self.patience.header, sent.send()).await {
-            Ok(answered) => answered.map_err(|error| no_connection(url, &error))?,
-            Err(_) => return Err(upstream(UpstreamKind::Unreachable, url, "no answer in time")),
+        let response = match tokio::time::timeout(time, sent.send()).await {
+            Ok(answered) => answered.map_err(|error| {
+                let stage = if error.is_connect() { Stage::Connecting } else { Stage::Connected };
+                Failed { error: no_connection(url, &error), stage }
+            })?,
+            Err(_) => return Err(upstream(UpstreamKind::Unreachable, url, "no answer in time").into()),
         };
         // The resolver has judged it already; this holds should a connection ever come by another way.
         match response.remote_addr() {
             Some(peer) if !addresses.allows(peer.ip()) => {
-                Err(forbidden(format!("the address {} may not be contacted", peer.ip())))
+                Err(forbidden(format!("the address {} may not be contacted", peer.ip())).into())
             }
             Some(_) | None => Ok(response),
         }
+    }
+
+    /// How long until the head of an answer: what is configured for a connection is in addition to that.
+    fn head_time(&self, trust: &Trust) -> Duration {
+        self.patience.header + trust.connect_timeout().unwrap_or_default()
     }
 
     fn client(&self, terms: Terms) -> Result<Client> {
@@ -285,4 +361,17 @@ fn next_hop(response: &Response, url: &Url) -> Result<Option<Url>> {
 /// User information in a URL of a stranger would become an `Authorization` header of ours.
 pub(super) fn has_user_info(url: &Url) -> bool {
     !url.username().is_empty() || url.password().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_may_take_minutes_is_not_given_up_for_want_of_an_answer() {
+        let clients = Clients::new(Patience::default());
+        let trust = |time| Trust::new(false, Vec::new(), None, time);
+        assert_eq!(clients.head_time(&trust(None)), Duration::from_secs(30));
+        assert_eq!(clients.head_time(&trust(Some(Duration::from_secs(300)))), Duration::from_secs(330));
+    }
 }

@@ -7,6 +7,9 @@ use super::super::failure::no_connection;
 use super::super::fixture::sha256;
 use super::*;
 
+/// What is said of the address that most clouds have for it.
+const METADATA: &str = "the address 169.254.169.254 may not be contacted";
+
 #[tokio::test]
 async fn redirects_are_followed_to_where_they_may_lead() {
     let (registry, storage) = (FixtureRegistry::start().await, FixtureRegistry::start().await);
@@ -25,23 +28,103 @@ async fn redirects_are_followed_to_where_they_may_lead() {
     assert!(!there.headers.contains_key("authorization"), "a token is for the registry alone");
 
     let own = format!("http://{}/v2/app/blobs/loop", registry.host());
-    for (to, kind) in [
-        ("http://169.254.169.254/latest/meta-data?x=s3cret".to_owned(), UpstreamKind::Forbidden),
-        ("http://[::ffff:169.254.169.254]/".to_owned(), UpstreamKind::Forbidden),
-        ("http://10.0.0.1/".to_owned(), UpstreamKind::Forbidden),
-        ("http://example.com/".to_owned(), UpstreamKind::Forbidden),
-        ("file:///etc/passwd".to_owned(), UpstreamKind::BadAnswer),
-        ("http://user:s3cret@127.0.0.1/".to_owned(), UpstreamKind::BadAnswer),
-        (own, UpstreamKind::BadAnswer),
+    let (address, plain) = (METADATA, "plain HTTP is used on loopback only");
+    for (to, kind, words) in [
+        ("https://169.254.169.254/latest/meta-data?x=s3cret", UpstreamKind::Forbidden, address),
+        ("https://2852039166/", UpstreamKind::Forbidden, address),
+        ("https://0251.0376.0251.0376/", UpstreamKind::Forbidden, address),
+        (
+            "https://[::ffff:169.254.169.254]/",
+            UpstreamKind::Forbidden,
+            "169.254.169.254 may not be contacted",
+        ),
+        ("https://[fd00:ec2::254]/", UpstreamKind::Forbidden, "fd00:ec2::254 may not be contacted"),
+        // A control character is left out of a URL before it is judged.
+        ("htt\tps://169.254.\t169.254/", UpstreamKind::Forbidden, address),
+        ("http://10.0.0.1/", UpstreamKind::Forbidden, plain),
+        ("http://example.com/", UpstreamKind::Forbidden, plain),
+        ("file:///etc/passwd", UpstreamKind::BadAnswer, "not a URL"),
+        ("http://user:s3cret@127.0.0.1/", UpstreamKind::BadAnswer, "not a URL"),
+        ("https://127.0.0.1:1\u{e9}/", UpstreamKind::BadAnswer, "not a URL"),
+        ("https://127.0.0.1:1/\u{1}", UpstreamKind::Unreachable, "the connection broke"),
+        (&own, UpstreamKind::BadAnswer, "more than"),
     ] {
-        registry.fail("/blobs/", redirect(to.clone()), 6);
+        registry.fail("/blobs/", redirect(to.to_owned()), 6);
         let told = failure(read(&repository, &blob(b"near"), 0).await);
         assert_eq!(told.kind, kind, "{to}: {}", told.reason);
+        assert!(told.reason.contains(words), "{to}: {}", told.reason);
         assert!(!format!("{told:?}").contains("s3cret"), "{told:?}");
         registry.forgive();
     }
     registry.fail("/blobs/", Fault::Status(302, vec![]), 1);
     assert_eq!(failure(read(&repository, &blob(b"near"), 0).await).kind, UpstreamKind::BadAnswer);
+}
+
+#[tokio::test]
+async fn a_token_stays_at_home_and_is_no_stranger_s_to_send() {
+    let (registry, stranger) = (FixtureRegistry::start().await, FixtureRegistry::start().await);
+    registry.push_blob(b"near");
+    registry.push_blob(b"next door");
+    registry.require(Auth::Token { realm: None, expires_in: 300 });
+    let repository = app(&registry);
+    read(&repository, &blob(b"near"), 0).await.expect("a token");
+    let to = |to: String| Fault::Status(307, vec![("Location", to)]);
+    let next_door = sha256(b"next door");
+    // To another place of its own: the same host, and the same token.
+    registry.fail(&sha256(b"near"), to(format!("/v2/app/blobs/{next_door}")), 1);
+    read(&repository, &Descriptor { digest: blob(b"near").digest, ..blob(b"next door") }, 0)
+        .await
+        .expect("bytes");
+    let seen = |registry: &FixtureRegistry| registry.seen().pop().expect("a request");
+    assert!(
+        seen(&registry).path.contains(&next_door) && seen(&registry).headers.contains_key("authorization")
+    );
+    // And back from somebody else, who thereby chooses what is asked with it.
+    registry.fail(&sha256(b"near"), to(format!("http://{}/hop", stranger.host())), 1);
+    stranger.fail("/hop", to(format!("http://{}/v2/app/blobs/{next_door}", registry.host())), 1);
+    let requests = registry.seen().len();
+    let told = failure(read(&repository, &blob(b"near"), 0).await);
+    assert_eq!(
+        (told.kind, registry.seen().len()),
+        (UpstreamKind::Denied, requests + 2),
+        "{:?}",
+        registry.log()
+    );
+    for there in [seen(&stranger), seen(&registry)] {
+        assert!(!there.headers.contains_key("authorization"), "{there:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_has_heard_a_request_is_not_asked_again_in_clear() {
+    let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let url = certified(own.cert, own.signing_key).await;
+    let reference: Reference =
+        format!("127.0.0.1:{}/app:v1", url.port().expect("a port")).parse().expect("a reference");
+    let heard = Heard::default();
+    let endpoint = Endpoint::of(&reference, Transport::Insecure, AddressPolicy::Private);
+    let repository = client().repository(&reference, vec![endpoint], heard.trace());
+    let told = failure(repository.resolve(&reference).await);
+    assert_eq!(told.kind, UpstreamKind::Unreachable, "{}", told.reason);
+    assert_eq!(heard.take("http://"), 0);
+}
+
+#[tokio::test]
+async fn a_host_without_tls_is_asked_for_it_again_after_an_hour() {
+    let registry = FixtureRegistry::start().await;
+    registry.push_blob(b"x");
+    let seconds = Arc::new(AtomicI64::new(0));
+    let now = seconds.clone();
+    let clock = Clock::new(move || Time(now.load(Ordering::Relaxed) * 1_000_000));
+    let client = Registry::new(Patience::default(), Crowd::default(), clock);
+    let (heard, reference) = (Heard::default(), reference(&registry, "app"));
+    let endpoint = Endpoint::of(&reference, Transport::Verified, AddressPolicy::Private);
+    let repository = client.repository(&reference, vec![endpoint], heard.trace());
+    for (at, tries) in [(0, 1), (3_599, 0), (3_600, 1), (3_601, 0)] {
+        seconds.store(at, Ordering::Relaxed);
+        read(&repository, &blob(b"x"), 0).await.expect("the bytes");
+        assert_eq!(heard.take("https://"), tries, "at {at} s");
+    }
 }
 
 #[tokio::test]
@@ -82,18 +165,20 @@ async fn what_cannot_be_had_without_credentials_is_denied() {
 
 #[tokio::test]
 async fn a_token_realm_is_a_strangers_word_and_judged_as_one() {
-    for (realm, kind) in [
-        ("http://169.254.169.254/token", UpstreamKind::Forbidden),
-        ("http://example.com/token", UpstreamKind::Forbidden),
-        ("https://[fe80::1]/token", UpstreamKind::Forbidden),
-        ("http://user:s3cret@127.0.0.1/token", UpstreamKind::BadAnswer),
-        ("not a url", UpstreamKind::BadAnswer),
-        ("unix:/run/docker.sock", UpstreamKind::BadAnswer),
+    for (realm, kind, words) in [
+        ("https://169.254.169.254/token", UpstreamKind::Forbidden, METADATA),
+        ("https://0xa9fea9fe/token", UpstreamKind::Forbidden, METADATA),
+        ("https://[fe80::1]/token", UpstreamKind::Forbidden, "fe80::1 may not be contacted"),
+        ("http://example.com/token", UpstreamKind::Forbidden, "plain HTTP is used on loopback only"),
+        ("http://user:s3cret@127.0.0.1/token", UpstreamKind::BadAnswer, "not the URL of a host"),
+        ("not a url", UpstreamKind::BadAnswer, "not a URL"),
+        ("unix:/run/docker.sock", UpstreamKind::BadAnswer, "not the URL of a host"),
     ] {
         let registry = FixtureRegistry::start().await;
         registry.require(Auth::Token { realm: Some(realm.to_owned()), expires_in: 60 });
         let told = failure(read(&app(&registry), &blob(b"x"), 0).await);
         assert_eq!(told.kind, kind, "{realm}");
+        assert!(told.reason.contains(words), "{realm}: {}", told.reason);
         assert!(!format!("{told:?}").contains("s3cret"), "{told:?}");
     }
     let registry = FixtureRegistry::start().await;
