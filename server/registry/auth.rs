@@ -20,7 +20,7 @@ use crate::registry::credential::{Credential, Secret};
 use crate::registry::endpoint::{Endpoint, authority_of};
 use crate::registry::failure::{bad_answer, upstream};
 use crate::registry::trace::Trace;
-use crate::registry::transport::{Answer, Redirects, Request, Wire, has_user_info};
+use crate::registry::transport::{Answer, Peer, Redirects, Request, Wire, has_user_info};
 
 /// How long a token counts when its maker does not say: the token spec's default.
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
@@ -44,6 +44,21 @@ pub(super) struct Scope {
     pub who: String,
 }
 
+/// A scope at one endpoint. Two that speak for different registries may be paths of one origin, or be told apart by `ns`
+/// alone: a token of the one opens nothing at the other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    scope: Scope,
+    path: String,
+    mirrored: Option<String>,
+}
+
+impl Key {
+    fn of(endpoint: &Endpoint, scope: &Scope) -> Key {
+        Key { scope: scope.clone(), path: endpoint.path.clone(), mirrored: endpoint.mirrored.clone() }
+    }
+}
+
 /// An `Authorization` value, and until when it counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Kept {
@@ -60,7 +75,7 @@ impl Kept {
 
 /// What was learned about who is let in by what: one for all pulls.
 pub(super) struct Keyring {
-    kept: Cache<Scope, Kept>,
+    kept: Cache<Key, Kept>,
     /// The refresh token that a server gave in place of the configured one, by the origin of its realm and by that one.
     refreshed: Cache<(String, String), Secret>,
 }
@@ -72,26 +87,26 @@ impl Default for Keyring {
 }
 
 impl Keyring {
-    /// The `Authorization` value for `scope`, if one is kept and still counts.
-    pub fn find(&self, scope: &Scope, now: Time) -> Option<HeaderValue> {
-        self.kept.get(scope).filter(|kept| kept.counts(now)).map(|kept| kept.authorization)
+    /// The `Authorization` value for `key`, if one is kept and still counts.
+    fn find(&self, key: &Key, now: Time) -> Option<HeaderValue> {
+        self.kept.get(key).filter(|kept| kept.counts(now)).map(|kept| kept.authorization)
     }
 
-    /// The value for `scope` that is kept, unless it is the one just `refused`, or a new one: made once, however many
+    /// The value for `key` that is kept, unless it is the one just `refused`, or a new one: made once, however many
     /// ask for it meanwhile.
     async fn obtain(
         &self,
-        scope: &Scope,
+        key: &Key,
         refused: Option<&HeaderValue>,
         now: Time,
         make: impl Future<Output = Result<Kept>>,
     ) -> Result<HeaderValue> {
         let guard = loop {
-            match self.kept.get_value_or_guard_async(scope).await {
+            match self.kept.get_value_or_guard_async(key).await {
                 Ok(kept) if kept.counts(now) && Some(&kept.authorization) != refused => {
                     return Ok(kept.authorization);
                 }
-                Ok(useless) => drop(self.kept.remove_if(scope, |kept| *kept == useless)),
+                Ok(useless) => drop(self.kept.remove_if(key, |kept| *kept == useless)),
                 Err(guard) => break guard,
             }
         };
@@ -174,7 +189,7 @@ impl Registry {
         match &endpoint.credential {
             Some(Credential::RegistryToken { token }) => bearer(token.expose()),
             Some(Credential::Password { .. } | Credential::IdentityToken { .. }) | None => {
-                self.0.keyring.find(scope, self.0.clock.now())
+                self.0.keyring.find(&Key::of(endpoint, scope), self.0.clock.now())
             }
         }
     }
@@ -191,6 +206,10 @@ impl Registry {
         let credential = refusal.endpoint.credential.as_ref();
         let now = self.0.clock.now();
         let sent = refusal.sent.as_ref();
+        if refusal.answer.peer == Peer::Stranger {
+            return denied("somebody it redirects to wants credentials, who gets none");
+        }
+        let key = Key::of(refusal.endpoint, &refusal.scope);
         match (wanted, credential) {
             (_, Some(Credential::RegistryToken { .. })) => {
                 denied("the registry refuses the token (status 401)")
@@ -201,7 +220,7 @@ impl Registry {
                     return denied("the registry refuses the user or the password (status 401)");
                 }
                 let made = async { Ok(Kept { authorization, ends_at: None }) };
-                self.0.keyring.obtain(&refusal.scope, sent, now, made).await
+                self.0.keyring.obtain(&key, sent, now, made).await
             }
             (Wanted::Basic, None) => denied("the registry wants a user and a password"),
             (Wanted::Basic, Some(Credential::IdentityToken { .. })) => {
@@ -213,7 +232,7 @@ impl Registry {
                     .or_else(|| (!repository.is_empty()).then(|| format!("repository:{repository}:pull")));
                 let realm = Realm { url: realm_url(url, &realm)?, service, scope };
                 let made = self.fetch_token(&refusal, &realm);
-                self.0.keyring.obtain(&refusal.scope, sent, now, made).await
+                self.0.keyring.obtain(&key, sent, now, made).await
             }
             (Wanted::Unknown, _) => denied("the registry wants credentials of a kind that is not known"),
         }
@@ -379,13 +398,15 @@ mod tests {
         serde_json::from_str(text).expect(text)
     }
 
-    fn scope(repository: &str) -> Scope {
-        Scope { origin: "https://r.io".into(), repository: repository.into(), who: String::new() }
+    fn key(repository: &str) -> Key {
+        let scope =
+            Scope { origin: "https://r.io".into(), repository: repository.into(), who: String::new() };
+        Key { scope, path: "/v2".into(), mirrored: None }
     }
 
     async fn obtain(keyring: &Keyring, token: &str, now: Time) -> HeaderValue {
         let made = async { Ok(answer(&format!(r#"{{"token":"{token}"}}"#)).kept(now).expect("a token")) };
-        keyring.obtain(&scope("a"), None, now, made).await.expect("a token")
+        keyring.obtain(&key("a"), None, now, made).await.expect("a token")
     }
 
     #[tokio::test]
@@ -393,9 +414,9 @@ mod tests {
         let (keyring, start) = (Keyring::default(), Time(0));
         let at = |seconds| start.plus(Duration::from_secs(seconds));
         assert_eq!(obtain(&keyring, "t", start).await, "Bearer t");
-        assert_eq!(keyring.find(&scope("a"), at(54)).expect("still counts"), "Bearer t");
-        assert_eq!(keyring.find(&scope("a"), at(55)), None);
-        assert_eq!(keyring.find(&scope("b"), start), None);
+        assert_eq!(keyring.find(&key("a"), at(54)).expect("still counts"), "Bearer t");
+        assert_eq!(keyring.find(&key("a"), at(55)), None);
+        assert_eq!(keyring.find(&key("b"), start), None);
         assert_eq!(obtain(&keyring, "u", at(54)).await, "Bearer t");
         assert_eq!(obtain(&keyring, "u", at(55)).await, "Bearer u");
     }
@@ -404,7 +425,7 @@ mod tests {
     async fn a_failure_to_get_a_token_is_nobodys_token() {
         let (keyring, now) = (Keyring::default(), Time(0));
         let failed = async { Err(Error::invalid("x")) };
-        keyring.obtain(&scope("a"), None, now, failed).await.expect_err("no token");
+        keyring.obtain(&key("a"), None, now, failed).await.expect_err("no token");
         assert_eq!(obtain(&keyring, "t", now).await, "Bearer t");
     }
 
@@ -436,7 +457,7 @@ mod tests {
         let keyring = Keyring::default();
         for number in 0..MOST_KEPT * 3 {
             let made = async { Ok(answer(r#"{"token":"t"}"#).kept(Time(0)).expect("a token")) };
-            keyring.obtain(&scope(&number.to_string()), None, Time(0), made).await.expect("a token");
+            keyring.obtain(&key(&number.to_string()), None, Time(0), made).await.expect("a token");
         }
         assert!(keyring.kept.len() <= MOST_KEPT);
     }

@@ -115,7 +115,11 @@ struct State {
     most_at_once: usize,
     auth: Option<Auth>,
     token_for: Option<TokenFor>,
+    /// The scope that its challenges name.
+    scope: Option<&'static str>,
     tokens_made: usize,
+    /// What each token opens, as it was asked for.
+    opened_by: HashMap<String, String>,
 }
 
 struct Planned {
@@ -259,6 +263,11 @@ impl FixtureRegistry {
     /// Drops all plans: from now on everything goes well.
     pub fn forgive(&self) {
         self.state().faults.clear();
+    }
+
+    /// Names this scope wherever it wants a token.
+    pub fn name_scope(&self, scope: &'static str) {
+        self.state().scope = Some(scope);
     }
 
     /// Lets anybody in again.
@@ -430,7 +439,7 @@ impl State {
         if path == "/token" {
             return match self.token_for {
                 Some(TokenFor::PostedPassword(_)) if seen.method == "GET" => Reply::new(404, vec![], ""),
-                _ if self.may_have_token(seen) => self.token(planned),
+                _ if self.may_have_token(seen) => self.token(seen, planned),
                 _ => Reply::new(401, vec![], ""),
             };
         }
@@ -462,8 +471,12 @@ impl State {
         reply.spoiled(planned)
     }
 
-    fn token(&mut self, planned: &Option<Fault>) -> Reply {
+    fn token(&mut self, seen: &Seen, planned: &Option<Fault>) -> Reply {
         self.tokens_made += 1;
+        let query = seen.path.split_once('?').map_or(&*seen.body, |(_, query)| query);
+        let scope = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "scope");
+        let scope = scope.map(|(_, scope)| scope.into_owned()).unwrap_or_default();
+        self.opened_by.insert(format!("secret-{}", self.tokens_made), scope);
         let expires_in = match &self.auth {
             Some(Auth::Token { expires_in, .. }) => *expires_in,
             Some(Auth::TokenRejected | Auth::Basic | Auth::Password(_)) | None => 60,
@@ -498,18 +511,35 @@ impl State {
     }
 
     fn challenge(&self, seen: &Seen, address: SocketAddr) -> Option<String> {
-        let given =
-            seen.headers.get("authorization").is_some_and(|value| value.starts_with("Bearer secret-"));
+        let given = self.has_token(seen);
         let own = || format!("http://{address}/token");
         match self.auth.as_ref()? {
             Auth::Token { .. } if given => None,
             Auth::Token { realm, .. } => {
                 let realm = realm.clone().unwrap_or_else(own);
-                Some(format!(r#"Bearer realm="{realm}",service="fixture""#))
+                Some(match &self.scope {
+                    Some(scope) => format!(r#"Bearer realm="{realm}",service="fixture",scope="{scope}""#),
+                    None => format!(r#"Bearer realm="{realm}",service="fixture""#),
+                })
             }
             Auth::TokenRejected => Some(format!(r#"Bearer realm="{}""#, own())),
             Auth::Password(pair) if has_password(seen, pair) => None,
             Auth::Basic | Auth::Password(_) => Some(r#"Basic realm="fixture""#.to_owned()),
+        }
+    }
+
+    /// Whether the request has a token that opens its repository. One that was made elsewhere opens all of them.
+    fn has_token(&self, seen: &Seen) -> bool {
+        let given = seen.headers.get("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        let Some(token) = given.filter(|token| token.starts_with("secret-")) else { return false };
+        let path = seen.path.split('?').next().unwrap_or_default();
+        let rest = path.strip_prefix("/v2/").unwrap_or_default();
+        let kinds = ["/manifests/", "/blobs/", "/referrers/"];
+        let repository =
+            kinds.iter().find_map(|kind| rest.split_once(kind)).map(|(repository, _)| repository);
+        match (self.opened_by.get(token), repository) {
+            (Some(scope), Some(repository)) => *scope == format!("repository:{repository}:pull"),
+            (None, _) | (_, None) => true,
         }
     }
 

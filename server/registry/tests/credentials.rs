@@ -146,6 +146,44 @@ async fn a_redirect_never_takes_a_credential_along() {
 }
 
 #[tokio::test]
+async fn a_token_opens_one_repository_of_one_registry_behind_a_host() {
+    let registry = FixtureRegistry::start().await;
+    registry.push_blob(b"x");
+    registry.require(Auth::Token { realm: None, expires_in: 300 });
+    let client = client();
+    let reference: Reference = "registry.example/library/app".parse().expect("a reference");
+    // As proxies have it: one host, and a path for each registry that they speak for.
+    let proxy = |path: &str| {
+        let url = Some(format!("http://{}/v2/{path}", registry.host()).parse().expect("a URL"));
+        let server = HostSettings { url, override_path: true, ..HostSettings::default() };
+        let settings = RegistrySettings { server, mirrors: Vec::new() };
+        let endpoints = settings.endpoints(&reference, AddressPolicy::Private, true);
+        client.repository(&reference, endpoints, Trace::default())
+    };
+    let tokens = || registry.log().iter().filter(|line| line.contains("/token")).cloned().collect::<Vec<_>>();
+    registry.name_scope("repository:hub/library/app:pull");
+    read(&proxy("hub"), &blob(b"x"), 0).await.expect("the bytes");
+    registry.name_scope("repository:quay/library/app:pull");
+    read(&proxy("quay"), &blob(b"x"), 0).await.expect("the bytes");
+    let asked = sent(&registry).iter().filter(|scheme| *scheme == "Bearer").count();
+    assert_eq!((tokens().len(), asked), (2, 2), "none is sent where it opens nothing: {:?}", registry.log());
+    // Both are kept.
+    read(&proxy("hub"), &blob(b"x"), 0).await.expect("the bytes");
+    read(&proxy("quay"), &blob(b"x"), 0).await.expect("the bytes");
+    assert_eq!(tokens().len(), 2);
+    // Two repositories of one registry are two scopes as well.
+    let registry = FixtureRegistry::start().await;
+    registry.push_blob(b"x");
+    registry.require(Auth::Token { realm: None, expires_in: 300 });
+    for name in ["one", "two", "one"] {
+        let repository = at_home(&client, &super::reference(&registry, name), Transport::Verified);
+        read(&repository, &blob(b"x"), 0).await.expect("the bytes");
+    }
+    let scheme = ["", "", "Bearer", "", "", "Bearer", "Bearer"];
+    assert_eq!(sent(&registry), scheme, "{:?}", registry.log());
+}
+
+#[tokio::test]
 async fn many_who_need_a_token_cost_one_request_for_it() {
     let registry = FixtureRegistry::start().await;
     registry.push_blob(b"x");
