@@ -118,28 +118,47 @@ impl Keyring {
     }
 }
 
-/// The answer of a token server.
+/// The answer of a token server. Some say null for what they leave out, or write numbers as text.
 #[derive(Debug, serde::Deserialize)]
 struct TokenAnswer {
-    #[serde(default)]
-    token: String,
-    #[serde(default)]
-    access_token: String,
-    #[serde(default)]
-    expires_in: Option<i64>,
-    #[serde(default)]
-    refresh_token: String,
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<Seconds>,
+    refresh_token: Option<String>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(untagged)]
+enum Seconds {
+    Whole(i64),
+    Broken(f64),
+    Text(String),
+    /// Nothing that counts.
+    Other(serde::de::IgnoredAny),
+}
+
+impl Seconds {
+    fn whole(&self) -> Option<u64> {
+        match self {
+            Seconds::Whole(seconds) => u64::try_from(*seconds).ok(),
+            // What is too large or no number at all ends at a bound.
+            Seconds::Broken(seconds) => Some(*seconds as u64),
+            Seconds::Text(text) => text.trim().parse().ok(),
+            Seconds::Other(_) => None,
+        }
+    }
 }
 
 impl TokenAnswer {
     /// `None` when there is no token in the answer, or one that no header can carry.
     fn kept(&self, now: Time) -> Option<Kept> {
-        let token = if self.token.is_empty() { &self.access_token } else { &self.token };
+        let given = [&self.token, &self.access_token].into_iter().flatten();
+        let token = given.into_iter().find(|token| !token.is_empty())?;
         Some(Kept { authorization: bearer(token)?, ends_at: Some(now.plus(self.life())) })
     }
 
     fn life(&self) -> Duration {
-        let said = self.expires_in.and_then(|seconds| u64::try_from(seconds).ok()).filter(|s| *s > 0);
+        let said = self.expires_in.as_ref().and_then(Seconds::whole).filter(|seconds| *seconds > 0);
         said.map_or(DEFAULT_LIFE, Duration::from_secs).min(LONGEST_LIFE)
     }
 }
@@ -227,9 +246,7 @@ impl Registry {
                 denied("the registry wants a user and a password, and an identity token is configured")
             }
             (Wanted::Bearer { realm, service, scope }, _) => {
-                let repository = &refusal.scope.repository;
-                let scope = scope
-                    .or_else(|| (!repository.is_empty()).then(|| format!("repository:{repository}:pull")));
+                let scope = scope_to_ask(scope, refusal.endpoint, &refusal.scope.repository);
                 let realm = Realm { url: realm_url(url, &realm)?, service, scope };
                 let made = self.fetch_token(&refusal, &realm);
                 self.0.keyring.obtain(&key, sent, now, made).await
@@ -294,8 +311,8 @@ impl Registry {
                 settled => settled?,
             },
         };
-        if !answer.0.refresh_token.is_empty() && answer.0.refresh_token.len() <= MAX_TOKEN_ANSWER_BYTES {
-            self.0.keyring.refreshed.insert(key, Secret::new(answer.0.refresh_token.clone()));
+        if let Some(next) = answer.0.refresh_token.as_ref().filter(|next| !next.is_empty()) {
+            self.0.keyring.refreshed.insert(key, Secret::new(next));
         }
         Ok(answer)
     }
@@ -352,7 +369,8 @@ fn token_request<'r>(refusal: &Refusal<'r>, method: Method, url: Url) -> Request
         method,
         url,
         headers: HeaderMap::new(),
-        own_headers: HeaderMap::new(),
+        // They are for the host, which has this for its token server.
+        own_headers: if own { endpoint.headers.clone() } else { HeaderMap::new() },
         authorization: None,
         body: None,
         trust: if own { endpoint.trust.clone() } else { endpoint.trust.without_identity() },
@@ -361,6 +379,20 @@ fn token_request<'r>(refusal: &Refusal<'r>, method: Method, url: Url) -> Request
         redirects: Redirects::Followed,
         trace: refusal.trace,
     }
+}
+
+/// The scope to ask for. A registry may name one that somebody else's credential would open, or one to push: with a
+/// credential it is to pull what we came for, and nothing else that is `said`.
+fn scope_to_ask(said: Option<String>, endpoint: &Endpoint, repository: &str) -> Option<String> {
+    if endpoint.credential.is_none() && said.is_some() {
+        return said;
+    }
+    let named = said.iter().flat_map(|said| said.split(' ')).find_map(|scope| {
+        let (name, _) = scope.strip_prefix("repository:")?.rsplit_once(':')?;
+        endpoint.may_call(repository, name).then_some(name)
+    });
+    let name = named.unwrap_or(repository);
+    (!repository.is_empty()).then(|| format!("repository:{name}:pull"))
 }
 
 fn realm_url(url: &Url, realm: &str) -> Result<Url> {
@@ -376,18 +408,24 @@ fn is_status(error: &Error, statuses: &[u16]) -> bool {
     matches!(error, Error::Upstream(upstream) if upstream.status.is_some_and(|status| statuses.contains(&status)))
 }
 
-/// A token server's refusal in words that say whose it is.
+/// A token server's failure in words that say whose it is. What it does not have is no image.
 fn refused_there(error: Error, with_credential: bool) -> Error {
-    match error {
-        Error::Upstream(mut told) if matches!(told.status, Some(400 | 401 | 403)) => {
-            let status = told.status.unwrap_or_default();
-            let what = if with_credential { "these credentials" } else { "us without credentials" };
-            told.kind = UpstreamKind::Denied;
-            told.reason = format!("the token server refuses {what} (status {status})");
-            Error::Upstream(told)
-        }
-        other => other,
+    let Error::Upstream(mut told) = error else { return error };
+    let Some(status) = told.status else { return Error::Upstream(told) };
+    if matches!(status, 400 | 401 | 403) {
+        let what = if with_credential { "these credentials" } else { "us without credentials" };
+        told.kind = UpstreamKind::Denied;
+        told.reason = format!("the token server refuses {what} (status {status})");
+    } else {
+        told.reason = told.reason.replacen("the registry", "the token server", 1);
     }
+    if told.kind == UpstreamKind::NotFound {
+        told.kind = UpstreamKind::BadAnswer;
+        told.reason = format!("the token server gives no token where it was asked for one (status {status})");
+    }
+    // Its status says nothing of what the registry has or knows.
+    told.status = None;
+    Error::Upstream(told)
 }
 
 #[cfg(test)]
@@ -436,8 +474,15 @@ mod tests {
         {
             assert!(answer(bad).kept(Time(0)).is_none(), "{bad}");
         }
-        let kept = answer(r#"{"access_token":"x"}"#).kept(Time(0)).expect("a token");
-        assert!(kept.authorization.is_sensitive());
+        for good in [
+            r#"{"access_token":"x"}"#,
+            r#"{"token":null,"access_token":"x","refresh_token":null,"expires_in":null}"#,
+            r#"{"token":"","access_token":"x"}"#,
+            r#"{"token":"x","access_token":null,"expires_in":{}}"#,
+        ] {
+            let kept = answer(good).kept(Time(0)).expect(good);
+            assert!(kept.authorization == "Bearer x" && kept.authorization.is_sensitive(), "{good}");
+        }
     }
 
     #[test]
@@ -447,6 +492,12 @@ mod tests {
             (r#"{"expires_in":0}"#, 60),
             (r#"{"expires_in":-5}"#, 60),
             (r#"{"expires_in":9000000000}"#, 3600),
+            (r#"{"expires_in":"300"}"#, 300),
+            (r#"{"expires_in":300.7}"#, 300),
+            (r#"{"expires_in":1e300}"#, 3600),
+            (r#"{"expires_in":-1e300}"#, 60),
+            (r#"{"expires_in":"soon"}"#, 60),
+            (r#"{"expires_in":null}"#, 60),
         ] {
             assert_eq!(answer(text).life(), Duration::from_secs(seconds), "{text}");
         }

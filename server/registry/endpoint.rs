@@ -208,6 +208,15 @@ impl Endpoint {
         self.authority.ends_with(":80")
     }
 
+    /// Whether `name` is what `repository` is called at this endpoint: its own name, or that below some of the endpoint's path,
+    /// or below the registry that it is a mirror of. Proxies that speak for several registries have them so.
+    pub(super) fn may_call(&self, repository: &str, name: &str) -> bool {
+        let Some(before) = name.strip_suffix(repository) else { return false };
+        let Some(before) = before.strip_suffix('/') else { return before.is_empty() };
+        let of_path = format!("{}/", self.path).contains(&format!("/{before}/"));
+        of_path || self.mirrored.as_deref() == Some(before)
+    }
+
     /// Whether the token server at `realm` may have the credential that is meant for this endpoint: it is the
     /// endpoint itself, or configured, and no less private than the endpoint is.
     pub(super) fn trusts_realm(&self, asked: &Url, realm: &Url) -> bool {
