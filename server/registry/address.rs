@@ -51,6 +51,16 @@ impl AddressPolicy {
         }
     }
 
+    /// Those of the addresses of a name that may be contacted.
+    fn choose(self, found: &[SocketAddr]) -> Result<Vec<SocketAddr>, Refused> {
+        let allowed: Vec<SocketAddr> =
+            found.iter().copied().filter(|address| self.allows(address.ip())).collect();
+        match (allowed.is_empty(), found.first()) {
+            (true, Some(refused)) => Err(Refused(refused.ip())),
+            (true, None) | (false, _) => Ok(allowed),
+        }
+    }
+
     /// Checks a literal address, which no resolver ever sees. The URL parser has already turned decimal, octal
     /// and hexadecimal spellings into addresses.
     pub(super) fn check_literal(self, url: &Url) -> Result<(), Refused> {
@@ -85,7 +95,8 @@ fn reach(address: IpAddr) -> Reach {
 
 fn reach_v4(address: Ipv4Addr) -> Reach {
     /// Metadata services that live outside the link-local range.
-    const METADATA: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
+    const METADATA: [Ipv4Addr; 3] =
+        [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(192, 0, 0, 192)];
     let [a, b, c, _] = address.octets();
     match (a, b, c) {
         _ if METADATA.contains(&address) => Reach::Never,
@@ -101,16 +112,26 @@ fn reach_v4(address: Ipv4Addr) -> Reach {
 }
 
 fn reach_v6(address: Ipv6Addr) -> Reach {
-    /// The metadata service of one large provider.
-    const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-    match address.segments()[0] {
-        _ if address == METADATA || address.is_unspecified() => Reach::Never,
+    /// Metadata services of providers, which have chosen addresses of private networks for them.
+    const METADATA: [Ipv6Addr; 4] = [
+        Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+        Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+        Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
+        Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42),
+    ];
+    let [first, second, ..] = address.segments();
+    match (first, second) {
+        _ if METADATA.contains(&address) || address.is_unspecified() => Reach::Never,
         _ if address.is_loopback() => Reach::Private,
         // Link-local, the old site-local, multicast.
-        0xfe80..=0xffff => Reach::Never,
-        0xfc00..=0xfdff => Reach::Private,
+        (0xfe80..=0xffff, _) => Reach::Never,
+        (0xfc00..=0xfdff, _) => Reach::Private,
+        // Teredo: a tunnel to an IPv4 address that is hidden in it, and judged by nobody.
+        (0x2001, 0) => Reach::Never,
+        // Protocol assignments, benchmarks, documentation: no one's public address.
+        (0x2001, 1..=0x1ff | 0xdb8) | (0x3fff, 0..=0xfff) => Reach::Private,
         // Global unicast. What is left is not assigned to anybody.
-        0x2000..=0x3fff => Reach::Public,
+        (0x2000..=0x3fff, _) => Reach::Public,
         _ => Reach::Never,
     }
 }
@@ -123,8 +144,9 @@ fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
         // Mapped, translated, and the old compatible form.
         [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] => Some(join(high, low)),
-        // NAT64, with the well-known and the local prefix.
-        [0x64, 0xff9b, 0 | 1, _, _, _, high, low] => Some(join(high, low)),
+        // NAT64 with the well-known prefix. Where the address stands behind the one for local use (RFC 8215) is up to each
+        // network (RFC 6052, section 2.2): it is like any other that is not assigned.
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(join(high, low)),
         // 6to4.
         [0x2002, high, low, ..] => Some(join(high, low)),
         _ => None,
@@ -139,13 +161,9 @@ impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let policy = self.0;
         Box::pin(async move {
+            // These very addresses are connected to: there is no second lookup that could find others.
             let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let allowed: Vec<SocketAddr> =
-                found.iter().copied().filter(|address| policy.allows(address.ip())).collect();
-            match (allowed.is_empty(), found.first()) {
-                (true, Some(refused)) => Err(Refused(refused.ip()).into()),
-                (true, None) | (false, _) => Ok(Box::new(allowed.into_iter()) as Addrs),
-            }
+            Ok(Box::new(policy.choose(&found)?.into_iter()) as Addrs)
         })
     }
 }
@@ -180,6 +198,19 @@ mod tests {
             "http://[fe80::1]/",
             "http://[febf::1]/",
             "http://[fd00:ec2::254]/",
+            "http://[fd20:ce::254]/",
+            "http://[fd00:c1::a9fe:a9fe]/",
+            "http://[fd00:42::42]/",
+            "http://192.0.0.192/",
+            // Behind a prefix of 48, 56 or 64 bits the address stands elsewhere than in the end.
+            "http://[64:ff9b:1:a9fe:a9:fe00::]/",
+            "http://[64:ff9b:1:a9:fe:a9fe::]/",
+            "http://[64:ff9b:1:0:a9:fea9:fe00:0]/",
+            "http://[64:ff9b:1::a9fe:a9fe]/",
+            "http://[64:ff9b:1::101:101]/",
+            "http://[64:ff9b:0:1::101:101]/",
+            "http://[2001:0:a9fe:a9fe::1]/",
+            "http://[2001::1]/",
             "http://[ff02::1]/",
             "http://[::]/",
             "http://0.0.0.0/",
@@ -204,13 +235,24 @@ mod tests {
             "http://[::1]/",
             "http://[fd12::1]/",
             "http://[::ffff:10.0.0.1]/",
+            "http://192.0.0.1/",
+            "http://[2001:2::1]/",
+            "http://[2001:10::1]/",
+            "http://[2001:db8::1]/",
+            "http://[3fff:fff::1]/",
         ] {
             assert!(allowed(AddressPolicy::Private, private), "{private}");
             assert!(!allowed(AddressPolicy::Public, private), "{private}");
         }
-        for public in
-            ["http://1.1.1.1/", "http://172.32.0.1/", "http://[2606:4700::1]/", "http://example.com/"]
-        {
+        for public in [
+            "http://1.1.1.1/",
+            "http://172.32.0.1/",
+            "http://[2606:4700::1]/",
+            "http://[2001:200::1]/",
+            "http://[2001:4860:4860::8888]/",
+            "http://[64:ff9b::101:101]/",
+            "http://example.com/",
+        ] {
             assert!(allowed(AddressPolicy::Public, public), "{public}");
         }
     }
@@ -221,6 +263,18 @@ mod tests {
         assert_eq!(narrowed("1.1.1.1:443"), AddressPolicy::Public);
         assert_eq!(narrowed("127.0.0.1:5000"), AddressPolicy::Private);
         assert_eq!(AddressPolicy::Private.narrowed_by(None), AddressPolicy::Public);
+    }
+
+    #[test]
+    fn of_the_addresses_of_a_name_only_those_are_used_that_may_be() {
+        let all = |texts: &[&str]| -> Vec<SocketAddr> {
+            texts.iter().map(|text| text.parse().expect(text)).collect()
+        };
+        let mixed = all(&["169.254.169.254:0", "10.0.0.1:0", "1.1.1.1:0", "[fd20:ce::254]:0"]);
+        assert_eq!(AddressPolicy::Public.choose(&mixed), Ok(all(&["1.1.1.1:0"])));
+        assert_eq!(AddressPolicy::Private.choose(&mixed), Ok(all(&["10.0.0.1:0", "1.1.1.1:0"])));
+        assert_eq!(AddressPolicy::Public.choose(&mixed[..2]), Err(Refused(mixed[0].ip())));
+        assert_eq!(AddressPolicy::Public.choose(&[]), Ok(Vec::new()));
     }
 
     #[tokio::test]
