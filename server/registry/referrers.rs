@@ -7,9 +7,9 @@ use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, LINK};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::oci::{Descriptor, Digest, Document, media_type};
-use crate::registry::blob::read_bounded;
+use crate::registry::blob::{is_encoded, read_bounded};
 use crate::registry::failure::bad_answer;
-use crate::registry::repository::{Repository, content_type};
+use crate::registry::repository::{Repository, content_type, identity};
 use crate::registry::transport::{Answer, Wire};
 use crate::registry::{Ask, Capability};
 
@@ -64,6 +64,12 @@ impl Repository {
     /// What a page lists, and where the list goes on.
     async fn read_page(&self, answer: Answer, place: &str) -> Result<(Option<String>, Vec<Descriptor>)> {
         let next = next_page(&answer, place)?;
+        if is_encoded(answer.response.headers()) {
+            return Err(bad_answer(
+                &answer.url,
+                "it encodes its list of referrers, though it was asked not to",
+            ));
+        }
         let said = content_type(&answer).map(str::to_owned);
         let stall = self.registry.patience().stall;
         let (bytes, url) = read_bounded(answer, limits::MANIFEST_BYTES as usize, stall).await?;
@@ -101,7 +107,9 @@ fn next_page(answer: &Answer, place: &str) -> Result<Option<String>> {
 }
 
 fn index_headers() -> HeaderMap {
-    HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(media_type::OCI_INDEX))])
+    let mut headers = identity();
+    headers.insert(ACCEPT, HeaderValue::from_static(media_type::OCI_INDEX));
+    headers
 }
 
 /// What registries answer that were made before there was such an API.

@@ -5,9 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
-};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 use url::Url;
 
@@ -17,7 +15,7 @@ use crate::oci::media_type::{self, Kind};
 use crate::oci::schema1::{self, Schema1};
 use crate::oci::{Algorithm, Descriptor, Digest, Document, Reference};
 use crate::registry::address::AddressPolicy;
-use crate::registry::blob::{BlobStream, content_length, given_range, read_bounded};
+use crate::registry::blob::{BlobStream, content_length, given_range, is_encoded, read_bounded};
 use crate::registry::failure::{bad_answer, upstream};
 use crate::registry::places::Place;
 use crate::registry::ranks::{Answerer, Ranks};
@@ -399,9 +397,7 @@ impl Repository {
     }
 
     async fn read_document(&self, answer: Answer, digest: Option<&Digest>) -> Result<Kept> {
-        if answer.response.status() != StatusCode::OK
-            || answer.response.headers().contains_key(CONTENT_ENCODING)
-        {
+        if answer.response.status() != StatusCode::OK || is_encoded(answer.response.headers()) {
             return Err(bad_answer(&answer.url, "it answers a part of the document, or an encoded one"));
         }
         let said = said_digest(&answer)?;
@@ -445,7 +441,7 @@ impl Shelf {
 }
 
 /// A blob is its stored bytes: an encoded one would have other offsets, and another digest.
-fn identity() -> HeaderMap {
+pub(super) fn identity() -> HeaderMap {
     HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))])
 }
 

@@ -20,6 +20,9 @@ pub fn retriable(error: &Error) -> bool {
     }
 }
 
+/// What part of the wait that a registry asks for is added to it at most.
+const ASKED_SPREAD: u32 = 10;
+
 /// How often and how patiently one blob or document is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
@@ -95,7 +98,10 @@ impl Retries {
             Error::Upstream(upstream) => upstream.retry_after.unwrap_or_default(),
             _ => Duration::ZERO,
         };
-        Some(own.max(asked.min(self.policy.longest_retry_after)))
+        let asked = asked.min(self.policy.longest_retry_after);
+        // Not before it, and not all of those who were told the same at the same moment.
+        let spread = u64::try_from((asked / ASKED_SPREAD).as_micros()).unwrap_or(u64::MAX).max(1);
+        Some(own.max(asked + Duration::from_micros(random % spread)))
     }
 }
 
@@ -146,6 +152,17 @@ mod tests {
             Retries::new(RetryPolicy::default()).failed(&error, 0).expect("retriable").as_secs()
         };
         assert_eq!((wait(7), wait(300), wait(86_400)), (7, 300, 300));
+    }
+
+    #[test]
+    fn who_was_told_to_wait_comes_back_neither_before_nor_with_all_the_others() {
+        let error = failure(UpstreamKind::RateLimited, Some(60));
+        let wait = |random| Retries::new(RetryPolicy::default()).failed(&error, random).expect("retriable");
+        let waits: std::collections::BTreeSet<_> = (0..10).map(|n| wait(n * 599_999).as_secs()).collect();
+        assert_eq!(waits.into_iter().collect::<Vec<_>>(), [60, 61, 62, 63, 64, 65]);
+        let asked = failure(UpstreamKind::RateLimited, Some(0));
+        let wait = Retries::new(RetryPolicy::default()).failed(&asked, u64::MAX).expect("retriable");
+        assert!(wait < RetryPolicy::default().first_wait);
     }
 
     #[test]

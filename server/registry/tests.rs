@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::fixture::{Auth, Fault, FixtureRegistry, INDEX, LAYER, MANIFEST};
+use super::fixture::{Auth, Fault, FixtureRegistry, INDEX, LAYER, MANIFEST, sha256};
 use super::*;
 use crate::clock::Time;
 use crate::error::{Upstream, UpstreamKind};
@@ -182,6 +182,9 @@ async fn a_document_that_is_not_what_was_promised_is_refused() {
         registry.fail("/manifests/", fault.clone(), 1);
         assert_eq!(failure(repository.fetch_document(&descriptor).await).kind, kind, "{fault:?}");
     }
+    // It is said in so many words that there is none, which is as good as silence.
+    registry.fail("/manifests/", Fault::Headers(vec![("Content-Encoding", "Identity".into())]), 1);
+    repository.fetch_document(&descriptor).await.expect("as it is");
     // By tag the registry's own word is all there is to hold it to.
     registry.fail_method("HEAD", "/manifests/v1", Fault::Status(405, vec![]), 1);
     registry.fail("/manifests/v1", Fault::Headers(vec![("Docker-Content-Digest", other.clone())]), 1);
@@ -195,6 +198,51 @@ async fn a_document_that_is_not_what_was_promised_is_refused() {
     assert_eq!(failure(repository.fetch_document(&larger).await).kind, UpstreamKind::Mismatch);
     let index = Descriptor { media_type: INDEX.into(), ..descriptor };
     assert_eq!(failure(repository.fetch_document(&index).await).kind, UpstreamKind::BadAnswer);
+}
+
+#[tokio::test]
+async fn a_list_of_referrers_is_asked_for_as_it_is() {
+    let registry = FixtureRegistry::start().await;
+    let subject = Digest::of(Algorithm::Sha256, b"subject");
+    registry.list_referrers("app", subject.as_str(), &[vec![]]);
+    for (encoding, kind) in [("gzip", Some(UpstreamKind::BadAnswer)), ("identity", None)] {
+        registry.fail("/referrers/", Fault::Headers(vec![("Content-Encoding", encoding.into())]), 1);
+        let listed = app(&registry).list_referrers(&subject, &[]).await;
+        assert_eq!(listed.err().map(|error| failure::<()>(Err(error)).kind), kind, "{encoding}");
+    }
+    assert!(registry.seen().iter().all(|seen| seen.headers["accept-encoding"] == "identity"));
+}
+
+#[tokio::test]
+async fn a_tag_whose_head_and_document_differ_is_one_of_them_or_nothing() {
+    let registry = FixtureRegistry::start().await;
+    let old = registry.push_image("app", Some("v1"), "linux/amd64", &[b"old"]);
+    let new = registry.push_image("app", None, "linux/amd64", &[b"new"]);
+    let repository = app(&registry);
+    let says = |name, value: &str| Fault::Headers(vec![(name, value.to_owned())]);
+    // What HEAD says is what is fetched, by its digest: whatever the tag points to by then.
+    let digest = sha256(&new);
+    registry.fail_method("HEAD", "/manifests/v1", says("Docker-Content-Digest", &digest), 1);
+    let resolved = repository.resolve(&reference(&registry, "app:v1")).await.expect("resolved").descriptor;
+    assert_eq!(resolved.digest.as_str(), digest);
+    let fetched = repository.fetch_document(&Descriptor { size: new.len() as u64, ..resolved }).await;
+    assert_eq!(fetched.expect("fetched").bytes, new);
+    assert_eq!(registry.log()[1], format!("GET /v2/app/manifests/{digest}"));
+    // Another length or type than it then has ends it.
+    let media_types = says("Content-Type", INDEX);
+    for (fault, kind) in
+        [(says("Content-Length", "7"), UpstreamKind::Mismatch), (media_types, UpstreamKind::BadAnswer)]
+    {
+        registry.fail_method("HEAD", "/manifests/v1", fault.clone(), 1);
+        let resolved =
+            repository.resolve(&reference(&registry, "app:v1")).await.expect("resolved").descriptor;
+        assert_eq!(failure(repository.fetch_document(&resolved).await).kind, kind, "{fault:?}");
+    }
+    // Where the tag itself is got, the bytes name it.
+    registry.fail_method("HEAD", "/manifests/v1", Fault::Status(405, vec![]), 1);
+    registry.fail_method("GET", "/manifests/v1", Fault::Without("Docker-Content-Digest"), 1);
+    let got = repository.resolve(&reference(&registry, "app:v1")).await.expect("resolved");
+    assert_eq!(got.descriptor, document(MANIFEST, &old));
 }
 
 #[tokio::test]
@@ -387,7 +435,7 @@ async fn a_private_host_that_is_written_down_opens_no_other_to_its_images() {
         read(&repository, &blob(b"near"), 0).await.expect("it may be contacted itself");
         refuses(&repository).await;
         // Its own redirect is its own word: many keep their bytes at another private host.
-        let to = format!("http://{}/v2/x/blobs/{}", storage.host(), super::fixture::sha256(b"far away"));
+        let to = format!("http://{}/v2/x/blobs/{}", storage.host(), sha256(b"far away"));
         registry.fail("/blobs/", Fault::Status(307, vec![("Location", to)]), 1);
         read(&repository, &blob(b"far away"), 0).await.expect("what it keeps elsewhere");
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::fixture::{TokenFor, sha256};
+use super::super::fixture::TokenFor;
 use super::*;
 
 fn password(text: &str) -> Credential {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::super::failure::no_connection;
-use super::super::fixture::sha256;
 use super::*;
 
 /// What is said of the address that most clouds have for it.
