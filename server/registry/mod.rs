@@ -34,7 +34,7 @@ use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 
 use crate::clock::{Clock, Time};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::oci::Reference;
 
 pub use address::AddressPolicy;

@@ -7,7 +7,7 @@ use url::Url;
 use super::fixture::{Auth, Fault, FixtureRegistry, INDEX, LAYER, MANIFEST, sha256};
 use super::*;
 use crate::clock::Time;
-use crate::error::{Upstream, UpstreamKind};
+use crate::error::{Error, Upstream, UpstreamKind};
 use crate::oci::{Algorithm, Descriptor, Digest};
 
 mod credentials;

@@ -532,6 +532,67 @@ async fn what_is_configured_for_a_verified_host_is_not_sent_over_an_insecure_con
     assert_eq!((told.kind, registry.seen().len()), (UpstreamKind::Unreachable, requests));
 }
 
+/// All that is written to a log.
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("no holder panics").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_log_at_any_level_holds_a_secret() {
+    let written = Written::default();
+    let writer = written.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _listening = tracing::subscriber::set_default(subscriber);
+    let (registry, storage) = (FixtureRegistry::start().await, FixtureRegistry::start().await);
+    registry.push_blob(b"x");
+    let place = format!("{}?sig=s3cret", storage.push_file("/elsewhere", b"x"));
+    let server = HostSettings {
+        headers: [("X-Key".to_owned(), vec![Secret::new("s3cret")])].into(),
+        credential: Some(password("me:s3cret")),
+        ..HostSettings::default()
+    };
+    let identity = HostSettings {
+        credential: Some(Credential::IdentityToken { token: Secret::new("s3cret") }),
+        ..server.clone()
+    };
+    for (server, auth, to) in [
+        (server.clone(), Auth::Password("me:s3cret"), TokenFor::Password("me:s3cret")),
+        (server.clone(), Auth::Token { realm: None, expires_in: 300 }, TokenFor::Password("me:s3cret")),
+        (server, Auth::Token { realm: None, expires_in: 300 }, TokenFor::PostedPassword("me:s3cret")),
+        (identity, Auth::Token { realm: None, expires_in: 300 }, TokenFor::Refresh("s3cret".into())),
+    ] {
+        registry.require(auth);
+        registry.hand_tokens_to(to);
+        let settings = RegistrySettings { server, mirrors: Vec::new() };
+        let reference = reference(&registry, "app");
+        let endpoints = settings.endpoints(&reference, AddressPolicy::Private, true);
+        let repository = client().repository(&reference, endpoints, Trace::default());
+        read(&repository, &blob(b"x"), 0).await.expect("the bytes");
+        registry.fail("/blobs/", Fault::Status(307, vec![("Location", place.clone())]), 1);
+        read(&repository, &blob(b"x"), 0).await.expect("the bytes, from elsewhere");
+        tracing::trace!(?settings, "As it is configured");
+    }
+    let text = String::from_utf8(written.0.lock().expect("no holder panics").clone()).expect("text");
+    assert!(text.contains("TRACE"), "something is written");
+    for secret in ["s3cret", "secret-", "refresh-", "bWU6"] {
+        assert!(!text.contains(secret), "{secret}: {text}");
+    }
+}
+
 #[tokio::test]
 async fn no_trace_holds_a_secret() {
     let registry = FixtureRegistry::start().await;
