@@ -7,15 +7,18 @@
 //! when to ask again.
 
 mod address;
+mod asking;
 mod auth;
 mod blob;
 mod challenge;
 mod credential;
 mod docker_config;
+mod documents;
 mod endpoint;
 mod failure;
 mod foreign;
 mod hosts;
+mod keyring;
 mod places;
 mod probe;
 mod ranks;
@@ -23,6 +26,7 @@ mod referrers;
 mod repository;
 mod retry;
 mod settings;
+mod token;
 mod trace;
 mod transport;
 
@@ -41,21 +45,23 @@ pub use address::AddressPolicy;
 pub use blob::{Arrived, BlobStream};
 pub use credential::{Credential, Secret};
 pub use docker_config::DockerConfig;
+pub use documents::{Fetched, Resolved};
 pub use endpoint::{Capability, Endpoint, Transport};
 pub use foreign::is_elsewhere;
 pub use hosts::{Found, HostsDirs};
 pub use places::{Crowd, Place};
 pub use probe::{Probe, Step, StepName};
-pub use repository::{Fetched, Repository, Resolved};
+pub use repository::Repository;
 pub use retry::{Retries, RetryPolicy, retriable};
 pub use settings::{ClientCertificate, HostSettings, RegistrySettings};
 pub use trace::{Exchange, Outcome, Told, Trace};
 pub use transport::Patience;
 
-use auth::{Keyring, Refusal, Scope};
+use auth::{Refusal, Scope};
 use blob::read_bounded;
 use endpoint::Scheme;
 use failure::{error_code, refused_by};
+use keyring::Keyring;
 use places::Places;
 use transport::{Answer, Clients, Failed, Peer, Redirects, Request, Wire};
 

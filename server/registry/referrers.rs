@@ -8,8 +8,9 @@ use crate::error::{Error, Result};
 use crate::limits;
 use crate::oci::{Descriptor, Digest, Document, media_type};
 use crate::registry::blob::{is_encoded, read_bounded};
+use crate::registry::documents::content_type;
 use crate::registry::failure::bad_answer;
-use crate::registry::repository::{Repository, content_type, identity};
+use crate::registry::repository::{Repository, identity};
 use crate::registry::transport::{Answer, Wire};
 use crate::registry::{Ask, Capability};
 

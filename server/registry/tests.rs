@@ -11,6 +11,8 @@ use crate::error::{Error, Upstream, UpstreamKind};
 use crate::oci::{Algorithm, Descriptor, Digest};
 
 mod credentials;
+mod mirrors;
+mod tokens;
 mod trust;
 
 fn client() -> Registry {
