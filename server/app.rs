@@ -33,6 +33,9 @@ impl App {
     /// `AlreadyExists` when another server has the data directory; `Unavailable` when the database does not answer.
     pub async fn open(config: Config, clock: Clock) -> Result<App> {
         let shutdown = Shutdown::new();
+        let hosts = HostsDirs::new(config.hosts_dirs.clone());
+        let hosts =
+            shutdown.spawn_blocking("look into the hosts directories", move || hosts.check()).await??;
         let (db, store) = open_store(&config, &clock, &shutdown).await?;
         let repaired = store.repair().await?;
         store.start_tasks();
@@ -46,7 +49,7 @@ impl App {
         settings.parts.at_once = config.blob_concurrency;
         settings.metrics = metrics.jobs.clone();
         settings.sources = Sources {
-            hosts: Arc::new(HostsDirs::new(config.hosts_dirs.clone())),
+            hosts: Arc::new(hosts),
             docker: DockerConfig::new(config.docker_config.clone()),
             rules: Arc::new(config.registry_rules.clone()),
         };

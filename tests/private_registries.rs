@@ -141,6 +141,7 @@ async fn a_registry_with_a_certificate_of_its_own_is_trusted_when_it_is_configur
     let (authority, stranger) = (Authority::new(), Authority::new());
     let registry = DockerRegistry::start_with(Some(&plain), &authority.tls(directory.path(), false), "");
     let hosts = directory.path().join("hosts");
+    fs::create_dir(&hosts).expect("a directory");
     let app = TestApp::with(On::Sqlite, &[("hosts_dir", hosts.to_str().expect("a path"))]).await;
 
     put(&app, &registry, json!({"ca": [stranger.root]})).await;

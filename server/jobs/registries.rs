@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 use url::Url;
 
 use crate::clock::Time;
 use crate::error::{Doing, Error, Result};
+use crate::id::hex;
 use crate::jobs::Jobs;
 use crate::jobs::event::LogLevel;
 use crate::jobs::request::CredentialUse;
@@ -143,9 +145,15 @@ pub struct RegistryView {
 }
 
 impl RegistryView {
-    /// Names this state of the settings.
+    /// Names this state of the settings. A file has none but what it says.
     pub fn tag(&self) -> String {
-        self.updated_at.map_or_else(|| "file".to_owned(), tag_of)
+        self.updated_at.map_or_else(
+            || {
+                let shown = serde_json::to_vec(self).expect("texts are JSON");
+                hex(&Sha256::digest(shown)[..16])
+            },
+            tag_of,
+        )
     }
 }
 
@@ -260,26 +268,46 @@ impl Jobs {
         let stored = self.0.store.list_registries().await?;
         let mut all: BTreeMap<String, RegistryView> =
             stored.iter().map(|stored| (stored.host.clone(), view_of_stored(stored))).collect();
-        for name in self.on_files(|hosts| Ok(hosts.names())).await? {
-            if all.contains_key(&name) {
+        for name in self.on_files(HostsDirs::names).await? {
+            // Another directory than a registry's is looked for by nobody.
+            if all.contains_key(&name) || parse_name(&name).ok().as_ref() != Some(&name) {
                 continue;
             }
-            let settings = self.find_in_files(&name).await.ok().flatten().map(|found| found.settings);
-            all.insert(name.clone(), view_of(name, RegistrySource::File, settings.as_ref()));
+            if let Some(view) = self.view_of_file(&name).await? {
+                all.insert(name, view);
+            }
         }
         Ok(all.into_values().collect())
     }
 
+    /// What the directory of this name says, if there is one.
+    async fn view_of_file(&self, name: &str) -> Result<Option<RegistryView>> {
+        let settings = match self.find_in_files(name).await {
+            Ok(found) => match found.filter(|found| found.named || name == FOR_ALL) {
+                Some(found) => Some(found.settings),
+                None => return Ok(None),
+            },
+            // Which of the directories it is that cannot be used, a test or a pull tells.
+            Err(Error::Invalid(_)) => {
+                let wanted = name.to_owned();
+                if !self.on_files(move |hosts| Ok(hosts.names()?.contains(&wanted))).await? {
+                    return Ok(None);
+                }
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Some(view_of(name.to_owned(), RegistrySource::File, settings.as_ref())))
+    }
+
     /// # Errors
-    /// `Invalid` for what is no registry's name, or a file that cannot be used; `NotFound`; `Unavailable`.
+    /// `Invalid` for what is no registry's name, or a hosts directory that cannot be listed; `NotFound`; `Unavailable`.
     pub async fn find_registry(&self, host: &str) -> Result<RegistryView> {
         let host = parse_name(host)?;
         if let Some(stored) = self.0.store.find_registry(&host).await? {
             return Ok(view_of_stored(&stored));
         }
-        let found = self.find_in_files(&host).await?.filter(|found| found.named || host == FOR_ALL);
-        let found = found.ok_or_else(|| Error::not_found("registry", &host))?;
-        Ok(view_of(host, RegistrySource::File, Some(&found.settings)))
+        self.view_of_file(&host).await?.ok_or_else(|| Error::not_found("registry", &host))
     }
 
     /// Writes settings; whether they are the first of the API for that registry.

@@ -1,20 +1,22 @@
 //! Hosts directories as containerd has them: `<dir>/<registry>/hosts.toml`, read anew for each pull, so that a change
 //! needs no restart (containerd, docs/hosts.md).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use toml::Value;
 use url::Url;
 
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::registry::credential::Secret;
-use crate::registry::endpoint::Capability;
+use crate::registry::endpoint::{Capability, authority_of};
 use crate::registry::settings::{ClientCertificate, HostSettings, RegistrySettings};
 
 /// The directory for registries that have none of their own.
@@ -38,43 +40,76 @@ impl HostsDirs {
         HostsDirs(directories)
     }
 
-    /// What the first directory that knows `registry` (`host[:port]`) says of it. It reads files: not for a thread that
-    /// must not wait.
+    /// Whether each of them is there and can be listed: one that is not would be missed only by the pulls that it was to
+    /// lead elsewhere.
     ///
     /// # Errors
-    /// `Invalid`, naming the file and the line; a file that cannot be read is never passed over.
+    /// `Invalid`, naming the directory.
+    pub fn check(self) -> Result<HostsDirs> {
+        match self.0.iter().find_map(|root| fs::read_dir(root).err().map(|error| (root, error))) {
+            None => Ok(self),
+            Some((root, error)) => Err(Error::invalid_field(
+                "hosts_dir",
+                format!("cannot look into {}: {error}", root.display()),
+            )),
+        }
+    }
+
+    /// What the first directory that knows `registry` (`host[:port]`) says of it: nothing special, when it holds no
+    /// file. It reads files: not for a thread that must not wait.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the directory and the file, and the line of what is not TOML or of another type; no text of the
+    /// file is repeated. Only what is not there is passed over: anything else might have named a mirror past which
+    /// nothing may be pulled.
     pub fn find(&self, registry: &str) -> Result<Option<Found>> {
-        for directory in &self.0 {
+        for root in &self.0 {
+            // It was there at the start.
+            fs::metadata(root).map_err(|error| unreadable(&error))?;
             for (name, named) in names_of(registry) {
-                let directory = directory.join(&name);
-                if !directory.is_dir() {
+                let directory = root.join(&name);
+                if !is_directory(&directory).map_err(|error| in_file(&name, &error.to_string()))? {
                     continue;
                 }
                 let settings = read(&directory).map_err(|why| in_file(&name, &why))?;
-                if let Some(settings) = settings {
-                    let settings = settings.check().map_err(|error| in_file(&name, &with_field(&error)))?;
-                    return Ok(Some(Found { settings, named }));
-                }
+                let settings = settings.check().map_err(|error| in_file(&name, &with_field(&error)))?;
+                return Ok(Some(Found { settings, named }));
             }
         }
         Ok(None)
     }
 
     /// The registries that the directories name, each once, in the order of their names.
-    pub fn names(&self) -> Vec<String> {
-        let mut names = std::collections::BTreeSet::new();
-        for entry in self.0.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if entry.path().is_dir() && !name.starts_with('.') {
+    ///
+    /// # Errors
+    /// `Invalid` for a directory that cannot be listed.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let mut names = BTreeSet::new();
+        for root in &self.0 {
+            for entry in fs::read_dir(root).map_err(|error| unreadable(&error))? {
+                let entry = entry.map_err(|error| unreadable(&error))?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                // One that cannot be looked into counts: whoever looks for it is told so.
+                if name.starts_with('.') || !is_directory(&entry.path()).unwrap_or(true) {
+                    continue;
+                }
                 // `host_port_` is how a port is written where a colon cannot be.
                 let port = name.strip_suffix('_').and_then(|rest| rest.rsplit_once('_'));
                 names.insert(port.map_or_else(|| name.clone(), |(host, port)| format!("{host}:{port}")));
-            }
-            if names.len() >= limits::REGISTRIES {
-                break;
+                if names.len() >= limits::REGISTRIES {
+                    return Ok(names.into_iter().collect());
+                }
             }
         }
-        names.into_iter().collect()
+        Ok(names.into_iter().collect())
+    }
+}
+
+fn is_directory(path: &Path) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.is_dir()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -84,6 +119,10 @@ fn names_of(registry: &str) -> impl Iterator<Item = (String, bool)> {
     let underscored = with_port.map(|(host, port)| format!("{host}_{port}_"));
     let own = underscored.into_iter().chain([registry.to_owned()]).map(|name| (name, true));
     own.chain([(FOR_ALL.to_owned(), false)])
+}
+
+fn unreadable(error: &io::Error) -> Error {
+    Error::invalid(format!("a hosts directory of the server cannot be looked into: {error}"))
 }
 
 fn in_file(name: &str, why: &str) -> Error {
@@ -100,10 +139,11 @@ fn with_field(error: &Error) -> String {
     }
 }
 
-/// `hosts.toml`, or the certificates that Docker would find there; `None` for a directory with neither.
-fn read(directory: &Path) -> Result<Option<RegistrySettings>, String> {
+/// `hosts.toml`, or the certificates that Docker would find there. A directory with neither says that there is nothing to
+/// say, and ends the search as it does for containerd.
+fn read(directory: &Path) -> Result<RegistrySettings, String> {
     match read_text(&directory.join(FILE)) {
-        Ok(text) => parse(&text, directory).map(Some),
+        Ok(text) => parse(&text, directory).map_err(|why| format!("{FILE}{why}")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => read_certificates(directory),
         Err(error) => Err(format!("{FILE}: {error}")),
     }
@@ -119,9 +159,9 @@ fn read_text(path: &Path) -> io::Result<String> {
     }
 }
 
-/// `*.crt` are certificate authorities; `x.cert` is ours and `x.key` its key (Docker, "Verify repository client with
-/// certificates").
-fn read_certificates(directory: &Path) -> Result<Option<RegistrySettings>, String> {
+/// `*.crt` are certificate authorities; the first `x.cert` is ours and `x.key` its key (Docker, "Verify repository client
+/// with certificates"), which may stand in the same file.
+fn read_certificates(directory: &Path) -> Result<RegistrySettings, String> {
     let mut server = HostSettings::default();
     let entries = fs::read_dir(directory).map_err(|error| error.to_string())?;
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
@@ -129,12 +169,15 @@ fn read_certificates(directory: &Path) -> Result<Option<RegistrySettings>, Strin
     for path in &paths {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("crt") => server.ca.push(read_pem(path)?),
-            Some("cert") => server.client = Some(read_pair(path, &path.with_extension("key"))?),
+            Some("cert") if server.client.is_none() => {
+                let key = path.with_extension("key");
+                let key = if paths.contains(&key) { &key } else { path };
+                server.client = Some(read_pair(path, key)?);
+            }
             Some(_) | None => {}
         }
     }
-    let found = !server.ca.is_empty() || server.client.is_some();
-    Ok(found.then(|| RegistrySettings { server, mirrors: Vec::new() }))
+    Ok(RegistrySettings { server, mirrors: Vec::new() })
 }
 
 fn read_pem(path: &Path) -> Result<String, String> {
@@ -160,13 +203,40 @@ struct Table {
     #[serde(default)]
     override_path: bool,
     dial_timeout: Option<String>,
-    /// In the order of the file.
     #[serde(default)]
-    host: toml::Table,
+    host: Hosts,
+}
+
+/// Tables by their URLs, in the order of the file.
+#[derive(Default)]
+struct Hosts(Vec<(String, Table)>);
+
+impl<'de> Deserialize<'de> for Hosts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Hosts, D::Error> {
+        struct Tables;
+
+        impl<'de> Visitor<'de> for Tables {
+            type Value = Hosts;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table for each host")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut tables: A) -> Result<Hosts, A::Error> {
+                let mut hosts = Vec::new();
+                while let Some(host) = tables.next_entry()? {
+                    hosts.push(host);
+                }
+                Ok(Hosts(hosts))
+            }
+        }
+
+        deserializer.deserialize_map(Tables)
+    }
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text or a list of texts")]
 enum Texts {
     One(String),
     Many(Vec<String>),
@@ -181,28 +251,43 @@ impl Texts {
     }
 }
 
+/// What is wrong comes with its place, to be put behind the name of the file.
 fn parse(text: &str, directory: &Path) -> Result<RegistrySettings, String> {
-    let mut root: Table = toml::from_str(text).map_err(|error| one_line(&error))?;
+    let mut root: Table = toml::from_str(text).map_err(|error| stopped_at(&error, text))?;
     let mut mirrors = Vec::new();
-    for (url, table) in std::mem::take(&mut root.host) {
-        let table: Table = table.try_into().map_err(|error| format!("host `{url}`: {}", one_line(&error)))?;
-        mirrors
-            .push(settings_of(table, Some(&url), directory).map_err(|why| format!("host `{url}`: {why}"))?);
+    for (at, (url, table)) in std::mem::take(&mut root.host.0).into_iter().enumerate() {
+        let mirror = settings_of(table, Some(&url), directory);
+        mirrors.push(mirror.map_err(|why| format!(", {}: {why}", shown_host(&url, at)))?);
     }
     let server = root.server.take();
-    Ok(RegistrySettings { server: settings_of(root, server.as_deref(), directory)?, mirrors })
+    let server = settings_of(root, server.as_deref(), directory).map_err(|why| format!(": {why}"))?;
+    Ok(RegistrySettings { server, mirrors })
 }
 
-/// The parser's message without the picture of the line.
-fn one_line(error: &toml::de::Error) -> String {
-    error.message().to_owned()
+/// Where the parser stopped, and what it looked for. What it found there may be a secret, and is not repeated.
+fn stopped_at(error: &toml::de::Error, text: &str) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    // The end of its words is its own: what was found comes first.
+    let expected = error.message().rsplit_once("expected ");
+    let why = expected.map_or_else(|| "cannot be read".to_owned(), |(_, what)| format!("expected {what}"));
+    format!(", line {line}, column {column}: {why}")
+}
+
+/// A host as it may be told: its URL is as it was written, with whatever secret in it.
+fn shown_host(url: &str, at: usize) -> String {
+    match parse_url(url) {
+        Ok(url) if url.has_host() => format!("host `{}`", authority_of(&url)),
+        Ok(_) | Err(_) => format!("host number {}", at + 1),
+    }
 }
 
 fn settings_of(table: Table, url: Option<&str>, directory: &Path) -> Result<HostSettings, String> {
     let url = url.filter(|url| !url.is_empty()).map(parse_url).transpose()?;
-    let capabilities = match table.capabilities {
-        None => Capability::ALL.into(),
-        Some(names) => names.iter().map(|name| parse_capability(name)).collect::<Result<_, _>>()?,
+    let capabilities = match table.capabilities.unwrap_or_default().as_slice() {
+        [] => Capability::ALL.into(),
+        names => names.iter().map(|name| parse_capability(name)).collect::<Result<_, _>>()?,
     };
     let paths = table.ca.map(Texts::into_vec).unwrap_or_default();
     let ca = paths.iter().map(|path| read_pem(&directory.join(path))).collect::<Result<_, _>>()?;
@@ -218,7 +303,7 @@ fn settings_of(table: Table, url: Option<&str>, directory: &Path) -> Result<Host
         skip_verify: table.skip_verify,
         headers: headers.collect(),
         override_path: table.override_path,
-        connect_timeout: table.dial_timeout.as_deref().map(parse_time).transpose()?,
+        connect_timeout: table.dial_timeout.as_deref().map(parse_time).transpose()?.flatten(),
         ..HostSettings::default()
     })
 }
@@ -229,15 +314,41 @@ fn parse_url(text: &str) -> Result<Url, String> {
 }
 
 fn parse_capability(name: &str) -> Result<Capability, String> {
-    let found = Capability::ALL.into_iter().find(|capability| capability.as_str() == name);
+    let found = Capability::ALL.into_iter().find(|known| known.as_str().eq_ignore_ascii_case(name));
     found.ok_or_else(|| format!("`{}` is no capability: pull, resolve, push, referrers", name.escape_debug()))
 }
 
-fn parse_time(text: &str) -> Result<Duration, String> {
-    crate::clock::parse_duration(text).map_err(|error| format!("dial_timeout: {error}"))
+/// A length of time as Go reads it (`time.ParseDuration`): `5s`, `500ms`, `1m30.5s`. None at all is no limit of the file's.
+fn parse_time(text: &str) -> Result<Option<Duration>, String> {
+    const UNITS: [(&str, f64); 8] = [
+        ("ns", 1e-9),
+        ("us", 1e-6),
+        ("µs", 1e-6),
+        ("μs", 1e-6),
+        ("ms", 1e-3),
+        ("s", 1.0),
+        ("m", 60.0),
+        ("h", 3600.0),
+    ];
+    let wrong = || "dial_timeout: a length of time is as in 5s, 500ms or 1m30s".to_owned();
+    let in_number = |c: char| c.is_ascii_digit() || c == '.';
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest.is_empty() {
+        return Err(wrong());
+    }
+    let mut seconds = 0.0;
+    while !rest.is_empty() && rest != "0" {
+        let (number, after) = rest.split_at(rest.find(|c| !in_number(c)).ok_or_else(wrong)?);
+        let (unit, next) = after.split_at(after.find(in_number).unwrap_or(after.len()));
+        let (_, factor) = UNITS.into_iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+        seconds += number.parse::<f64>().map_err(|_| wrong())? * factor;
+        rest = next;
+    }
+    let length = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
+    Ok(Some(length).filter(|length| !length.is_zero()))
 }
 
-/// A file with both, a pair of files, or a list of such; the first pair is ours to use.
+/// A file with both a certificate and its key; or a list of such files and of pairs, of which the first is ours to use.
 fn parse_client(value: Value, directory: &Path) -> Result<Option<ClientCertificate>, String> {
     let strange = || "client: give a file, a pair of files, or a list of pairs".to_owned();
     let path = |value: &Value| value.as_str().map(|path| directory.join(path));
@@ -354,7 +465,7 @@ future_key = "is passed over"
             let url = found.settings.server.url.expect("a server");
             assert_eq!((url.host_str(), found.named), (Some(host), named), "{registry}");
         }
-        assert_eq!(dirs.names(), ["_default", "q.io:5000", "r.io:5000"]);
+        assert_eq!(dirs.names().expect("names"), ["_default", "q.io:5000", "r.io:5000"]);
         let (_other, none) = directory(&[("x/y", "")]);
         assert_eq!(none.find("r.io").expect("nothing there"), None);
     }
@@ -380,10 +491,94 @@ future_key = "is passed over"
             ("[host.\"https://m\"]\ncapabilities = [\"fly\"]", "`fly` is no capability"),
             ("ca = \"not-there.pem\"", "not-there.pem"),
             ("[host.\"https://m\"]\nclient = 7", "client"),
+            ("dial_timeout = \"soon\"", "hosts.toml: dial_timeout"),
         ] {
             let (_root, dirs) = directory(&[("docker.io/hosts.toml", text)]);
             let error = dirs.find("docker.io").expect_err(text).to_string();
             assert!(error.contains(words) && error.contains("docker.io"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn what_a_parser_stumbles_over_is_not_repeated() {
+        for (text, place) in [
+            ("\nheader = \"Authorization: Basic s3cret\"", "hosts.toml, line 2, column 10: expected "),
+            (
+                "[host.\"https://m\".header]\n  x = {s3cret = \"s3cret\"}",
+                "hosts.toml, line 2, column 7: expected a text",
+            ),
+            (
+                "skip_verify = \"s3cret, expected s3cret\"",
+                "hosts.toml, line 1, column 15: expected a boolean",
+            ),
+            ("x = s3cret", "hosts.toml, line 1, column 5: "),
+            ("host = \"s3cret\"", "hosts.toml, line 1, column 8: expected a table for each host"),
+            (
+                "[host.\"https://u:s3cret@m:5000\"]\ndial_timeout = \"s3cret\"",
+                "hosts.toml, host `m:5000`: dial",
+            ),
+            ("[host.\"https:// s3cret\"]", "hosts.toml, host number 1: "),
+        ] {
+            let (_root, dirs) = directory(&[("r.io/hosts.toml", text)]);
+            let error = dirs.find("r.io").expect_err(text).to_string();
+            assert!(error.contains(place) && !error.contains("s3cret"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_containerd_takes_is_taken() {
+        let text = |line: &str| format!("[host.\"https://m\"]\n{line}");
+        let mirror = |line: &str| {
+            let (_root, dirs) = directory(&[("r.io/hosts.toml", &text(line))]);
+            dirs.find("r.io").expect(line).expect("found").settings.mirrors.remove(0)
+        };
+        assert_eq!(mirror("capabilities = []").capabilities, Capability::ALL.into());
+        assert_eq!(mirror("capabilities = [\"Pull\"]").capabilities, [Capability::Pull].into());
+        for (written, milliseconds) in
+            [("500ms", 500), ("1.5s", 1500), ("1m0.25s", 60_250), ("250000µs", 250)]
+        {
+            let time = mirror(&format!("dial_timeout = \"{written}\"")).connect_timeout;
+            assert_eq!(time, Some(Duration::from_millis(milliseconds)), "{written}");
+        }
+        assert_eq!(mirror("dial_timeout = \"0\"").connect_timeout, None);
+        for wrong in ["", "5", "-5s", "s", "1..5s", "5 s", "1d"] {
+            assert!(parse_time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_first_certificate_is_ours_and_may_hold_its_key() {
+        let ((first, first_key), (second, second_key)) = (own(), own());
+        let both = format!("{first}{first_key}");
+        let (_root, dirs) =
+            directory(&[("r.io/a.cert", &both), ("r.io/b.cert", &second), ("r.io/b.key", &second_key)]);
+        let client = dirs.find("r.io").expect("good files").expect("found").settings.server.client;
+        assert_eq!(client.expect("a certificate").certificate, both);
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_looked_into_is_not_passed_over() {
+        let (root, dirs) = directory(&[("_default/hosts.toml", "server = \"https://all\"")]);
+        let own = root.path().join("r.io");
+        // Whoever runs the tests may look into any directory, but not into this.
+        std::os::unix::fs::symlink(&own, &own).expect("a link to itself");
+        let error = dirs.find("r.io").expect_err("not `_default`").to_string();
+        assert!(error.contains("`r.io`"), "{error}");
+        assert_eq!(dirs.names().expect("names"), ["_default", "r.io"]);
+        drop(root);
+        dirs.find("r.io").expect_err("the whole directory is gone");
+        dirs.names().expect_err("the whole directory is gone");
+        let error = dirs.check().expect_err("the whole directory is gone");
+        assert!(
+            matches!(error, Error::Invalid(ref invalid) if invalid.field.as_deref() == Some("hosts_dir"))
+        );
+    }
+
+    #[test]
+    fn a_directory_of_its_own_without_files_ends_the_search() {
+        let (root, dirs) = directory(&[("_default/hosts.toml", "server = \"https://all\"")]);
+        fs::create_dir(root.path().join("r.io")).expect("a directory");
+        let found = dirs.find("r.io").expect("nothing wrong").expect("found");
+        assert_eq!(found, Found { settings: RegistrySettings::default(), named: true });
     }
 }
