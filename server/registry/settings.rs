@@ -165,15 +165,20 @@ impl HostSettings {
             return wrong("capabilities", "a host that may be asked for nothing is no host: leave it out");
         }
         let pem = |text: &str| {
-            reqwest::Certificate::from_pem_bundle(text.as_bytes()).is_ok_and(|all| !all.is_empty())
+            reqwest::Certificate::from_pem_bundle(text.as_bytes())
+                .is_ok_and(|all| !all.is_empty() && speaks_tls(|client| client.tls_certs_only(all)))
         };
         if self.ca.iter().any(|text| text.len() > limits::PEM_BYTES || !pem(text)) {
             return wrong("ca", "this is not a certificate in PEM");
         }
         if let Some(own) = &self.client {
             let both = format!("{}\n{}", own.certificate, own.key.expose());
-            if both.len() > limits::PEM_BYTES || reqwest::Identity::from_pem(both.as_bytes()).is_err() {
-                return wrong("client_certificate", "these are not a certificate and its key in PEM");
+            let pair = |text: &str| {
+                reqwest::Identity::from_pem(text.as_bytes())
+                    .is_ok_and(|own| speaks_tls(|client| client.tls_certs_only([]).identity(own)))
+            };
+            if both.len() > limits::PEM_BYTES || !pair(&both) {
+                return wrong("client_certificate", "these are not a certificate and its own key in PEM");
             }
         }
         if self.headers.values().map(Vec::len).sum::<usize>() > limits::REGISTRY_HEADERS {
@@ -268,6 +273,11 @@ impl HostSettings {
             format!("{path}{API_PATH}")
         }
     }
+}
+
+/// Whether a client can be made of it. That a text is PEM says nothing of what is in it, nor that two belong together.
+fn speaks_tls(with: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> bool {
+    with(reqwest::Client::builder().no_proxy()).build().is_ok()
 }
 
 fn names_loopback(authority: &str) -> bool {
@@ -408,6 +418,30 @@ mod tests {
         assert_eq!(field(server(HostSettings { credential, ..own() })), "server.credential");
         assert_eq!(field(of(own(), vec![own()])), "mirrors[0].url");
         assert_eq!(field(of(own(), vec![host("https://a"); limits::REGISTRY_MIRRORS + 1])), "mirrors");
+    }
+
+    #[test]
+    fn what_tls_cannot_be_spoken_with_is_refused() {
+        let pair = || rcgen::generate_simple_self_signed(["r.io".to_owned()]).expect("a certificate");
+        let (one, other) = (pair(), pair());
+        let field = |host: HostSettings| match of(host, Vec::new()).check() {
+            Ok(_) => None,
+            Err(Error::Invalid(invalid)) => invalid.field,
+            Err(other) => panic!("{other}"),
+        };
+        let client = |key: &rcgen::KeyPair| {
+            let key = Secret::new(key.serialize_pem());
+            HostSettings {
+                client: Some(ClientCertificate { certificate: one.cert.pem(), key }),
+                ..HostSettings::default()
+            }
+        };
+        assert_eq!(field(client(&one.signing_key)), None);
+        assert_eq!(field(client(&other.signing_key)).as_deref(), Some("server.client_certificate"));
+        let ca = |text: String| HostSettings { ca: vec![text], ..HostSettings::default() };
+        assert_eq!(field(ca(one.cert.pem())), None);
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert_eq!(field(ca(broken.to_owned())).as_deref(), Some("server.ca"));
     }
 
     #[test]
