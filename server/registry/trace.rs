@@ -6,6 +6,13 @@ use std::time::Duration;
 
 use reqwest::Response;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
+use url::Url;
+
+use crate::registry::challenge::Wanted;
+use crate::registry::transport::shown;
+
+/// Longest value of a header that is told, in bytes: it is a stranger's text.
+const LONGEST_VALUE_BYTES: usize = 512;
 
 /// Who is told of each request and of each change of plan; mostly nobody.
 #[derive(Clone, Default)]
@@ -24,7 +31,7 @@ pub enum Told {
 #[derive(Debug, Clone)]
 pub struct Exchange {
     pub method: String,
-    /// Without user information, and without the text of its query.
+    /// Without user information, without the text of its query, and cut where it is longer than any that we make.
     pub url: String,
     /// The scheme of the credential that was sent, never the credential.
     pub authorization: Option<String>,
@@ -78,21 +85,46 @@ impl fmt::Debug for Trace {
 
 impl Outcome {
     pub(super) fn answered(response: &Response) -> Outcome {
-        const TOLD: [(&str, reqwest::header::HeaderName); 4] = [
+        const TOLD: [(&str, reqwest::header::HeaderName); 3] = [
             ("content-length", CONTENT_LENGTH),
             ("content-range", CONTENT_RANGE),
             ("retry-after", RETRY_AFTER),
-            ("www-authenticate", WWW_AUTHENTICATE),
         ];
-        /// A longer value is cut: it is a stranger's text.
-        const LONGEST: usize = 200;
-        let value = |text: &str| text.chars().filter(|c| !c.is_control()).take(LONGEST).collect::<String>();
         let found = TOLD.into_iter().filter_map(|(name, header)| {
             let text = response.headers().get(header)?.to_str().ok()?;
-            Some((name, value(text)))
+            Some((name, text.to_owned()))
         });
-        Outcome::Answered { status: response.status().as_u16(), headers: found.collect() }
+        let found = found.chain(told_challenge(response).map(|text| ("www-authenticate", text)));
+        let cut = |(name, text): (_, String)| (name, cut(&text, LONGEST_VALUE_BYTES));
+        Outcome::Answered { status: response.status().as_u16(), headers: found.map(cut).collect() }
     }
+}
+
+/// What the answer wants, as we understand it. The header itself may hold a URL with a secret in it.
+fn told_challenge(response: &Response) -> Option<String> {
+    let lines = response.headers().get_all(WWW_AUTHENTICATE);
+    lines.iter().next()?;
+    Some(match Wanted::from_headers(lines.iter().filter_map(|line| line.to_str().ok())) {
+        Wanted::Bearer { realm, service, scope } => {
+            let realm = Url::parse(&realm).map_or_else(|_| "not a URL".to_owned(), |url| shown(&url));
+            let service = service.map(|service| format!(",service=\"{service}\"")).unwrap_or_default();
+            let scope = scope.map(|scope| format!(",scope=\"{scope}\"")).unwrap_or_default();
+            format!("Bearer realm=\"{realm}\"{service}{scope}")
+        }
+        Wanted::Basic => "Basic".to_owned(),
+        Wanted::Unknown => "of a kind that is not known".to_owned(),
+    })
+}
+
+/// A stranger's text without control characters, of at most so many bytes; what was cut off ends with `…`.
+pub(super) fn cut(text: &str, longest_bytes: usize) -> String {
+    const MORE: char = '…';
+    let text: String = text.chars().filter(|c| !c.is_control()).collect();
+    if text.len() <= longest_bytes {
+        return text;
+    }
+    let end = text.floor_char_boundary(longest_bytes - MORE.len_utf8());
+    format!("{}{MORE}", &text[..end])
 }
 
 impl fmt::Display for Exchange {
@@ -108,5 +140,42 @@ impl fmt::Display for Exchange {
             Outcome::Failed { reason } => write!(f, " → {reason}")?,
         }
         write!(f, " in {} ms", self.took.as_millis())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(challenge: &str) -> String {
+        let answer = http::Response::builder().status(401).header("WWW-Authenticate", challenge);
+        let response = Response::from(answer.body(Vec::new()).expect("an answer"));
+        match Outcome::answered(&response) {
+            Outcome::Answered { headers, .. } => headers[0].1.clone(),
+            Outcome::Failed { reason } => panic!("{reason}"),
+        }
+    }
+
+    #[test]
+    fn a_challenge_is_told_without_the_secrets_of_its_realm() {
+        let bearer = r#"Bearer realm="https://u:s3cret@a.io/token?key=s3cret",service="r.io",scope="repository:a:pull""#;
+        let expected = r#"Bearer realm="https://a.io/token?…",service="r.io",scope="repository:a:pull""#;
+        assert_eq!(told(bearer), expected);
+        assert_eq!(told("Basic realm=\"s3cret\""), "Basic");
+        assert_eq!(told("Bearer realm=\"s3cret\""), "Bearer realm=\"not a URL\"");
+        assert_eq!(told("Negotiate s3cret"), "of a kind that is not known");
+    }
+
+    #[test]
+    fn what_a_stranger_says_is_cut() {
+        let long = "é".repeat(60_000);
+        let url = Url::parse(&format!("https://u:p@{}/{long}?{long}", "a".repeat(300))).expect("a URL");
+        assert_eq!(shown(&url).len(), 1024);
+        assert_eq!(crate::registry::failure::host_of(&url).len(), 255);
+        let realm = "a".repeat(900);
+        let answered = told(&format!("Bearer realm=\"https://{realm}\""));
+        assert!(answered.len() <= LONGEST_VALUE_BYTES && answered.ends_with('…'), "{answered}");
+        assert_eq!(cut("aéa\n", 4), "aéa");
+        assert_eq!(cut("aéaéa", 5), "a…");
     }
 }

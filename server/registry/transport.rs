@@ -16,11 +16,13 @@ use crate::registry::address::{AddressPolicy, GuardedResolver, is_loopback};
 use crate::registry::endpoint::Trust;
 use crate::registry::failure::{bad_answer, no_connection, upstream};
 use crate::registry::ranks::Answerer;
-use crate::registry::trace::{Exchange, Outcome, Trace};
+use crate::registry::trace::{Exchange, Outcome, Trace, cut};
 
 /// Idle connections kept per host, and for how long: a pull's layers reuse them.
 const IDLE_CONNECTIONS: usize = 10;
 const IDLE_TIME: Duration = Duration::from_secs(30);
+/// Longest URL that is told, in bytes: a stranger redirects to one of any length.
+const LONGEST_SHOWN_BYTES: usize = 1024;
 /// Most clients kept, one for each set of terms in use.
 const MOST_CLIENTS: usize = 64;
 
@@ -327,7 +329,7 @@ impl Clients {
 }
 
 /// `url` as it may be told: a query is where signatures stand.
-fn shown(url: &Url) -> String {
+pub(super) fn shown(url: &Url) -> String {
     let mut bare = url.clone();
     bare.set_fragment(None);
     // Neither fails for a URL that has a host.
@@ -335,7 +337,7 @@ fn shown(url: &Url) -> String {
     let _ = bare.set_password(None);
     let hidden = bare.query().is_some_and(|query| !query.starts_with("ns="));
     bare.set_query(None);
-    if hidden { format!("{bare}?…") } else { bare.to_string() }
+    cut(&if hidden { format!("{bare}?…") } else { bare.to_string() }, LONGEST_SHOWN_BYTES)
 }
 
 /// `Bearer` of `Bearer ey…`.
