@@ -350,10 +350,16 @@ impl Jobs {
         if host == FOR_ALL {
             return Err(Error::invalid_field("host", "_default is for every registry: name one to test"));
         }
-        let reference: Reference = format!("{host}/{}", repository.unwrap_or("x"))
-            .parse()
-            .map_err(|error: Error| error.in_field("repository"))?;
+        let wrong = |error: Error| error.in_field("repository");
+        if repository.is_some_and(|name| name.contains([':', '@'])) {
+            return Err(wrong(Error::invalid(
+                "a repository is named without a tag or digest, as in owner/app",
+            )));
+        }
+        let reference: Reference = format!("{host}/{}", repository.unwrap_or("x")).parse().map_err(wrong)?;
         let endpoints = self.endpoints(&reference, Transport::Verified, Own::Configured).await?;
+        // As it is asked for: Docker Hub's `alpine` is `library/alpine`.
+        let repository = repository.map(|_| reference.repository());
         let probes = endpoints.iter().map(|endpoint| self.0.registry.probe(endpoint, repository));
         Ok(futures_util::future::join_all(probes).await)
     }

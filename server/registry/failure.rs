@@ -91,6 +91,12 @@ pub(super) fn speaks_no_tls(error: &(dyn std::error::Error + 'static)) -> bool {
     matches!(within(error).downcast_ref(), Some(rustls::Error::InvalidMessage(_)))
 }
 
+/// Whether the peer broke off the handshake, as one does that wants to know who we are.
+pub(super) fn ends_handshake(error: &std::io::Error) -> bool {
+    let told = matches!(within(error).downcast_ref(), Some(rustls::Error::AlertReceived(_)));
+    told || matches!(error.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset)
+}
+
 /// What an I/O error was made of, which is not among its sources, and may be one again.
 fn within<'e>(mut error: &'e (dyn std::error::Error + 'static)) -> &'e (dyn std::error::Error + 'static) {
     while let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {

@@ -1,10 +1,11 @@
 //! A look at a registry's hosts, step by step, for whoever wants to know why a pull does not work.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -16,11 +17,12 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::error::{Error, UpstreamKind};
+use crate::id::new_id;
 use crate::registry::Registry;
 use crate::registry::auth::{Refusal, Scope};
 use crate::registry::credential::Credential;
 use crate::registry::endpoint::{Endpoint, Scheme};
-use crate::registry::failure::speaks_no_tls;
+use crate::registry::failure::{ends_handshake, speaks_no_tls};
 use crate::registry::trace::Trace;
 use crate::registry::transport::{Answer, Redirects, Request, Wire};
 
@@ -82,19 +84,18 @@ impl Steps {
 }
 
 impl Registry {
-    /// Tries one host: its name, its port, its certificate, its API, our credential. `repository` is whose access is
-    /// asked for; without one, none in particular.
+    /// Tries one host: its name, its port, its certificate, its API, our credential. `repository` is what is asked for
+    /// then, in full (`library/alpine`); without one, only whether we are let in at all.
     pub async fn probe(&self, endpoint: &Endpoint, repository: Option<&str>) -> Probe {
         let mut steps = Steps::new();
-        let walked = self.walk(endpoint, repository.unwrap_or_default(), &mut steps).await;
+        let walked = self.walk(endpoint, repository, &mut steps).await;
         let ok = walked.is_some();
         Probe { host: endpoint.authority.clone(), mirror: endpoint.mirrored.is_some(), ok, steps: steps.done }
     }
 
-    async fn walk(&self, endpoint: &Endpoint, repository: &str, steps: &mut Steps) -> Option<()> {
+    async fn walk(&self, endpoint: &Endpoint, repository: Option<&str>, steps: &mut Steps) -> Option<()> {
         let patience = self.patience();
-        let mut scheme =
-            if endpoint.scheme == Scheme::Http || endpoint.names_plain_port() { "http" } else { "https" };
+        let mut scheme = first_scheme(endpoint);
         let base = endpoint.url(scheme, "");
         let base = steps_url(base, steps)?;
         let addresses = steps.end(StepName::Dns, resolve(endpoint, &base, patience.connect).await)?;
@@ -102,15 +103,19 @@ impl Registry {
         if scheme == "https" {
             let shaken = shake_hands(stream, &base, patience.connect).await;
             match shaken {
+                // Who we are is for the request that follows: it goes to nobody who is not believed.
+                Err(Unshaken::Ended) if endpoint.trust.identity().is_some() => {
+                    steps.end(StepName::Tls, Ok(((), "it asks who we are".to_owned())))?;
+                }
                 Err(why) if endpoint.scheme == Scheme::Either => {
                     scheme = "http";
                     steps.end(StepName::Tls, Ok(((), format!("none ({why}): plain HTTP is enough here"))))?;
                 }
-                settled => steps.end(StepName::Tls, settled)?,
+                settled => steps.end(StepName::Tls, settled.map_err(|why| why.to_string()))?,
             }
         }
         let url = steps_url(endpoint.url(scheme, ""), steps)?;
-        let answer = self.ping(endpoint, &url).await;
+        let answer = self.ask_plainly(endpoint, &url, None).await;
         // Whom to believe is decided where it counts, with the very settings of a pull.
         if let Err(Error::Upstream(told)) = &answer
             && told.kind == UpstreamKind::Untrusted
@@ -121,22 +126,27 @@ impl Registry {
         }
         let answer =
             steps.end(StepName::Ping, answer.map_err(|error| error.to_string()).and_then(judge_ping))?;
-        let authorized = self.enter(endpoint, repository, &url, answer).await;
-        steps.end(StepName::Auth, authorized)
+        let entered = match repository {
+            None => self.enter(endpoint, None, &url, Some(answer)).await,
+            Some(name) => match endpoint.url(scheme, &format!("{name}/tags/list")) {
+                Ok(mut url) => {
+                    url.query_pairs_mut().append_pair("n", "1");
+                    self.enter(endpoint, Some(name), &url, None).await
+                }
+                Err(error) => Err(error.to_string()),
+            },
+        };
+        steps.end(StepName::Auth, entered)
     }
 
-    async fn ping(&self, endpoint: &Endpoint, url: &Url) -> crate::error::Result<Answer> {
-        self.0.clients.send(self.ping_request(endpoint, url, None)).await
-    }
-
-    fn ping_request<'r>(
+    async fn ask_plainly(
         &self,
         endpoint: &Endpoint,
         url: &Url,
-        authorization: Option<reqwest::header::HeaderValue>,
-    ) -> Request<'r> {
+        authorization: Option<HeaderValue>,
+    ) -> crate::error::Result<Answer> {
         const NOBODY: &Trace = &Trace::nobody();
-        Request {
+        let request = Request {
             wire: Wire::Any,
             method: Method::GET,
             url: url.clone(),
@@ -149,45 +159,63 @@ impl Registry {
             addresses: endpoint.addresses,
             redirects: Redirects::Followed,
             trace: NOBODY,
-        }
+        };
+        self.0.clients.send(request).await
     }
 
-    /// Answers a 401 as a pull would.
+    /// Asks for `url` as a pull would, with a token that is made for it; `unasked` is what the same request was answered
+    /// before, without any credential.
     async fn enter(
         &self,
         endpoint: &Endpoint,
-        repository: &str,
+        repository: Option<&str>,
         url: &Url,
-        answer: Answer,
+        unasked: Option<Answer>,
     ) -> Result<((), String), String> {
-        if answer.response.status() != StatusCode::UNAUTHORIZED {
-            return Ok(((), "nobody asks who we are".to_owned()));
-        }
+        let text = |error: Error| error.to_string();
         let scope = Scope {
-            origin: url.origin().ascii_serialization(),
-            repository: repository.to_owned(),
+            // Nobody else's: a token that pulls keep says nothing of the credential as it is now.
+            origin: format!("{} {}", url.origin().ascii_serialization(), new_id("test", self.0.clock.now())),
+            repository: repository.unwrap_or_default().to_owned(),
             who: endpoint.credential.as_ref().map(Credential::fingerprint).unwrap_or_default(),
         };
-        let authorization = match &endpoint.credential {
-            Some(Credential::RegistryToken { .. }) => self.first_authorization(endpoint, &scope),
-            Some(Credential::Password { .. } | Credential::IdentityToken { .. }) | None => {
-                let trace = Trace::nobody();
-                let refusal = Refusal { endpoint, scope, answer: &answer, sent: None, trace: &trace };
-                Some(self.authorize(refusal).await.map_err(|error| error.to_string())?)
-            }
+        let mut sent = self.first_authorization(endpoint, &scope);
+        let mut answer = match unasked.filter(|_| sent.is_none()) {
+            Some(answer) => answer,
+            None => self.ask_plainly(endpoint, url, sent.clone()).await.map_err(text)?,
         };
-        let answer = self.0.clients.send(self.ping_request(endpoint, url, authorization)).await;
-        let status = answer.map_err(|error| error.to_string())?.response.status();
-        let who = match &endpoint.credential {
-            Some(Credential::Password { username, .. }) => format!("let in as `{username}`"),
-            Some(Credential::IdentityToken { .. }) => "let in with an identity token".to_owned(),
-            Some(Credential::RegistryToken { .. }) => "let in with a registry token".to_owned(),
-            None => "let in without a credential, as anybody is".to_owned(),
-        };
-        match status.is_success() {
-            true => Ok(((), who)),
-            false => Err(format!("what we send is refused (status {})", status.as_u16())),
+        if answer.response.status() == StatusCode::UNAUTHORIZED && answer.url.origin() == url.origin() {
+            let trace = Trace::nobody();
+            let refusal = Refusal { endpoint, scope, answer: &answer, sent, trace: &trace };
+            sent = Some(self.authorize(refusal).await.map_err(text)?);
+            answer = self.ask_plainly(endpoint, url, sent.clone()).await.map_err(text)?;
         }
+        let who = match (&endpoint.credential, sent) {
+            (_, None) => "nobody asks who we are".to_owned(),
+            (Some(Credential::Password { username, .. }), _) => format!("let in as `{username}`"),
+            (Some(Credential::IdentityToken { .. }), _) => "let in with an identity token".to_owned(),
+            (Some(Credential::RegistryToken { .. }), _) => "let in with a registry token".to_owned(),
+            (None, Some(_)) => "let in without a credential, as anybody is".to_owned(),
+        };
+        let status = answer.response.status();
+        match (status, repository) {
+            (status, _) if status.is_success() => Ok(((), who)),
+            (StatusCode::NOT_FOUND, Some(_)) => Ok(((), format!("{who}; there is no such repository"))),
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
+                Err(format!("what we send is refused (status {})", status.as_u16()))
+            }
+            _ => Err(format!("it does not answer what we ask (status {})", status.as_u16())),
+        }
+    }
+}
+
+/// As a pull chooses it.
+fn first_scheme(endpoint: &Endpoint) -> &'static str {
+    match endpoint.scheme {
+        Scheme::Https => "https",
+        Scheme::Http => "http",
+        Scheme::Either if endpoint.names_plain_port() => "http",
+        Scheme::Either => "https",
     }
 }
 
@@ -241,21 +269,42 @@ async fn connect(addresses: &[SocketAddr], patience: Duration) -> Result<(TcpStr
     Err(why)
 }
 
+/// Why there is no TLS.
+#[derive(Debug)]
+enum Unshaken {
+    /// The peer broke it off.
+    Ended,
+    Failed(&'static str),
+}
+
+impl fmt::Display for Unshaken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unshaken::Ended => "it breaks off the handshake: it may want a certificate of ours",
+            Unshaken::Failed(why) => why,
+        })
+    }
+}
+
 /// What the host has to offer, believed or not: it is judged by the request that follows.
-async fn shake_hands(stream: TcpStream, base: &Url, patience: Duration) -> Result<((), String), String> {
+async fn shake_hands(stream: TcpStream, base: &Url, patience: Duration) -> Result<((), String), Unshaken> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|_| "no version of TLS is known here")?
+        .map_err(|_| Unshaken::Failed("no version of TLS is known here"))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Looking(provider)))
         .with_no_client_auth();
     let host = base.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let name = ServerName::try_from(host).map_err(|_| "its name cannot stand in a certificate")?;
+    let name =
+        ServerName::try_from(host).map_err(|_| Unshaken::Failed("its name cannot stand in a certificate"))?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let shaken = tokio::time::timeout(patience, connector.connect(name, stream)).await;
-    let shaken = shaken.map_err(|_| "no handshake in time")?.map_err(|error| {
-        if speaks_no_tls(&error) { "what answers there does not speak TLS" } else { "the handshake fails" }
+    let shaken = shaken.map_err(|_| Unshaken::Failed("no handshake in time"))?.map_err(|error| {
+        if speaks_no_tls(&error) {
+            return Unshaken::Failed("what answers there does not speak TLS");
+        }
+        if ends_handshake(&error) { Unshaken::Ended } else { Unshaken::Failed("the handshake fails") }
     })?;
     let version = match shaken.get_ref().1.protocol_version() {
         Some(rustls::ProtocolVersion::TLSv1_3) => "TLS 1.3",
@@ -303,5 +352,63 @@ impl ServerCertVerifier for Looking {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::address::AddressPolicy;
+    use crate::registry::endpoint::Transport;
+
+    #[test]
+    fn a_host_is_tried_by_the_scheme_that_a_pull_takes() {
+        for (name, transport, scheme) in [
+            ("r.io:80/a", Transport::Verified, "https"),
+            ("r.io:80/a", Transport::Insecure, "http"),
+            ("127.0.0.1:80/a", Transport::Verified, "http"),
+            ("127.0.0.1:5000/a", Transport::Verified, "https"),
+        ] {
+            let reference = name.parse().expect("a reference");
+            let endpoint = Endpoint::of(&reference, transport, AddressPolicy::Private);
+            assert_eq!(first_scheme(&endpoint), scheme, "{name}");
+        }
+    }
+
+    /// A host with TLS of this version that lets nobody in without a certificate.
+    async fn shake_hands_with(
+        version: &'static rustls::SupportedProtocolVersion,
+    ) -> Result<String, Unshaken> {
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(own.cert.der().clone()).expect("a root");
+        let clients =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(own.signing_key.serialize_der());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .expect("a version")
+            .with_client_cert_verifier(clients.build().expect("a verifier"))
+            .with_single_cert(vec![own.cert.der().clone()], key.into())
+            .expect("a certificate and its key");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let serve = async {
+            let (stream, _) = listener.accept().await.expect("a client");
+            // It fails: nobody says who they are.
+            let _ = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(stream).await;
+        };
+        let stream = TcpStream::connect(address).await.expect("a connection");
+        let base = Url::parse("https://localhost/").expect("a URL");
+        let (shaken, ()) = tokio::join!(shake_hands(stream, &base, Duration::from_secs(10)), serve);
+        shaken.map(|((), detail)| detail)
+    }
+
+    #[tokio::test]
+    async fn a_host_that_wants_a_certificate_breaks_off_sooner_or_later() {
+        let old = shake_hands_with(&rustls::version::TLS12).await.expect_err("nobody is let in");
+        assert!(matches!(old, Unshaken::Ended), "{old}");
+        assert_eq!(shake_hands_with(&rustls::version::TLS13).await.expect("it tells later"), "TLS 1.3");
     }
 }

@@ -279,11 +279,11 @@ impl FixtureRegistry {
         self.state().auth = Some(auth);
     }
 
-    /// All requests so far, in the order they came.
     pub fn hand_tokens_to(&self, whom: TokenFor) {
         self.state().token_for = Some(whom);
     }
 
+    /// All requests so far, in the order they came.
     pub fn seen(&self) -> Vec<Seen> {
         self.state().seen.clone()
     }
@@ -450,6 +450,13 @@ impl State {
         }
         if path == "/v2/" {
             return Reply::new(200, vec![("Content-Type", "application/json".to_owned())], "{}")
+                .spoiled(planned);
+        }
+        if let Some(repository) = path.strip_prefix("/v2/").and_then(|rest| rest.strip_suffix("/tags/list"))
+            && self.manifests.keys().any(|name| name.starts_with(&format!("{repository}:")))
+        {
+            let body = format!(r#"{{"name":"{repository}","tags":[]}}"#);
+            return Reply::new(200, vec![("Content-Type", "application/json".to_owned())], body)
                 .spoiled(planned);
         }
         if let Some(reply) = self.list(&seen.path) {
