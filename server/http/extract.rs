@@ -115,9 +115,21 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     scan::check(bytes, limits::JSON_DEPTH)?;
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer)
-        .map_err(|failed| at_field(&failed.path().to_string(), failed.inner()))?;
+        .map_err(|failed| at_field(&failed.path().to_string(), without_value(&failed.inner().to_string())))?;
     deserializer.end().map_err(|failed| Error::invalid(failed.to_string()))?;
     Ok(value)
+}
+
+/// The parser's reason without the value that it met, which may be a secret in the wrong place. What it expected comes
+/// last, and is ours.
+fn without_value(reason: &str) -> String {
+    const BEFORE_A_VALUE: [&str; 3] = ["invalid type", "invalid value", "unknown variant"];
+    if !BEFORE_A_VALUE.iter().any(|words| reason.starts_with(words)) {
+        return reason.to_owned();
+    }
+    let (found, expected) = reason.rsplit_once(", expected ").unwrap_or((reason, "another"));
+    let kind = found.split(['`', '"']).next().unwrap_or_default().trim_end();
+    format!("{kind}, expected {expected}")
 }
 
 /// An error in the field at this path, where `.` is the whole.
