@@ -19,7 +19,7 @@ use crate::http::AppState;
 use crate::http::accept::Accept;
 use crate::http::access::Identity;
 use crate::http::error::{ApiError, ApiResult};
-use crate::http::extract::{Json as JsonBody, Path, given};
+use crate::http::extract::{Json as JsonBody, Path};
 use crate::http::params::{Params, header, idempotency_key};
 use crate::id::PullId;
 use crate::jobs::{
@@ -59,7 +59,7 @@ pub struct Create {
     #[serde(default)]
     labels: Labels,
     keep: Option<String>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default)]
     auth: Option<Auth>,
     #[serde(default)]
     credential: CredentialUse,
@@ -163,7 +163,7 @@ pub async fn cancel(
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Retry {
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default)]
     auth: Option<Auth>,
 }
 

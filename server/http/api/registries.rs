@@ -21,9 +21,13 @@ use crate::jobs::{
 };
 use crate::store::{Expected, IfMatch};
 
+/// Longest URL of a host, and longest `host[:port]` of a token server, in bytes.
+const LONGEST_URL_BYTES: usize = 2048;
+const LONGEST_AUTHORITY_BYTES: usize = 255;
+
 /// A credential as clients send it: a user with a password, or one of the tokens.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "an object with a credential")]
 pub struct Auth {
     username: Option<String>,
     password: Option<Secret>,
@@ -51,12 +55,10 @@ impl Auth {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Host {
-    #[serde(deserialize_with = "given")]
     url: Option<String>,
     #[serde(deserialize_with = "given")]
     capabilities: Option<BTreeSet<Capability>>,
     ca: Vec<String>,
-    #[serde(deserialize_with = "given")]
     client_certificate: Option<String>,
     #[serde(deserialize_with = "mentioned")]
     client_key: Option<Option<Secret>>,
@@ -64,7 +66,6 @@ pub struct Host {
     #[serde(deserialize_with = "mentioned")]
     headers: Option<Option<BTreeMap<String, Vec<Secret>>>>,
     override_path: bool,
-    #[serde(deserialize_with = "given")]
     connect_timeout: Option<String>,
     #[serde(deserialize_with = "mentioned")]
     credential: Option<Option<Auth>>,
@@ -91,9 +92,18 @@ impl Host {
     /// `Invalid`, with the field below `place`.
     fn change(self, place: &str) -> Result<HostChange> {
         let field = |name: &str| if place.is_empty() { name.to_owned() } else { format!("{place}.{name}") };
-        let url = self.url.map(|text| {
-            Url::parse(&text).map_err(|_| Error::invalid_field(field("url"), "this is not a URL"))
+        let wrong = |name: &str, why: &str| Error::invalid_field(field(name), why);
+        let url = self.url.map(|text| match Url::parse(&text) {
+            Ok(url) if url.as_str().len() <= LONGEST_URL_BYTES => Ok(url),
+            Ok(_) => Err(wrong("url", "the URL of a host is not so long")),
+            Err(_) => Err(wrong("url", "this is not a URL")),
         });
+        if self.token_hosts.iter().any(|host| host.len() > LONGEST_AUTHORITY_BYTES) {
+            return Err(wrong("token_hosts", "the name of a host is not so long"));
+        }
+        if self.headers.iter().flatten().flatten().any(|(_, values)| values.is_empty()) {
+            return Err(wrong("headers", "a header has at least one value"));
+        }
         let timeout = self.connect_timeout.as_deref().map(parse_duration).transpose();
         let credential = match self.credential {
             None => Change::Keep,
@@ -120,12 +130,10 @@ impl Host {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Put {
-    #[serde(deserialize_with = "given")]
     url: Option<String>,
     #[serde(deserialize_with = "given")]
     capabilities: Option<BTreeSet<Capability>>,
     ca: Vec<String>,
-    #[serde(deserialize_with = "given")]
     client_certificate: Option<String>,
     #[serde(deserialize_with = "mentioned")]
     client_key: Option<Option<Secret>>,
@@ -133,7 +141,6 @@ pub struct Put {
     #[serde(deserialize_with = "mentioned")]
     headers: Option<Option<BTreeMap<String, Vec<Secret>>>>,
     override_path: bool,
-    #[serde(deserialize_with = "given")]
     connect_timeout: Option<String>,
     #[serde(deserialize_with = "mentioned")]
     credential: Option<Option<Auth>>,
@@ -224,7 +231,7 @@ pub async fn delete(
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Test {
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default)]
     repository: Option<String>,
 }
 
