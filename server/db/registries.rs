@@ -16,15 +16,17 @@ pub async fn find_registry(conn: &mut Conn, host: &str) -> Result<Option<Registr
     fetch_optional!(RegistryRow, conn, SQL, host)
 }
 
-/// One that this transaction is about to change: it stays as it is for everybody else until then.
-pub async fn lock_registry(tx: &mut Tx, host: &str) -> Result<Option<RegistryRow>> {
-    fetch_locked!(
-        RegistryRow,
-        tx,
-        "SELECT host, sealed, created_at, updated_at FROM registries WHERE host = $1",
-        "FOR UPDATE",
-        host
-    )
+/// From here to the end of the transaction nobody else changes any of them: a row that is not there yet cannot be locked,
+/// nor can their number. SQLite has one writer anyhow.
+pub async fn lock_registries(tx: &mut Tx) -> Result<()> {
+    const SQL: &str = "LOCK TABLE registries IN SHARE ROW EXCLUSIVE MODE";
+    match tx {
+        Conn::Sqlite(_) => Ok(()),
+        Conn::Postgres(conn) => {
+            let locked = sqlx::query(SQL).execute(&mut **conn).await;
+            locked.map(drop).map_err(|error| super::conn::failed(SQL, error))
+        }
+    }
 }
 
 /// All of them, in the order of their hosts.

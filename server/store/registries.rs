@@ -68,7 +68,8 @@ impl Store {
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    let before = db::registries::lock_registry(tx, &host).await?;
+                    db::registries::lock_registries(tx).await?;
+                    let before = db::registries::find_registry(tx, &host).await?;
                     let before = before.map(|row| store.unsealed(row));
                     check(&expected, before.as_ref())?;
                     if before.is_none()
@@ -103,7 +104,8 @@ impl Store {
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    let before = db::registries::lock_registry(tx, &host).await?;
+                    db::registries::lock_registries(tx).await?;
+                    let before = db::registries::find_registry(tx, &host).await?;
                     let before = before.ok_or_else(|| Error::not_found("registry", &host))?;
                     if_match.check(&store.unsealed(before).tag())?;
                     db::registries::delete_registry(tx, &host).await
