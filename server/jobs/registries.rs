@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use url::Url;
 
 use crate::clock::Time;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Conflict, Doing, Error, Result};
 use crate::id::hex;
 use crate::jobs::Jobs;
 use crate::jobs::event::LogLevel;
@@ -232,7 +232,7 @@ fn view_of(host: String, source: RegistrySource, settings: Option<&RegistrySetti
 }
 
 fn view_of_stored(stored: &StoredRegistry) -> RegistryView {
-    let settings = stored.settings.as_deref().and_then(|text| serde_json::from_str(text).ok());
+    let settings = read_settings(stored).ok();
     RegistryView {
         created_at: Some(stored.created_at),
         updated_at: Some(stored.updated_at),
@@ -240,8 +240,19 @@ fn view_of_stored(stored: &StoredRegistry) -> RegistryView {
     }
 }
 
-fn parse_settings(text: &str) -> Result<RegistrySettings> {
-    serde_json::from_str(text).doing("read the settings of a registry")
+/// # Errors
+/// `Invalid` when they were sealed in another data directory, or written by another version.
+fn read_settings(stored: &StoredRegistry) -> Result<RegistrySettings> {
+    let host = &stored.host;
+    let Some(text) = &stored.settings else {
+        return Err(Error::invalid(format!(
+            "the settings of registry {host} were sealed in another data directory: put them again, with their secrets, \
+             or bring back its secret.key"
+        )));
+    };
+    serde_json::from_str(text).map_err(|_| {
+        Error::invalid(format!("the settings of registry {host} are of another version: put them again"))
+    })
 }
 
 /// A registry's name as references have it: `docker.io` for Docker Hub by any of its names.
@@ -313,7 +324,8 @@ impl Jobs {
     /// Writes settings; whether they are the first of the API for that registry.
     ///
     /// # Errors
-    /// `Invalid` with the field; `PreconditionFailed`; `Conflict` (state) with too many; `Unavailable`.
+    /// `Invalid` with the field; `PreconditionFailed`; `Conflict` (state) with too many, or when the settings that stand
+    /// cannot be read and `expected` does not name them; `Unavailable`.
     pub async fn put_registry(
         &self,
         host: &str,
@@ -322,9 +334,18 @@ impl Jobs {
     ) -> Result<(RegistryView, bool)> {
         let host = parse_name(host)?;
         let for_all = host == FOR_ALL;
-        let merge = Box::new(move |before: Option<String>| {
-            // Settings that another version wrote are replaced, not mended.
-            let before = before.and_then(|text| serde_json::from_str(&text).ok());
+        let insists = matches!(expected, Expected::Match(IfMatch::Any | IfMatch::Tags(_)));
+        let merge = Box::new(move |before: Option<StoredRegistry>| {
+            let before = match before.map(|stored| read_settings(&stored)) {
+                Some(Ok(settings)) => Some(settings),
+                // What cannot be read is lost with this change.
+                Some(Err(_)) if insists => None,
+                Some(Err(error)) => {
+                    let reason = format!("{error}; a change with `If-Match` replaces them, secrets and all");
+                    return Err(Error::Conflict(Conflict::State { reason }));
+                }
+                None => None,
+            };
             let settings = change.over(before)?;
             if for_all {
                 settings.check_for_all().map_err(own_field)?;
@@ -367,8 +388,8 @@ impl Jobs {
     /// Where `reference` is asked, in order, and with which credentials.
     ///
     /// # Errors
-    /// `Refused` by the operator's lists; `Invalid` for a file that cannot be used; `Unavailable`; `Internal` for
-    /// settings that were sealed in another data directory.
+    /// `Refused` by the operator's lists; `Invalid` for a file that cannot be used, or settings that were sealed in
+    /// another data directory; `Unavailable`.
     pub(super) async fn endpoints(
         &self,
         reference: &Reference,
@@ -435,12 +456,7 @@ impl Jobs {
 
     async fn stored_settings(&self, name: &str) -> Result<Option<RegistrySettings>> {
         let Some(stored) = self.0.store.find_registry(name).await? else { return Ok(None) };
-        let text = stored.settings.ok_or_else(|| {
-            Error::internal(format!(
-                "open the settings of registry {name}: put them again, with their secrets"
-            ))
-        })?;
-        parse_settings(&text).map(Some)
+        read_settings(&stored).map(Some)
     }
 
     async fn find_in_files(&self, name: &str) -> Result<Option<Found>> {

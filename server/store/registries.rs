@@ -31,8 +31,8 @@ pub enum Expected {
     Match(IfMatch),
 }
 
-/// Makes the new settings from those that stand.
-pub type Merge = Box<dyn FnOnce(Option<String>) -> Result<String> + Send>;
+/// Makes the new settings from those that stand, if there are any.
+pub type Merge = Box<dyn FnOnce(Option<StoredRegistry>) -> Result<String> + Send>;
 
 impl Store {
     /// # Errors
@@ -79,9 +79,10 @@ impl Store {
                             format!("{} registries have settings: no more are taken", limits::REGISTRIES);
                         return Err(Error::Conflict(Conflict::State { reason }));
                     }
-                    let settings = merge(before.as_ref().and_then(|before| before.settings.clone()))?;
+                    let is_new = before.is_none();
                     let created_at = before.as_ref().map_or_else(|| store.now(), |before| before.created_at);
                     let updated_at = before.as_ref().map_or(created_at, |row| store.after(row.updated_at));
+                    let settings = merge(before)?;
                     let row = RegistryRow {
                         sealed: store.0.seal.close(&purpose(&host), &settings),
                         host: host.clone(),
@@ -89,7 +90,6 @@ impl Store {
                         updated_at: updated_at.0,
                     };
                     db::registries::upsert_registry(tx, &row).await?;
-                    let is_new = before.is_none();
                     Ok((StoredRegistry { host, settings: Some(settings), created_at, updated_at }, is_new))
                 })
             })
