@@ -83,7 +83,7 @@ impl RegistryChange {
         let server = self.server.over(Some(&before.server), "server").map_err(own_field)?;
         let mut mirrors = Vec::new();
         for (at, mirror) in self.mirrors.into_iter().enumerate() {
-            let same = before.mirrors.iter().find(|old| old.url == mirror.url);
+            let same = before.mirrors.iter().find(|old| is_same_host(old, &mirror));
             mirrors.push(mirror.over(same, &format!("mirrors[{at}]"))?);
         }
         RegistrySettings { server, mirrors }.check().map_err(own_field)
@@ -102,21 +102,35 @@ fn own_field(error: Error) -> Error {
     }
 }
 
+/// Secrets are for the host that they were given for: another URL is another host. A slash at its end makes no other, for
+/// it is not shown.
+fn is_same_host(before: &HostSettings, now: &HostChange) -> bool {
+    before.url.clone().map(without_slash) == now.url.clone().map(without_slash)
+}
+
+fn without_slash(mut url: Url) -> Url {
+    let path = url.path().trim_end_matches('/').to_owned();
+    url.set_path(&path);
+    url
+}
+
 impl HostChange {
     fn over(self, before: Option<&HostSettings>, field: &str) -> Result<HostSettings> {
-        // Secrets are for the host that they were given for: another URL is another host.
-        let before = before.filter(|before| before.url == self.url);
+        let before = before.filter(|before| is_same_host(before, &self));
         let old_key = before.and_then(|host| host.client.clone()).map(|own| own.key);
-        let client = match (self.client_certificate, self.client_key.over(old_key)) {
-            (Some(certificate), Some(key)) => Some(ClientCertificate { certificate, key }),
-            (None, _) => None,
-            (Some(_), None) => {
-                let field = format!("{field}.client_key");
-                return Err(Error::invalid_field(&field, "a client certificate needs its key"));
+        let wrong = |part: &str, why: &str| Err(Error::invalid_field(format!("{field}.{part}"), why));
+        let client = match (self.client_certificate, self.client_key) {
+            (None, Change::Set(_)) => {
+                return wrong("client_certificate", "a client's key is of no use without its certificate");
             }
+            (None, Change::Keep | Change::Remove) => None,
+            (Some(certificate), key) => match key.over(old_key) {
+                Some(key) => Some(ClientCertificate { certificate, key }),
+                None => return wrong("client_key", "a client certificate needs its key"),
+            },
         };
         Ok(HostSettings {
-            url: self.url,
+            url: self.url.map(without_slash),
             capabilities: self.capabilities.unwrap_or_else(|| Capability::ALL.into()),
             ca: self.ca,
             client,
