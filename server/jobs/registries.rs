@@ -498,12 +498,27 @@ pub(super) enum Own {
     Given(Credential),
 }
 
+impl Own {
+    /// That a credential is brought for nothing: the settings name another host in place of the one that it is for.
+    fn unused(&self, reference: &Reference, endpoints: &[Endpoint]) -> Option<String> {
+        let host = reference.host();
+        let is_unused = matches!(self, Own::Given(_)) && endpoints.iter().all(Endpoint::is_mirror);
+        is_unused.then(|| {
+            format!("the credential of this pull is for {host} itself, and its settings ask other hosts: it is not used")
+        })
+    }
+}
+
 impl Job {
     /// The repository of this pull, by the settings of this moment.
     pub async fn repository(&self) -> Result<Repository, Ended> {
         let transport = if self.request.insecure { Transport::Insecure } else { Transport::Verified };
         let reference = &self.request.reference;
-        let endpoints = self.jobs.endpoints(reference, transport, self.own_credential().await?).await?;
+        let own = self.own_credential().await?;
+        let endpoints = self.jobs.endpoints(reference, transport, own.clone()).await?;
+        if let Some(told) = own.unused(reference, &endpoints) {
+            self.live.log(self.jobs.0.clock.now(), LogLevel::Warn, told);
+        }
         Ok(self.jobs.0.registry.repository(reference, endpoints, self.tracer()))
     }
 
@@ -531,5 +546,26 @@ impl Job {
                 live.change(|record| record.detail.trace.get_or_insert_default().push(line));
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::AddressPolicy;
+
+    #[test]
+    fn a_credential_that_is_sent_nowhere_is_told_of() {
+        let reference: Reference = "r.io/a".parse().expect("a reference");
+        let given = Own::Given(Credential::RegistryToken { token: Secret::new("s3cret") });
+        let at = |url: &str| {
+            let server = HostSettings { url: Some(url.parse().expect("a URL")), ..HostSettings::default() };
+            let settings = RegistrySettings { server, mirrors: Vec::new() };
+            settings.endpoints(&reference, AddressPolicy::Private, true)
+        };
+        let told = given.unused(&reference, &at("https://elsewhere.io")).expect("it is not used");
+        assert!(told.contains("r.io itself") && !told.contains("s3cret"), "{told}");
+        assert_eq!(given.unused(&reference, &at("https://r.io/proxy")), None);
+        assert_eq!(Own::Configured.unused(&reference, &at("https://elsewhere.io")), None);
     }
 }
