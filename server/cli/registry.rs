@@ -77,9 +77,9 @@ pub async fn registry(context: &Context, command: RegistryCommand) -> Result<Exi
                 Some(user) => json!({"username": user, "password": read_secret("password")?}),
                 None => json!({"token": read_secret("token")?}),
             };
-            change_credential(context, &host, credential).await?;
+            login(context, &host, credential).await?;
         }
-        RegistryCommand::Logout { host } => change_credential(context, &host, Value::Null).await?,
+        RegistryCommand::Logout { host } => logout(context, &host).await?,
         RegistryCommand::Rm { hosts, careful } => {
             return super::for_each(context, &hosts, async |host| remove(context, host, &careful).await)
                 .await;
@@ -128,35 +128,99 @@ async fn put(context: &Context, host: &str, settings: &Value) -> Result<(), Fail
 }
 
 /// Everything but the credential stays as it is, also if somebody else changes it meanwhile.
-async fn change_credential(context: &Context, host: &str, credential: Value) -> Result<(), Failure> {
+async fn login(context: &Context, host: &str, credential: Value) -> Result<(), Failure> {
     let doing = format!("change the credential of registry {host}");
-    let response = call(context, Method::GET, &[host], &doing).raw().await?;
-    let (mut settings, condition) = match response.status() {
-        StatusCode::OK => {
-            let tag = response.headers().get("etag").and_then(|tag| tag.to_str().ok()).map(str::to_owned);
-            let found: Value = response
-                .json()
-                .await
-                .map_err(|_| Failure::new(Exit::Other, &doing, "the answer is not JSON"))?;
-            match text(&found, "source").as_str() {
-                "api" => (settings_of(&found), tag.map(|tag| ("if-match", tag))),
-                _ => {
-                    let why = "its settings are in a file of the server's: the API's would replace them";
-                    return Err(Failure::new(Exit::Conflict, doing, why)
-                        .hint("write the whole settings with `orlop registry put`"));
-                }
-            }
+    let (mut settings, condition) = match find(context, host, &doing).await? {
+        Some((found, tag)) => (own_settings(&found, &doing)?, ("if-match", tag)),
+        None => {
+            refuse_to_leave_default(context, &doing).await?;
+            (json!({}), ("if-none-match", "*".to_owned()))
         }
-        StatusCode::NOT_FOUND => (json!({}), Some(("if-none-match", "*".to_owned()))),
-        _ => return Err(refused(response, doing).await),
     };
     settings["credential"] = credential;
-    let mut call = call(context, Method::PUT, &[host], doing).json(&settings);
-    if let Some((name, value)) = condition {
-        call = call.header(name, &value);
+    replace(context, host, doing, &settings, condition).await
+}
+
+/// Settings that were nothing but the credential go with it: they would still stand before those of `_default`.
+async fn logout(context: &Context, host: &str) -> Result<(), Failure> {
+    let doing = format!("take away the credential of registry {host}");
+    let Some((found, tag)) = find(context, host, &doing).await? else {
+        return Err(Failure::new(Exit::NotFound, doing, "it has no settings"));
+    };
+    let mut settings = own_settings(&found, &doing)?;
+    if says_nothing_else(&found) {
+        call(context, Method::DELETE, &[host], doing).header("if-match", &tag).send().await?;
+        return write_line(&escape(host));
     }
+    settings["credential"] = Value::Null;
+    replace(context, host, doing, &settings, ("if-match", tag)).await
+}
+
+/// The settings as they are shown, and their tag; `None` where there are none.
+async fn find(context: &Context, host: &str, doing: &str) -> Result<Option<(Value, String)>, Failure> {
+    let response = call(context, Method::GET, &[host], doing).raw().await?;
+    match response.status() {
+        StatusCode::OK => {}
+        StatusCode::NOT_FOUND => return Ok(None),
+        _ => return Err(refused(response, doing.to_owned()).await),
+    }
+    let tag = response.headers().get("etag").and_then(|tag| tag.to_str().ok()).unwrap_or_default().to_owned();
+    let found = response.json().await;
+    let found = found.map_err(|_| Failure::new(Exit::Other, doing, "the answer is not JSON"))?;
+    Ok(Some((found, tag)))
+}
+
+async fn replace(
+    context: &Context,
+    host: &str,
+    doing: String,
+    settings: &Value,
+    (condition, tag): (&'static str, String),
+) -> Result<(), Failure> {
+    let call = call(context, Method::PUT, &[host], doing).json(settings).header(condition, &tag);
     let stored = call.fetch().await?;
     context.print(&stored, |stored| text(stored, "host"))
+}
+
+/// What is to be sent back, if a change of the credential alone is possible.
+fn own_settings(found: &Value, doing: &str) -> Result<Value, Failure> {
+    let refuse = |why: &str, hint: &str| Err(Failure::new(Exit::Conflict, doing, why).hint(hint));
+    if text(found, "source") != "api" {
+        let why = "its settings are in a file of the server's: the API's would replace them";
+        return refuse(why, "write the whole settings with `orlop registry put`");
+    }
+    if found.get("readable") == Some(&Value::Bool(false)) {
+        let why = "its settings cannot be read: a change would lose them";
+        return refuse(why, "`orlop registry rm`, and then write them anew with `orlop registry put`");
+    }
+    Ok(settings_of(found))
+}
+
+/// With settings of its own a registry would no longer be reached by those of `_default`, and mirrors that all pulls are
+/// to take would be left without a word.
+async fn refuse_to_leave_default(context: &Context, doing: &str) -> Result<(), Failure> {
+    let Some((found, _)) = find(context, "_default", doing).await? else { return Ok(()) };
+    let unread = found.get("readable") == Some(&Value::Bool(false));
+    let mirrors = found.get("mirrors").and_then(Value::as_array).map_or(0, Vec::len);
+    if !unread && mirrors == 0 && found.get("url").is_none_or(Value::is_null) {
+        return Ok(());
+    }
+    let why = "it is reached by the mirrors of `_default`: settings of its own would take their place";
+    Err(Failure::new(Exit::Conflict, doing, why)
+        .hint("write its whole settings with `orlop registry put`: the mirrors, if it is to keep them, and the credential"))
+}
+
+/// Whether there is nothing in these settings but a credential, if that.
+fn says_nothing_else(found: &Value) -> bool {
+    let is_usual = |(name, value): (&String, &Value)| match value {
+        Value::Null => true,
+        Value::Bool(is_set) => !is_set || name == "readable",
+        // All of them is what a host is asked for unless something else is said.
+        Value::Array(all) if name == "capabilities" => all.len() == 4,
+        Value::Array(all) => all.is_empty(),
+        _ => matches!(name.as_str(), "host" | "source" | "credential" | "created_at" | "updated_at"),
+    };
+    found.as_object().is_some_and(|found| found.iter().all(is_usual))
 }
 
 /// What a PUT takes of what a GET gives: the secrets are not in it, and so they stay.
@@ -166,10 +230,11 @@ fn settings_of(shown: &Value) -> Value {
         for name in
             ["url", "capabilities", "ca", "client_certificate", "skip_verify", "override_path", "token_hosts"]
         {
-            settings.insert(name.to_owned(), shown.get(name).cloned().unwrap_or_default());
+            let said = shown.get(name).filter(|value| !value.is_null());
+            settings.extend(said.map(|value| (name.to_owned(), value.clone())));
         }
         if let Some(seconds) = shown.get("connect_timeout").and_then(Value::as_f64) {
-            settings.insert("connect_timeout".to_owned(), format!("{}ms", (seconds * 1e3).round()).into());
+            settings.insert("connect_timeout".to_owned(), format!("{}s", seconds.ceil()).into());
         }
         Value::Object(settings)
     };
@@ -224,23 +289,45 @@ fn text(value: &Value, name: &str) -> String {
 mod tests {
     use super::*;
 
+    fn shown() -> Value {
+        json!({
+            "host": "r.io", "source": "api", "readable": true, "url": null,
+            "capabilities": ["pull", "resolve", "referrers", "push"], "ca": [], "client_certificate": null,
+            "skip_verify": false, "header_names": [], "override_path": false, "connect_timeout": null,
+            "credential": {"kind": "password", "username": "me"}, "token_hosts": [], "mirrors": [],
+            "created_at": "2026-11-21T10:00:00.123456Z", "updated_at": "2026-11-21T10:00:00.123456Z",
+        })
+    }
+
     #[test]
     fn what_is_shown_can_be_put_again_without_its_secrets() {
-        let shown = json!({
-            "host": "r.io", "source": "api", "readable": true, "url": null, "capabilities": ["pull"], "ca": [],
-            "client_certificate": null, "skip_verify": true, "header_names": ["X"], "override_path": false,
-            "connect_timeout": 1.5, "credential": {"kind": "password", "username": "me"}, "token_hosts": [],
-            "mirrors": [{"url": "https://m.io", "capabilities": ["pull"], "connect_timeout": null}],
-            "created_at": null, "updated_at": null,
-        });
-        let settings = settings_of(&shown);
-        assert_eq!(
-            (&settings["skip_verify"], &settings["connect_timeout"]),
-            (&json!(true), &json!("1500ms"))
-        );
-        assert_eq!(settings["mirrors"][0]["url"], "https://m.io");
-        for gone in ["credential", "header_names", "host", "source"] {
+        let mut found = shown();
+        found["connect_timeout"] = json!(5.0);
+        found["header_names"] = json!(["X"]);
+        found["mirrors"] =
+            json!([{"url": "https://m.io", "capabilities": ["pull"], "connect_timeout": null}]);
+        let settings = settings_of(&found);
+        assert_eq!(settings["connect_timeout"], "5s");
+        assert_eq!(settings["mirrors"][0], json!({"url": "https://m.io", "capabilities": ["pull"]}));
+        for gone in ["credential", "header_names", "host", "source", "url", "client_certificate"] {
             assert_eq!(settings.get(gone), None, "{gone}");
+        }
+    }
+
+    #[test]
+    fn settings_that_are_nothing_but_a_credential_are_told_from_others() {
+        assert!(says_nothing_else(&shown()));
+        for (name, value) in [
+            ("url", json!("https://r.io")),
+            ("capabilities", json!(["pull"])),
+            ("skip_verify", json!(true)),
+            ("header_names", json!(["X"])),
+            ("connect_timeout", json!(5.0)),
+            ("mirrors", json!([{}])),
+        ] {
+            let mut found = shown();
+            found[name] = value;
+            assert!(!says_nothing_else(&found), "{name}");
         }
     }
 }
