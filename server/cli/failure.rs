@@ -164,8 +164,7 @@ impl Failure {
                  (orlop serve --private-registries allow)"
             }
             "upstream-untrusted" => {
-                "put the registry's CA into the trust store of the server's system and start the server again; \
-                 --insecure is for tests"
+                "give the server the registry's CA, as `ca` in its settings (orlop registry put); --insecure is for tests"
             }
             _ => return of_server.map(str::to_owned),
         };

@@ -331,8 +331,8 @@ impl JobError {
             UpstreamKind::Untrusted => (
                 JobErrorCode::UpstreamUntrusted,
                 Some(
-                    "a CA of the registry's own belongs into the trust store of the server's system, and the server \
-                     started again; `insecure` takes any certificate, and is for tests",
+                    "a CA of the registry's own belongs into the registry's settings, as `ca`; `insecure` takes any \
+                     certificate, and is for tests",
                 ),
             ),
             UpstreamKind::Denied => (

@@ -45,8 +45,8 @@ pub(super) fn no_connection(url: &Url, error: &reqwest::Error) -> Error {
             return upstream(UpstreamKind::Untrusted, url, fault);
         }
         if speaks_no_tls(current) {
-            let why =
-                "what answers there does not speak TLS: a registry with plain HTTP alone needs `--insecure`";
+            let why = "what answers there does not speak TLS: for a registry with plain HTTP alone, `url: http://…` \
+                       stands in its settings, or the pull says `--insecure`";
             return upstream(UpstreamKind::Unreachable, url, why);
         }
         cause = current.source();
