@@ -1,8 +1,14 @@
 //! How registries are reached: settings, whose secrets go in and never come out, and pulls that go by them.
 
-use serde_json::{Value, json};
+use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
 
-use crate::support::app::{TestApp, story};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+
+use crate::support::app::{On, TestApp, story};
 use crate::support::fixture_registry::{Auth, Fault, FixtureRegistry, TokenFor};
 use crate::support::request::Answer;
 
@@ -114,6 +120,17 @@ story!(each_refusal_names_its_field_and_no_secret, async |app| {
         (json!({"ca": ["s3cret"]}), "ca"),
         (json!({"client_certificate": "s3cret"}), "client_key"),
         (json!({"client_certificate": "x", "client_key": "s3cret"}), "client_certificate"),
+        (json!({"client_key": "s3cret"}), "client_certificate"),
+        (json!({"url": format!("https://r.io/{}", "x".repeat(2048))}), "url"),
+        (json!({"token_hosts": [format!("{}.io", "x".repeat(253))]}), "token_hosts"),
+        (json!({"headers": {"X": []}}), "headers"),
+        (json!({"headers": "s3cret"}), "headers"),
+        (json!({"headers": {"X": "s3cret"}}), "headers.X"),
+        (json!({"client_key": ["s3cret"]}), "client_key"),
+        (json!({"credential": "s3cret, expected s3cret"}), "credential"),
+        (json!({"credential": {"username": "ci", "password": ["s3cret"]}}), "credential.password"),
+        (json!({"mirrors": [{"credential": "s3cret"}]}), "mirrors[0].credential"),
+        (json!({"capabilities": ["s3cret"]}), "capabilities[0]"),
         (json!({"headers": {"Range": ["s3cret"]}}), "headers"),
         (json!({"headers": {"X": ["s3cret\n"]}}), "headers"),
         (json!({"connect_timeout": "0s"}), "connect_timeout"),
@@ -309,3 +326,230 @@ story!(
         app.post(format!("{}/test", of("ghcr.io"))).await.expect(403);
     }
 );
+
+story!(null_is_as_good_as_nothing_where_the_contract_says_so, async |app| {
+    let nothing = json!({"url": null, "client_certificate": null, "connect_timeout": null});
+    app.put(of("127.0.0.1:1")).json(nothing).await.expect(201);
+    let test = app.post(format!("{}/test", of("127.0.0.1:1")));
+    test.json(json!({"repository": null})).await.expect(200);
+    let failed = app.post(PULLS).json(json!({"ref": "127.0.0.1:1/app", "auth": null})).await.expect(202);
+    let place = failed.place().to_owned();
+    app.delete(place.clone()).await.expect(202);
+    end(app, failed).await;
+    app.post(format!("{place}/retry")).json(json!({"auth": null})).await.expect(202);
+});
+
+story!(what_is_shown_can_be_put_again_and_keeps_its_secrets, async |app| {
+    let credential = json!({"username": "ci", "password": "s3cret"});
+    let host = json!({"url": "https://m.io/hub/", "credential": credential});
+    let mut both = host.clone();
+    both["mirrors"] = json!([host]);
+    let before = app.put(of("r.io")).json(both).await.expect(201).json();
+    assert_eq!(
+        (&before["url"], &before["mirrors"][0]["url"]),
+        (&json!("https://m.io/hub"), &json!("https://m.io/hub"))
+    );
+    let again = json!({"url": before["url"], "mirrors": [{"url": before["mirrors"][0]["url"]}]});
+    let after = app.put(of("r.io")).json(again).await.expect(200).json();
+    assert_eq!(after["credential"], before["credential"]);
+    assert_eq!(after["mirrors"], before["mirrors"]);
+});
+
+/// `orlop` as somebody calls it: how it exits, and what it says.
+async fn orlop(app: &TestApp, arguments: &[&str], stdin: &str) -> (i32, String) {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_orlop"));
+    command.args(["--server", &format!("http://{}", app.address())]).args(arguments);
+    command
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let mut child = command.spawn().expect("the built binary starts");
+    let mut input = child.stdin.take().expect("stdin is piped");
+    // One that reads nothing may be gone by now.
+    let _ = input.write_all(stdin.as_bytes()).await;
+    drop(input);
+    let ended = tokio::time::timeout(Duration::from_secs(60), child.wait_with_output()).await;
+    let ended = ended.expect("it ends").expect("its output can be read");
+    let said = [ended.stdout, ended.stderr].concat();
+    (ended.status.code().expect("no signal ended it"), String::from_utf8_lossy(&said).into_owned())
+}
+
+story!(a_login_and_a_logout_change_the_credential_alone, async |app| {
+    let login = async |host: &str, password: &str| {
+        orlop(app, &["registry", "login", host, "-u", "ci"], &format!("{password}\n")).await
+    };
+    let registry = private(Auth::Password("ci:s3cret")).await;
+    let host = registry.host();
+    for password in ["wrong", "s3cret"] {
+        let (exit, said) = login(&host, password).await;
+        assert!(exit == 0 && !said.contains(password), "{said}");
+    }
+    assert_eq!(outcome(&pull(app, &registry, json!({})).await), ("succeeded", ""));
+    let (exit, said) = orlop(app, &["registry", "logout", &host], "").await;
+    assert_eq!(exit, 0, "{said}");
+    app.get(of(&host)).await.expect(404);
+    assert_eq!(orlop(app, &["registry", "logout", &host], "").await.0, 4, "it has none");
+
+    let settings = json!({"connect_timeout": "5s", "headers": {"X": ["1"]}, "token_hosts": ["a.io"],
+                          "mirrors": [{"url": "https://m.io", "credential": {"token": "s3cret"}}]});
+    app.put(of("r.io")).json(settings).await.expect(201);
+    let before = app.get(of("r.io")).await.expect(200).json();
+    assert_eq!(login("r.io", "s3cret").await.0, 0);
+    let with = app.get(of("r.io")).await.expect(200).json();
+    assert_eq!(with["credential"], json!({"kind": "password", "username": "ci"}));
+    assert_eq!(orlop(app, &["registry", "logout", "r.io"], "").await.0, 0);
+    let mut after = app.get(of("r.io")).await.expect(200).json();
+    after["updated_at"] = before["updated_at"].clone();
+    assert_eq!(after, before);
+});
+
+story!(a_login_takes_no_registry_away_from_the_mirrors_of_all, async |app| {
+    app.put(of("_default")).json(json!({"mirrors": [{"url": "https://m.io"}]})).await.expect(201);
+    let (exit, said) = orlop(app, &["registry", "login", "r.io", "-u", "ci"], "s3cret\n").await;
+    assert!(exit == 5 && said.contains("_default") && !said.contains("s3cret"), "{exit}: {said}");
+    app.get(of("r.io")).await.expect(404);
+});
+
+story!(a_secret_that_is_too_long_is_not_sent_cut, async |app| {
+    let long = "s3cret".repeat(4096);
+    let (exit, said) = orlop(app, &["registry", "login", "r.io", "--token"], &long).await;
+    assert!(exit == 2 && said.contains("16384 bytes") && !said.contains("s3cret"), "{exit}: {said}");
+    app.get(of("r.io")).await.expect(404);
+});
+
+story!(of_several_first_settings_at_once_one_is_the_first, async |app| {
+    for round in 0..10 {
+        let path = of(&format!("r{round}.io"));
+        let put = |at: usize| {
+            let settings = json!({"connect_timeout": format!("{}s", at + 1)});
+            app.put(path.clone()).header("If-None-Match", "*").json(settings)
+        };
+        let answers = join_all((0..8).map(async |at| put(at).await)).await;
+        let mut statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [201, 412, 412, 412, 412, 412, 412, 412]);
+        let first = answers.iter().find(|answer| answer.status == 201).expect("one is");
+        assert_eq!(app.get(path).await.expect(200).json(), first.json());
+    }
+});
+
+/// How a test of `repository` ended: whether it went well, and its last words.
+async fn tested(app: &TestApp, host: &str, repository: &str) -> (bool, String) {
+    let test = app.post(format!("{}/test", of(host))).json(json!({"repository": repository}));
+    let tested = test.await.expect(200).json();
+    let last = tested["hosts"][0]["steps"].as_array().expect("steps").last().expect("a step").clone();
+    (tested["ok"] == json!(true), last["detail"].as_str().expect("words").to_owned())
+}
+
+story!(a_test_asks_for_the_repository_with_the_credential_of_now, async |app| {
+    let registry = private(Auth::Token { realm: None, expires_in: 300 }).await;
+    let host = registry.host();
+    registry.hand_tokens_to(TokenFor::Password("ci:s3cret"));
+    app.put(of(&host))
+        .json(json!({"credential": {"username": "ci", "password": "s3cret"}}))
+        .await
+        .expect(201);
+    assert_eq!(tested(app, &host, "app").await, (true, "let in as `ci`".to_owned()));
+    assert!(registry.log().contains(&"GET /v2/app/tags/list?n=1".to_owned()), "{:?}", registry.log());
+    let (ok, said) = tested(app, &host, "other").await;
+    assert!(ok && said.contains("no such repository"), "{said}");
+    // A token server gives anybody a token that opens nothing. The first request has none yet.
+    registry.fail("/tags/list", Fault::Status(403, vec![]), 2);
+    let (ok, said) = tested(app, &host, "app").await;
+    assert!(!ok && said.contains("403"), "{said}");
+    assert_eq!(outcome(&pull(app, &registry, json!({})).await), ("succeeded", ""));
+    // The password is another one now, and pulls still have a token.
+    registry.hand_tokens_to(TokenFor::Password("ci:rotated"));
+    let (ok, said) = tested(app, &host, "app").await;
+    assert!(!ok && said.contains("refuses these credentials"), "{said}");
+    for wrong in ["app:v1", "app@sha256:x", "App"] {
+        let test = app.post(format!("{}/test", of(&host))).json(json!({"repository": wrong}));
+        assert_eq!(test.await.expect(400).problem().expect("a problem")["field"], "repository", "{wrong}");
+    }
+});
+
+story!(a_test_names_a_repository_as_pulls_do, async |app| {
+    let registry = private(Auth::Password("ci:s3cret")).await;
+    let hub = json!({"url": format!("http://{}", registry.host())});
+    app.put(of("docker.io")).json(hub).await.expect(201);
+    let (ok, _) = tested(app, "docker.io", "alpine").await;
+    assert!(!ok);
+    let asked = "GET /v2/library/alpine/tags/list?ns=docker.io&n=1".to_owned();
+    assert!(registry.log().contains(&asked), "{:?}", registry.log());
+});
+
+story!(settings_that_cannot_be_opened_are_told_of_and_not_lost, async |app| {
+    let registry = private(Auth::Basic).await;
+    let host = registry.host();
+    let settings = json!({"credential": {"token": "s3cret"}, "mirrors": [{"url": "https://m.io"}]});
+    app.put(of(&host)).json(settings.clone()).await.expect(201);
+    app.stop().await;
+    // What a database has that is restored without its key.
+    let key = app.data_dir().join("secret.key");
+    let kept = fs::read(&key).expect("a key");
+    fs::remove_file(&key).expect("a key");
+    app.start_again().await;
+    let sealed = app.get(of(&host)).await.expect(200);
+    assert_eq!(sealed.json()["readable"], false);
+    let failed = pull(app, &registry, json!({})).await;
+    assert_eq!(outcome(&failed), ("failed", "invalid-argument"));
+    let said = failed["error"]["detail"].as_str().expect("words");
+    assert!(said.contains(&host) && said.contains("secret.key"), "{said}");
+    let refused = app.put(of(&host)).json(json!({})).await.expect(409);
+    assert_eq!(refused.problem_code(), "invalid-state");
+    assert_eq!(orlop(app, &["registry", "login", &host, "--token"], "other\n").await.0, 5);
+    app.stop().await;
+    let other = fs::read(&key).expect("another key");
+    fs::write(&key, kept).expect("the key is back");
+    app.start_again().await;
+    assert_eq!(app.get(of(&host)).await.expect(200).json()["mirrors"][0]["url"], "https://m.io");
+    app.stop().await;
+    fs::write(&key, other).expect("the other key");
+    app.start_again().await;
+    let replace = app.put(of(&host)).header("If-Match", sealed.header("etag"));
+    assert_eq!(replace.json(json!({})).await.expect(200).json()["readable"], true);
+});
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_are_shown_as_they_are_at_that_moment() {
+    let hosts = tempfile::tempdir().expect("a directory");
+    let own = hosts.path().join("r.io");
+    for directory in [&own, &hosts.path().join("empty.io"), &hosts.path().join("lost+found")] {
+        fs::create_dir(directory).expect("a directory");
+    }
+    let write = |text: &str| fs::write(own.join("hosts.toml"), text).expect("a file");
+    write("server = \"https://one.io\"");
+    let app = TestApp::with(On::Sqlite, &[("hosts_dir", hosts.path().to_str().expect("a path"))]).await;
+    let listed = async || {
+        let items = app.get(REGISTRIES).await.expect(200).json()["items"].clone();
+        items.as_array().expect("a list").clone()
+    };
+    let first = app.get(of("r.io")).await.expect(200);
+    assert_eq!(app.get(of("r.io")).header("If-None-Match", first.header("etag")).await.status, 304);
+    assert_eq!(listed().await, [app.get(of("empty.io")).await.expect(200).json(), first.json()]);
+
+    write("server = \"https://two.io\"");
+    let second = app.get(of("r.io")).header("If-None-Match", first.header("etag")).await.expect(200);
+    assert_eq!(second.json()["url"], "https://two.io");
+
+    write("header = \"Authorization: s3cret\"");
+    let broken = app.get(of("r.io")).await.expect(200).json();
+    assert_eq!((&broken["readable"], &broken["source"]), (&json!(false), &json!("file")));
+    assert_eq!(listed().await[1], broken);
+    let made = app.post(PULLS).json(json!({"ref": "r.io/app"})).await.expect(202);
+    let failed = end(&app, made).await;
+    assert_eq!(outcome(&failed), ("failed", "invalid-argument"));
+    let said = failed["error"]["detail"].as_str().expect("words");
+    assert!(said.contains("`r.io`") && said.contains("hosts.toml, line 1, column 10"), "{said}");
+    app.get(of("other.io")).await.expect(404);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hosts_directory_that_is_not_there_is_no_start() {
+    let data = tempfile::tempdir().expect("a directory");
+    let said = TestApp::refused_with(data.path(), &[("hosts_dir", "/nonexistent/certs.d")]).await;
+    assert!(said.contains("/nonexistent/certs.d"), "{said}");
+}
