@@ -51,7 +51,8 @@ impl Auth {
     }
 }
 
-/// One host, as clients send it. A secret that is absent stays as it is, and null removes it.
+/// A registry's own host with its mirrors, as clients send it, or one of the mirrors. A secret that is absent stays as it
+/// is, and null removes it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Host {
@@ -70,6 +71,9 @@ pub struct Host {
     #[serde(deserialize_with = "mentioned")]
     credential: Option<Option<Auth>>,
     token_hosts: Vec<String>,
+    /// A mirror has none.
+    #[serde(deserialize_with = "given")]
+    mirrors: Option<Vec<Host>>,
 }
 
 /// `Some(None)` for null: absent is another thing.
@@ -89,6 +93,15 @@ fn change<T>(given: Option<Option<T>>) -> Change<T> {
 
 impl Host {
     /// # Errors
+    /// `Invalid` with the field.
+    fn registry_change(mut self) -> Result<RegistryChange> {
+        let mirrors = self.mirrors.take().unwrap_or_default().into_iter().enumerate();
+        let mirrors =
+            mirrors.map(|(at, mirror)| mirror.change(&format!("mirrors[{at}]"))).collect::<Result<_>>();
+        Ok(RegistryChange { server: self.change("")?, mirrors: mirrors? })
+    }
+
+    /// # Errors
     /// `Invalid`, with the field below `place`.
     fn change(self, place: &str) -> Result<HostChange> {
         let field = |name: &str| if place.is_empty() { name.to_owned() } else { format!("{place}.{name}") };
@@ -103,6 +116,9 @@ impl Host {
         }
         if self.headers.iter().flatten().flatten().any(|(_, values)| values.is_empty()) {
             return Err(wrong("headers", "a header has at least one value"));
+        }
+        if self.mirrors.is_some() {
+            return Err(wrong("mirrors", "a mirror has no mirrors"));
         }
         let timeout = self.connect_timeout.as_deref().map(parse_duration).transpose();
         let credential = match self.credential {
@@ -123,49 +139,6 @@ impl Host {
             credential,
             token_hosts: self.token_hosts,
         })
-    }
-}
-
-/// A registry: the fields of its own host, and its mirrors.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Put {
-    url: Option<String>,
-    #[serde(deserialize_with = "given")]
-    capabilities: Option<BTreeSet<Capability>>,
-    ca: Vec<String>,
-    client_certificate: Option<String>,
-    #[serde(deserialize_with = "mentioned")]
-    client_key: Option<Option<Secret>>,
-    skip_verify: bool,
-    #[serde(deserialize_with = "mentioned")]
-    headers: Option<Option<BTreeMap<String, Vec<Secret>>>>,
-    override_path: bool,
-    connect_timeout: Option<String>,
-    #[serde(deserialize_with = "mentioned")]
-    credential: Option<Option<Auth>>,
-    token_hosts: Vec<String>,
-    mirrors: Vec<Host>,
-}
-
-impl Put {
-    fn change(self) -> Result<RegistryChange> {
-        let server = Host {
-            url: self.url,
-            capabilities: self.capabilities,
-            ca: self.ca,
-            client_certificate: self.client_certificate,
-            client_key: self.client_key,
-            skip_verify: self.skip_verify,
-            headers: self.headers,
-            override_path: self.override_path,
-            connect_timeout: self.connect_timeout,
-            credential: self.credential,
-            token_hosts: self.token_hosts,
-        };
-        let mirrors = self.mirrors.into_iter().enumerate();
-        let mirrors = mirrors.map(|(at, mirror)| mirror.change(&format!("mirrors[{at}]")));
-        Ok(RegistryChange { server: server.change("")?, mirrors: mirrors.collect::<Result<_>>()? })
     }
 }
 
@@ -195,10 +168,10 @@ pub async fn put(
     State(jobs): State<Jobs>,
     Path(host): Path<String>,
     headers: HeaderMap,
-    JsonBody(put): JsonBody<Put>,
+    JsonBody(put): JsonBody<Host>,
 ) -> ApiResult<Response> {
     let expected = expected(&headers)?;
-    let (registry, is_new) = jobs.put_registry(&host, put.change()?, expected).await?;
+    let (registry, is_new) = jobs.put_registry(&host, put.registry_change()?, expected).await?;
     if !is_new {
         return Ok(changed(&registry.tag(), &registry));
     }
