@@ -1,16 +1,15 @@
 //! How registries are reached: what operators wrote down, by the API or in files, and what a pull brings along.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod change;
+mod view;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use serde::Serialize;
-use sha2::{Digest as _, Sha256};
-use url::Url;
+pub use change::{Change, HostChange, RegistryChange};
+pub use view::RegistryView;
 
-use crate::clock::Time;
 use crate::error::{Conflict, Doing, Error, Result};
-use crate::id::hex;
 use crate::jobs::Jobs;
 use crate::jobs::event::LogLevel;
 use crate::jobs::request::CredentialUse;
@@ -18,10 +17,11 @@ use crate::jobs::run::{Ended, Job};
 use crate::jobs::trace::TraceLine;
 use crate::oci::{Reference, Rules};
 use crate::registry::{
-    Capability, ClientCertificate, Credential, DockerConfig, Endpoint, Found, HostSettings, HostsDirs, Probe,
-    RegistrySettings, Repository, Secret, Told, Trace, Transport,
+    Credential, DockerConfig, Endpoint, Found, HostsDirs, Probe, RegistrySettings, Repository, Told, Trace,
+    Transport,
 };
-use crate::store::{Expected, IfMatch, StoredRegistry, tag_of};
+use crate::store::{Expected, IfMatch, StoredRegistry};
+use view::{RegistrySource, view_of, view_of_stored};
 
 /// The name of the settings that are for registries without any of their own.
 const FOR_ALL: &str = "_default";
@@ -32,226 +32,6 @@ pub struct Sources {
     pub hosts: Arc<HostsDirs>,
     pub docker: DockerConfig,
     pub rules: Arc<Rules>,
-}
-
-/// New settings of a registry, as a client sends them.
-#[derive(Debug, Clone, Default)]
-pub struct RegistryChange {
-    pub server: HostChange,
-    pub mirrors: Vec<HostChange>,
-}
-
-/// New settings of one host. A secret that is not mentioned stays as it is.
-#[derive(Debug, Clone, Default)]
-pub struct HostChange {
-    pub url: Option<Url>,
-    /// `None`: all.
-    pub capabilities: Option<BTreeSet<Capability>>,
-    pub ca: Vec<String>,
-    pub client_certificate: Option<String>,
-    pub client_key: Change<Secret>,
-    pub skip_verify: bool,
-    pub headers: Change<BTreeMap<String, Vec<Secret>>>,
-    pub override_path: bool,
-    pub connect_timeout: Option<Duration>,
-    pub credential: Change<Credential>,
-    pub token_hosts: Vec<String>,
-}
-
-/// What becomes of something that is written and never read.
-#[derive(Debug, Clone, Default)]
-pub enum Change<T> {
-    #[default]
-    Keep,
-    Remove,
-    Set(T),
-}
-
-impl<T> Change<T> {
-    fn over(self, before: Option<T>) -> Option<T> {
-        match self {
-            Change::Keep => before,
-            Change::Remove => None,
-            Change::Set(new) => Some(new),
-        }
-    }
-}
-
-impl RegistryChange {
-    fn over(self, before: Option<RegistrySettings>) -> Result<RegistrySettings> {
-        let before = before.unwrap_or_default();
-        let server = self.server.over(Some(&before.server), "server").map_err(own_field)?;
-        let mut mirrors = Vec::new();
-        for (at, mirror) in self.mirrors.into_iter().enumerate() {
-            let same = before.mirrors.iter().find(|old| is_same_host(old, &mirror));
-            mirrors.push(mirror.over(same, &format!("mirrors[{at}]"))?);
-        }
-        RegistrySettings { server, mirrors }.check().map_err(own_field)
-    }
-}
-
-/// The fields of the registry's own host stand at the top of what a client sends.
-fn own_field(error: Error) -> Error {
-    match error {
-        Error::Invalid(mut invalid) => {
-            let own = invalid.field.as_deref().and_then(|field| field.strip_prefix("server."));
-            invalid.field = own.map(str::to_owned).or(invalid.field);
-            Error::Invalid(invalid)
-        }
-        other => other,
-    }
-}
-
-/// Secrets are for the host that they were given for: another URL is another host. A slash at its end makes no other, for
-/// it is not shown.
-fn is_same_host(before: &HostSettings, now: &HostChange) -> bool {
-    before.url.clone().map(without_slash) == now.url.clone().map(without_slash)
-}
-
-fn without_slash(mut url: Url) -> Url {
-    let path = url.path().trim_end_matches('/').to_owned();
-    url.set_path(&path);
-    url
-}
-
-impl HostChange {
-    fn over(self, before: Option<&HostSettings>, field: &str) -> Result<HostSettings> {
-        let before = before.filter(|before| is_same_host(before, &self));
-        let old_key = before.and_then(|host| host.client.clone()).map(|own| own.key);
-        let wrong = |part: &str, why: &str| Err(Error::invalid_field(format!("{field}.{part}"), why));
-        let client = match (self.client_certificate, self.client_key) {
-            (None, Change::Set(_)) => {
-                return wrong("client_certificate", "a client's key is of no use without its certificate");
-            }
-            (None, Change::Keep | Change::Remove) => None,
-            (Some(certificate), key) => match key.over(old_key) {
-                Some(key) => Some(ClientCertificate { certificate, key }),
-                None => return wrong("client_key", "a client certificate needs its key"),
-            },
-        };
-        Ok(HostSettings {
-            url: self.url.map(without_slash),
-            capabilities: self.capabilities.unwrap_or_else(|| Capability::ALL.into()),
-            ca: self.ca,
-            client,
-            skip_verify: self.skip_verify,
-            headers: self.headers.over(before.map(|host| host.headers.clone())).unwrap_or_default(),
-            override_path: self.override_path,
-            connect_timeout: self.connect_timeout,
-            credential: self.credential.over(before.and_then(|host| host.credential.clone())),
-            token_hosts: self.token_hosts,
-        })
-    }
-}
-
-/// The settings of a registry as they may be shown.
-#[derive(Debug, Clone, Serialize)]
-pub struct RegistryView {
-    pub host: String,
-    pub source: RegistrySource,
-    /// Whether the settings can be opened: not so when they were sealed in another data directory.
-    pub readable: bool,
-    #[serde(flatten)]
-    pub server: HostView,
-    pub mirrors: Vec<HostView>,
-    pub created_at: Option<Time>,
-    pub updated_at: Option<Time>,
-}
-
-impl RegistryView {
-    /// Names this state of the settings. A file has none but what it says.
-    pub fn tag(&self) -> String {
-        self.updated_at.map_or_else(
-            || {
-                let shown = serde_json::to_vec(self).expect("texts are JSON");
-                hex(&Sha256::digest(shown)[..16])
-            },
-            tag_of,
-        )
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RegistrySource {
-    Api,
-    File,
-}
-
-/// One host as it may be shown.
-#[derive(Debug, Clone, Serialize)]
-pub struct HostView {
-    pub url: Option<String>,
-    pub capabilities: BTreeSet<Capability>,
-    pub ca: Vec<String>,
-    pub client_certificate: Option<String>,
-    pub skip_verify: bool,
-    /// Without their values.
-    pub header_names: Vec<String>,
-    pub override_path: bool,
-    /// In seconds.
-    pub connect_timeout: Option<f64>,
-    pub credential: Option<CredentialView>,
-    pub token_hosts: Vec<String>,
-}
-
-/// That there is a credential, and for whom.
-#[derive(Debug, Clone, Serialize)]
-pub struct CredentialView {
-    pub kind: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub username: Option<String>,
-}
-
-impl HostView {
-    fn of(host: &HostSettings) -> HostView {
-        HostView {
-            url: host.url.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
-            capabilities: host.capabilities.clone(),
-            ca: host.ca.clone(),
-            client_certificate: host.client.as_ref().map(|own| own.certificate.clone()),
-            skip_verify: host.skip_verify,
-            header_names: host.headers.keys().cloned().collect(),
-            override_path: host.override_path,
-            connect_timeout: host.connect_timeout.map(|time| time.as_secs_f64()),
-            credential: host.credential.as_ref().map(CredentialView::of),
-            token_hosts: host.token_hosts.clone(),
-        }
-    }
-}
-
-impl CredentialView {
-    fn of(credential: &Credential) -> CredentialView {
-        let (kind, username) = match credential {
-            Credential::Password { username, .. } => ("password", Some(username.clone())),
-            Credential::IdentityToken { .. } => ("identity_token", None),
-            Credential::RegistryToken { .. } => ("registry_token", None),
-        };
-        CredentialView { kind, username }
-    }
-}
-
-fn view_of(host: String, source: RegistrySource, settings: Option<&RegistrySettings>) -> RegistryView {
-    let nothing = RegistrySettings::default();
-    let shown = settings.unwrap_or(&nothing);
-    RegistryView {
-        host,
-        source,
-        readable: settings.is_some(),
-        server: HostView::of(&shown.server),
-        mirrors: shown.mirrors.iter().map(HostView::of).collect(),
-        created_at: None,
-        updated_at: None,
-    }
-}
-
-fn view_of_stored(stored: &StoredRegistry) -> RegistryView {
-    let settings = read_settings(stored).ok();
-    RegistryView {
-        created_at: Some(stored.created_at),
-        updated_at: Some(stored.updated_at),
-        ..view_of(stored.host.clone(), RegistrySource::Api, settings.as_ref())
-    }
 }
 
 /// # Errors
@@ -552,7 +332,7 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::AddressPolicy;
+    use crate::registry::{AddressPolicy, HostSettings, Secret};
 
     #[test]
     fn a_credential_that_is_sent_nowhere_is_told_of() {
