@@ -15,6 +15,7 @@ use super::path;
 use super::watch::{Incoming, Outgoing, Watch, invalid};
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::oci::tar::BLOCK;
 
 /// Bytes that a file is handed on in.
 const CHUNK: usize = 256 << 10;
@@ -83,7 +84,10 @@ impl Archive {
     /// has two entries of one path, or leads out of itself; `TooLarge` for headers without an end; `Invalid` when the
     /// body breaks off.
     pub async fn next(&mut self) -> Result<Option<Entry>> {
-        let Some(next) = self.entries.next().await else { return Ok(None) };
+        let Some(next) = self.entries.next().await else {
+            // An archive ends with zeros. One that only stops, if between two files, was cut there.
+            return if self.watch.has_ended() { Err(cut_short()) } else { Ok(None) };
+        };
         let mut entry = next.map_err(|error| self.watch.explain(&error))?;
         self.count += 1;
         if self.count > limits::ARCHIVE_ENTRIES {
@@ -140,6 +144,9 @@ impl Archive {
 
     /// Reads what stands behind the end of the archive, which is padding, so that a packed one is checked to its end.
     ///
+    /// The end is two blocks of zeros, by all tools that are known, of which the first has been read: where the second
+    /// is something else, the first was a hole, and files come after it.
+    ///
     /// # Errors
     /// As [`Archive::next`].
     pub async fn finish(self) -> Result<()> {
@@ -148,6 +155,12 @@ impl Archive {
             return Err(Error::internal("an entry outlived its archive"));
         };
         let mut scratch = vec![0; CHUNK];
+        let mut second = Vec::with_capacity(BLOCK as usize);
+        let reading = (&mut rest).take(BLOCK).read_to_end(&mut second).await;
+        reading.map_err(|error| self.watch.explain(&error))?;
+        if second.iter().any(|byte| *byte != 0) {
+            return Err(invalid("the archive goes on after its end".to_owned()));
+        }
         while rest.read(&mut scratch).await.map_err(|error| self.watch.explain(&error))? > 0 {}
         Ok(())
     }
@@ -166,7 +179,7 @@ impl Entry {
         let mut bytes = BytesMut::with_capacity(room);
         let read = self.entry.read_buf(&mut bytes).await.map_err(|error| self.watch.explain(&error))?;
         if read == 0 {
-            return Err(invalid("the archive is cut short".to_owned()));
+            return Err(cut_short());
         }
         self.left = self.left.saturating_sub(read as u64);
         Ok(Some(bytes.freeze()))
@@ -186,6 +199,10 @@ impl Entry {
         }
         Ok(bytes)
     }
+}
+
+fn cut_short() -> Error {
+    invalid("the archive is cut short".to_owned())
 }
 
 #[cfg(test)]

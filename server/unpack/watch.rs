@@ -3,7 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -22,6 +22,8 @@ pub(super) struct Watch {
     unpacked: AtomicU64,
     /// Up to where may be read: past the end of the file in hand there are only headers.
     until: AtomicU64,
+    /// Whether nothing more comes out.
+    ended: AtomicBool,
     /// Why reading ended before its time, where that is known better than a reader can say.
     refusal: Mutex<Option<Error>>,
 }
@@ -37,6 +39,11 @@ impl Watch {
     pub fn allow(&self, end: u64) {
         let until = end.saturating_add(limits::ARCHIVE_HEADER_BYTES);
         self.until.store(until, Ordering::Relaxed);
+    }
+
+    /// Whether somebody wanted to read on, and there was nothing.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
     }
 
     fn refuse(&self, error: Error) -> io::Error {
@@ -94,6 +101,9 @@ impl AsyncRead for Outgoing {
         ready!(Pin::new(&mut self.reader).poll_read(context, buffer))?;
         let read = (buffer.filled().len() - before) as u64;
         let watch = &self.watch;
+        if read == 0 && buffer.remaining() > 0 {
+            watch.ended.store(true, Ordering::Relaxed);
+        }
         let unpacked = watch.unpacked.fetch_add(read, Ordering::Relaxed) + read;
         if unpacked > watch.until.load(Ordering::Relaxed) {
             let limit = limits::ARCHIVE_HEADER_BYTES;

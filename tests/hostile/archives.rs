@@ -2,6 +2,7 @@
 //! name afterwards.
 
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
 
 use crate::support::app::{TestApp, story};
 use crate::support::image::{Image, Kind};
@@ -95,11 +96,27 @@ story!(an_archive_of_things_that_no_image_has_is_refused, async |app| {
 
 story!(an_archive_that_is_cut_or_damaged_is_refused, async |app| {
     let image = Image::multi_platform(Kind::Oci, &["linux/amd64"]).await;
-    let whole = Tar::default().blobs(&image.blobs).layout(&[silent(image.top())]).end();
-    // Within any of its entries, and between them, where the list has not come yet.
-    for cut in (0..whole.len() - 1536).step_by(512).flat_map(|at| [at, at + 100]) {
-        refused(app, &format!("cut at {cut}"), whole[..cut].to_vec()).await;
+    let mut listed = silent(image.top());
+    listed["annotations"] = json!({"io.containerd.image.name": "a"});
+    // The list last, as some write it, and first, as most do: then all that is missing is at the end.
+    let last = Tar::default().blobs(&image.blobs).layout(&[listed.clone()]).end();
+    let whole = Tar::default().layout(&[listed]).blobs(&image.blobs).end();
+    for archive in [&last, &whole] {
+        for cut in (0..=archive.len() - 1024).step_by(512).flat_map(|at| [at, at + 100]) {
+            refused(app, &format!("cut at {cut}"), archive[..cut].to_vec()).await;
+        }
     }
+    // What ends it is one block of zeros; that there are two is a custom. Behind the first nothing may go on.
+    let said = refused(app, "no end", whole[..whole.len() - 1024].to_vec()).await;
+    assert!(said.starts_with("422 validation-failed") && said.contains("cut short"), "{said}");
+    let mut hole = whole.clone();
+    hole[1024..1536].fill(0);
+    assert!(refused(app, "hole", hole).await.contains("after its end"));
+    let mut gzip = async_compression::tokio::write::GzipEncoder::new(Vec::new());
+    gzip.write_all(&whole[..whole.len() - 1024]).await.expect("memory");
+    gzip.shutdown().await.expect("memory");
+    assert!(refused(app, "packed", gzip.into_inner()).await.contains("cut short"));
+    app.post(IMPORT).namespace("other").body(&whole[..whole.len() - 512]).await.expect(201);
     let mut flipped = whole.clone();
     flipped[3] ^= 1;
     assert!(refused(app, "checksum", flipped).await.contains("damaged"));
@@ -172,7 +189,6 @@ story!(who_still_sends_an_archive_that_is_refused_hears_why, async |app| {
 });
 
 story!(an_archive_that_unpacks_without_an_end_is_refused, async |app| {
-    use tokio::io::AsyncWriteExt;
     // Zstd packs a run of zeros to nearly nothing; gzip reaches a thousand only nearly.
     let mut zstd = async_compression::tokio::write::ZstdEncoder::new(Vec::new());
     let size: u64 = 1 << 30;
