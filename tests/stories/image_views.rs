@@ -345,3 +345,38 @@ story!(check_says_what_is_unavailable_or_broken, async |app| {
     assert_eq!((&check["state"], &check["items"][1]["state"]), (&json!("incomplete"), &json!("invalid")));
     assert!(check["items"][1]["reason"].as_str().expect("a reason").contains("not a well-formed manifest"));
 });
+
+story!(what_a_pull_skips_an_image_is_complete_without, async |app| {
+    const RESTRICTED: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+    let base = layer("base").await;
+    let foreign = Blob::new(RESTRICTED, b"of restricted distribution".to_vec());
+    let config = document(CONFIG, &json!({"os": "windows", "architecture": "amd64"}));
+    let layers = [foreign.descriptor(), base.blob.descriptor()];
+    let manifest = document(
+        MANIFEST,
+        &json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config.descriptor(), "layers": layers}),
+    );
+    app.put_blobs([&base.blob, &config, &manifest]).await;
+    let path = app.name_blob("docker.io/library/a:1", &manifest).await;
+    let check = app.get(format!("{path}/check")).await.expect(200).json();
+    let item = &check["items"][0];
+    assert_eq!((&check["state"], &item["state"]), (&json!("complete"), &json!("complete")));
+    assert_eq!((&check["required_blobs"], &check["present_blobs"]), (&json!(3), &json!(3)));
+    assert_eq!((&item["missing"], &item["skipped"][0]["digest"]), (&json!([]), &json!(foreign.digest)));
+    // What is not here is not in its archive either, and Docker, which would look for it, is told nothing.
+    for query in ["", "?platform=windows/amd64", "?skip_missing=true"] {
+        let archive = app.get(format!("{path}/archive{query}")).await.expect(200).body;
+        let has = |text: &str| archive.windows(text.len()).any(|window| window == text.as_bytes());
+        assert!(
+            !has(&foreign.digest.replace("sha256:", "blobs/sha256/")) && !has("manifest.json"),
+            "{query}"
+        );
+        app.post("/api/v1/images/import").namespace("other").body(&archive).await.expect(201);
+    }
+    // Once it is here it is a part like all others.
+    app.put_blobs([&foreign]).await;
+    let check = app.get(format!("{path}/check")).await.expect(200).json();
+    assert_eq!((&check["required_blobs"], &check["items"][0]["skipped"]), (&json!(4), &json!([])));
+    let archive = app.get(format!("{path}/archive")).await.expect(200).body;
+    assert!(archive.windows(foreign.bytes.len()).any(|window| window == foreign.bytes));
+});

@@ -60,9 +60,13 @@ fn check_row(item: &Value) -> Vec<String> {
     };
     let count = |name: &str| number(item.get(name));
     let digest = item.pointer("/target/digest").or_else(|| item.get("digest"));
+    let state = match items(item, "skipped").len() {
+        0 => text(item.get("state")),
+        skipped => format!("{} ({skipped} skipped)", text(item.get("state"))),
+    };
     vec![
         platform,
-        text(item.get("state")),
+        state,
         format!("{}/{}", count("present_blobs"), count("required_blobs")),
         format!("{}/{}", human_bytes(count("present_bytes")), human_bytes(count("required_bytes"))),
         shown(&text(digest)),
@@ -167,6 +171,8 @@ mod tests {
             "present_blobs": 2, "required_blobs": 3, "present_bytes": 5, "required_bytes": 2048,
         });
         assert_eq!(check_row(&item), ["linux/arm64/v8", "incomplete", "2/3", "5 B/2.0 KiB", "sha256:ab"]);
+        let without = json!({"state": "complete", "skipped": [{"digest": "sha256:ab"}]});
+        assert_eq!(check_row(&without)[1], "complete (1 skipped)");
         let other = json!({"platform": null, "target": {"role": "blob"}, "state": "complete"});
         assert_eq!(check_row(&other)[0], "blob");
         assert_eq!(check_row(&json!({"state": "complete"}))[0], "(all)");

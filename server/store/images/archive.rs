@@ -115,13 +115,15 @@ impl Store {
     }
 }
 
-/// What goes into the archive: documents first, then configs, then layers, in the order of the documents.
+/// What goes into the archive: documents first, then configs, then layers, in the order of the documents. Without what
+/// a pull skips.
 fn choose<'t>(tree: &'t Tree, scope: &ArchiveScope) -> Result<Vec<&'t Node>> {
     let mut chosen: Vec<&Node> = match scope {
         ArchiveScope::Whole => tree.nodes.iter().collect(),
         ArchiveScope::Platform(platform) => parts(tree, tree.find_place(platform)?).collect(),
         ArchiveScope::Present => present(tree)?,
     };
+    chosen.retain(|node| !node.is_skipped());
     let missing: Vec<&Node> = chosen.iter().copied().filter(|node| !node.present).collect();
     if !missing.is_empty() {
         return Err(incomplete(&missing));
@@ -160,7 +162,10 @@ fn present(tree: &Tree) -> Result<Vec<&Node>> {
 fn docker_image(name: &str, chosen: &[&Node]) -> Option<DockerImage> {
     let mut manifests = chosen.iter().filter_map(|node| node.manifest.as_ref());
     let (Some(manifest), None) = (manifests.next(), manifests.next()) else { return None };
-    if manifest.config.kind() != Kind::Config {
+    // Docker would look for a layer that was skipped, and has another way to get it when it is told nothing.
+    let has = |digest: &Digest| chosen.iter().any(|node| node.descriptor.digest == *digest);
+    let whole = manifest.layers.iter().all(|layer| has(&layer.digest));
+    if manifest.config.kind() != Kind::Config || !whole {
         return None;
     }
     let path = |descriptor: &Descriptor| path_of(&descriptor.digest);

@@ -52,6 +52,8 @@ pub struct PlatformCheck {
     pub present_bytes: u64,
     pub present: Vec<Child>,
     pub missing: Vec<Child>,
+    /// Layers of restricted distribution that are not here: they are not needed.
+    pub skipped: Vec<Child>,
 }
 
 impl Store {
@@ -141,11 +143,12 @@ pub(super) fn judge(tree: &Tree, at: usize) -> PlatformCheck {
         required_bytes: sums.required_bytes,
         present_bytes: sums.present_bytes,
         present: parts(tree, at).filter(|node| node.present).map(Node::as_child).collect(),
-        missing: parts(tree, at).filter(|node| !node.present).map(Node::as_child).collect(),
+        missing: parts(tree, at).filter(|n| !n.present && !n.is_skipped()).map(Node::as_child).collect(),
+        skipped: parts(tree, at).filter(|node| node.is_skipped()).map(Node::as_child).collect(),
     }
 }
 
-/// Numbers and bytes of some blobs, each counted once.
+/// Numbers and bytes of some blobs, each counted once. What an image does without is not among them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Sums {
     pub required_blobs: u64,
@@ -157,7 +160,7 @@ pub(super) struct Sums {
 impl Sums {
     pub fn of<'n>(nodes: impl Iterator<Item = &'n Node>) -> Sums {
         let mut sums = Sums::default();
-        for node in nodes {
+        for node in nodes.filter(|node| !node.is_skipped()) {
             // A size that no blob has is only what a document says.
             let size = node.descriptor.size;
             sums.required_blobs += 1;

@@ -9,7 +9,7 @@ use crate::events::Topic;
 use crate::limits;
 use crate::oci::config::platform_of;
 use crate::oci::manifest::{Manifest, Role};
-use crate::oci::media_type::{Kind, essence};
+use crate::oci::media_type::{Kind, essence, is_restricted};
 use crate::oci::{Descriptor, Digest, Document, Platform};
 use crate::store::Store;
 use crate::store::edges::{Child, child_of, role_name};
@@ -45,6 +45,12 @@ pub(super) struct Node {
 impl Node {
     pub fn as_child(&self) -> Child {
         child_of(role_name(self.role), &self.descriptor, self.present)
+    }
+
+    /// A layer of restricted distribution that is not here: a pull skips it, as containerd does, and whoever may have it
+    /// knows where it is.
+    pub fn is_skipped(&self) -> bool {
+        !self.present && self.role == Role::Layer && is_restricted(&self.descriptor.media_type)
     }
 
     /// A manifest that something runs; build attestations are none.
