@@ -9,13 +9,14 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result, Unprocessable, UpstreamKind};
-use crate::jobs::documents::{document_labels, platform_of};
+use crate::jobs::documents::document_labels;
 use crate::jobs::pull::{add_label, fetch_all, labels_of, note_target};
 use crate::jobs::request::Request;
 use crate::jobs::run::{Ended, Job};
 use crate::jobs::select::upstream_of;
 use crate::jobs::taken::Leaf;
 use crate::jobs::view::{BlobRole, BlobState, Phase};
+use crate::oci::config::platform_of;
 use crate::oci::platform::NoMatch;
 use crate::oci::schema1::{Schema1, UnpackedLayer};
 use crate::oci::{Algorithm, Descriptor, Digest, Document, Platform, media_type};

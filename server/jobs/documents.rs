@@ -11,6 +11,7 @@ use crate::jobs::select::Shelf;
 use crate::jobs::taken::Leaf;
 use crate::jobs::view::{BlobRole, BlobState, JobError};
 use crate::limits;
+use crate::oci::config::platform_of;
 use crate::oci::manifest::{Child, Role};
 use crate::oci::media_type::Kind;
 use crate::oci::{Descriptor, Digest, Document, Platform};
@@ -54,12 +55,6 @@ impl Shelf for Stored<'_> {
             }
         });
     }
-}
-
-/// What an image config says that the image runs on.
-pub(super) fn platform_of(config: &[u8]) -> Option<Platform> {
-    let platform: Platform = serde_json::from_slice(config).ok()?;
-    (!platform.os.is_empty()).then_some(platform)
 }
 
 /// A document that the namespace then has, parsed as what its descriptor says it is.

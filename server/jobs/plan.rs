@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::error::{Error, Result, UpstreamKind};
-use crate::jobs::documents::{embedded, platform_of};
+use crate::jobs::documents::embedded;
 use crate::jobs::registries::Own;
 use crate::jobs::request::Request;
 use crate::jobs::run::Ended;
@@ -17,6 +17,7 @@ use crate::jobs::taken::Leaf;
 use crate::jobs::view::BlobRole;
 use crate::jobs::{CredentialUse, Jobs, PullRequest, convert};
 use crate::limits;
+use crate::oci::config::platform_of;
 use crate::oci::schema1::Schema1;
 use crate::oci::{Descriptor, Digest, Document, Platform};
 use crate::registry::{Fetched, Repository, Resolved, Retries, Trace, Transport};

@@ -57,21 +57,6 @@ struct RootFs {
     diff_ids: Vec<Digest>,
 }
 
-/// The platform is read by itself: what else of a config is written oddly does not matter to it.
-#[derive(Deserialize)]
-struct System {
-    #[serde(default)]
-    os: Option<String>,
-    #[serde(default)]
-    architecture: Option<String>,
-    #[serde(default)]
-    variant: Option<String>,
-    #[serde(default, rename = "os.version")]
-    os_version: Option<String>,
-    #[serde(default, rename = "os.features", deserialize_with = "null_is_empty")]
-    os_features: Vec<String>,
-}
-
 impl ImageConfig {
     /// # Errors
     /// `TooLarge` past [`MANIFEST_BYTES`]; `ValidationFailed` for what is no config of an image, or has more than
@@ -102,16 +87,12 @@ impl ImageConfig {
     }
 }
 
-/// The platform that a config names, if it is one that names a system.
+/// The platform that a config names: both its system and its architecture, as the specification demands. It is read by
+/// itself, so that what else of a config is written oddly does not matter; a key that parsers read differently does.
 pub fn platform_of(bytes: &[u8]) -> Option<Platform> {
     check_depth(bytes).ok()?;
-    let system: System = serde_json::from_slice(bytes).ok()?;
-    let (os, architecture) = (system.os?, system.architecture?);
-    if os.is_empty() || architecture.is_empty() {
-        return None;
-    }
-    let System { variant, os_version, os_features, .. } = system;
-    Some(Platform { os, architecture, variant, os_version, os_features })
+    let platform: Platform = serde_json::from_slice(bytes).ok()?;
+    (!platform.os.is_empty() && !platform.architecture.is_empty()).then_some(platform)
 }
 
 fn invalid(reason: String) -> Error {
@@ -146,6 +127,22 @@ mod tests {
                 (None, 0, 0),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn a_platform_is_named_whole_and_once_or_not_at_all() {
+        let of = |text: &str| platform_of(text.as_bytes()).map(|platform| platform.to_string());
+        assert_eq!(of(r#"{"os":"linux","architecture":"s390x","rootfs":3}"#).as_deref(), Some("linux/s390x"));
+        for text in [
+            r#"{"os":"linux"}"#,
+            r#"{"architecture":"amd64"}"#,
+            r#"{"os":"","architecture":"amd64"}"#,
+            r#"{"os":"linux","OS":"windows","architecture":"amd64"}"#,
+            r#"{"os":"linux","os":"windows","architecture":"amd64"}"#,
+            r#"["linux","amd64"]"#,
+        ] {
+            assert_eq!(of(text), None, "{text}");
         }
     }
 

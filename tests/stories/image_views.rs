@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::app::{TestApp, story};
+use crate::support::fixture_registry::FixtureRegistry;
 use crate::support::image::{Blob, Image, Kind, Layer};
 use crate::support::stored::{document, silent};
 
@@ -379,4 +380,26 @@ story!(what_a_pull_skips_an_image_is_complete_without, async |app| {
     assert_eq!((&check["required_blobs"], &check["items"][0]["skipped"]), (&json!(4), &json!([])));
     let archive = app.get(format!("{path}/archive")).await.expect(200).body;
     assert!(archive.windows(foreign.bytes.len()).any(|window| window == foreign.bytes));
+});
+
+story!(a_config_that_names_a_system_alone_names_no_platform, async |app| {
+    let config = document(CONFIG, &json!({"os": "linux"}));
+    let manifest = document(
+        MANIFEST,
+        &json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config.descriptor(), "layers": []}),
+    );
+    let registry = FixtureRegistry::start().await;
+    registry.push_blob(&config.bytes);
+    registry.push_document("app", Some("v1"), MANIFEST, &manifest.bytes);
+    let asked = json!({"ref": format!("{}/app:v1", registry.host()), "platforms": ["linux/amd64"]});
+    let made = app.post("/api/v1/pulls").json(asked).await.expect(202);
+    let ended = app.get(format!("{}?wait=60s", made.place())).await.expect(200).json();
+    assert_eq!(
+        (&ended["state"], &ended["platforms"]),
+        (&json!("succeeded"), &json!(["linux/amd64"])),
+        "{ended}"
+    );
+    let path = format!("/api/v1/images/{}", ended["image_id"].as_str().expect("an id"));
+    let found = app.get(format!("{path}/manifest")).await.expect(200).json();
+    assert_eq!(found["platform"], json!(null));
 });
