@@ -22,8 +22,8 @@ use crate::oci::media_type::{
 };
 use crate::oci::{Algorithm, Descriptor, Digest, Document, Hasher, ImageConfig, Reference};
 use crate::store::{
-    Caller, Committed, Expiry, Held, IfMatch, Image, ImageSource, Labels, LeasePatch, NameTaken, NewImage,
-    NewLease, NewTarget, Put, PutBody, PutStream, Store, Target, check_image_name,
+    Caller, Committed, Expiry, Held, Image, ImageSource, Labels, Lease, NameTaken, NewImage, NewLease,
+    NewTarget, Put, PutBody, PutStream, Store, Target, check_image_name,
 };
 use crate::unpack::{Archive, Compression, Entry, EntryKind};
 
@@ -134,8 +134,12 @@ impl Jobs {
             done = import.run(body) => done?,
             ended = self.renew_import(&caller.namespace, &lease), if own => return Err(ended),
         };
-        let expires_at = store.find_lease(&caller.namespace, &lease).await?.expires_at;
-        Ok((done, Held { lease, expires_at }))
+        // The grace time begins when the last of it is here.
+        let held = match own {
+            true => self.extend(&caller.namespace, &lease).await?,
+            false => store.find_lease(&caller.namespace, &lease).await?,
+        };
+        Ok((done, Held { lease, expires_at: held.expires_at }))
     }
 
     /// The caller's lease, which must be there, or one of the import's own.
@@ -152,10 +156,9 @@ impl Jobs {
         }
     }
 
-    async fn extend(&self, namespace: &str, lease: &str) -> Result<()> {
-        let expiry = Some(Expiry::After(self.0.store.settings().grace_lease));
-        let patch = LeasePatch { expiry, labels: None, if_match: IfMatch::Absent };
-        self.0.store.update_lease(namespace, lease, patch).await.map(drop)
+    async fn extend(&self, namespace: &str, lease: &str) -> Result<Lease> {
+        let store = &self.0.store;
+        store.renew_lease(namespace, lease, store.settings().grace_lease).await
     }
 
     /// Renews the lease for as long as the import works; the error that ends it when there is nothing to renew.
@@ -165,7 +168,7 @@ impl Jobs {
         loop {
             tokio::time::sleep(pause).await;
             match self.extend(namespace, lease).await {
-                Ok(()) => pause = grace / 2,
+                Ok(_) => pause = grace / 2,
                 Err(error @ Error::NotFound { .. }) => return error,
                 // A database that is away has the rest of the time to come back.
                 Err(_) => pause = (grace / 16).max(Duration::from_millis(100)),

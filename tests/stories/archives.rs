@@ -1,12 +1,14 @@
 //! Images as files: their archives, out and in.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::app::{TestApp, sha256, story};
+use crate::support::eventually::eventually;
 use crate::support::image::{Blob, Image, Kind};
 use crate::support::request::Answer;
 use crate::support::stored::{Tar, document, silent};
@@ -405,6 +407,30 @@ story!(an_import_is_held_by_the_lease_that_is_named, async |app| {
     assert_eq!(held.header("orlop-lease"), "mine");
     let resources = app.get("/api/v1/leases/mine/resources").await.json();
     assert_eq!(resources["items"].as_array().map(Vec::len), Some(image.blobs.len() + 1));
+});
+
+story!(what_came_in_is_held_for_the_grace_time_from_its_end_on, [("grace_lease", "1s")], async |app| {
+    let image = multi_platform().await;
+    let tar = Tar::default().blobs(&image.blobs).layout(&[listed(image.top(), &[(NAME, "a")])]).end();
+    let (first, rest) = tar.split_at(tar.len() / 2);
+    let mut sending = app.raw().await.begin("POST", IMPORT, &[], tar.len() as u64).await;
+    sending.send(first).await;
+    let lease = async || app.get("/api/v1/leases").await.expect(200).json()["items"].get(0).cloned();
+    let begun = eventually("the import has a lease", lease).await;
+    // The server's own renewals are not told: whoever listens would hear of nothing else.
+    let renewed = async || lease().await.filter(|lease| lease["updated_at"] != begun["updated_at"]);
+    eventually("the lease is renewed", renewed).await;
+    app.clock.advance(Duration::from_millis(900));
+    sending.send(rest).await;
+    let answer = sending.answer().await.expect("an answer").expect(201);
+    assert_eq!(
+        answer.header("orlop-lease-expires"),
+        app.clock.now().plus(Duration::from_secs(1)).to_string()
+    );
+    let events = app.get("/api/v1/events").header("Accept", "application/json").await.expect(200).json();
+    let events = events["items"].as_array().expect("a list");
+    let topics: Vec<&str> = events.iter().filter_map(|event| event["topic"].as_str()).collect();
+    assert!(!topics.iter().any(|topic| topic.starts_with("/leases/")), "{topics:?}");
 });
 
 story!(a_part_of_an_image_comes_in_and_its_check_says_so, async |app| {
