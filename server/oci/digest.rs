@@ -150,7 +150,7 @@ impl FromStr for Digest {
 }
 
 /// The start of a text that may be very long or hold control characters, fit for a message.
-pub(super) fn excerpt(text: &str) -> String {
+pub fn excerpt(text: &str) -> String {
     const LONGEST_CHARS: usize = 80;
     let mut shown: String = text.chars().take(LONGEST_CHARS).flat_map(char::escape_debug).collect();
     if text.chars().nth(LONGEST_CHARS).is_some() {

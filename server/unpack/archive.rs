@@ -15,6 +15,7 @@ use super::path;
 use super::watch::{Incoming, Outgoing, Watch, invalid};
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::oci::digest::excerpt;
 use crate::oci::tar::BLOCK;
 
 /// Bytes that a file is handed on in.
@@ -101,8 +102,7 @@ impl Archive {
                 return Err(invalid("the archive has a file without a name".to_owned()));
             }
             if !self.known.insert(path.clone()) {
-                let shown: String = path.chars().take(80).flat_map(char::escape_debug).collect();
-                return Err(invalid(format!("the archive has `{shown}` twice")));
+                return Err(invalid(format!("the archive has `{}` twice", excerpt(&path))));
             }
         }
         let size = match kind {
@@ -136,7 +136,7 @@ impl Archive {
             EntryType::Symlink => Ok(EntryKind::Link(path::follow(path, &target(entry)?)?)),
             EntryType::Link => Ok(EntryKind::Link(path::plain(&target(entry)?)?)),
             _ => {
-                let shown: String = path.chars().take(80).flat_map(char::escape_debug).collect();
+                let shown = excerpt(path);
                 Err(invalid(format!("`{shown}` in the archive is no plain file, directory or link")))
             }
         }

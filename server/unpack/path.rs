@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result, Unprocessable};
 use crate::limits::ARCHIVE_PATH_BYTES;
+use crate::oci::digest::excerpt;
 
 /// The path of an entry in its plain form: parts joined by `/`, without `.`; empty for the root.
 ///
@@ -57,8 +58,7 @@ fn join(folder: &str, path: &str) -> Result<String> {
 }
 
 fn refuse(path: &str, why: &str) -> Error {
-    let shown: String = path.chars().take(80).flat_map(char::escape_debug).collect();
-    invalid(format!("the archive has the path `{shown}`, which {why}"))
+    invalid(format!("the archive has the path `{}`, which {why}", excerpt(path)))
 }
 
 fn invalid(reason: String) -> Error {

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::compression::Reader;
 use crate::error::{Error, Unprocessable};
 use crate::limits;
+use crate::oci::digest::excerpt;
 
 /// What is shared by the two ends of a decoder.
 #[derive(Debug, Default)]
@@ -56,7 +57,7 @@ impl Watch {
         let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take();
         refusal.unwrap_or_else(|| {
             // What a reader says may repeat a name of the archive.
-            let said: String = failed.to_string().chars().take(80).flat_map(char::escape_debug).collect();
+            let said = excerpt(&failed.to_string());
             invalid(format!("the archive is damaged, or is none: {said}"))
         })
     }
