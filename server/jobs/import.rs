@@ -16,6 +16,7 @@ use crate::error::{Conflict, Error, Result, Unprocessable};
 use crate::id::new_id;
 use crate::jobs::Jobs;
 use crate::limits;
+use crate::oci::digest::excerpt;
 use crate::oci::layout::{DOCKER_FILE, DockerImage, IMAGE_NAME, INDEX_FILE, LAYOUT_FILE, REF_NAME, blob_at};
 use crate::oci::media_type::{
     OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST,
@@ -29,6 +30,8 @@ use crate::unpack::{Archive, Compression, Entry, EntryKind};
 
 /// A file up to this many bytes is taken whole and written in one go; a longer one streams to the disk.
 const IN_MEMORY: u64 = 1 << 20;
+/// What is kept in memory of files that are most likely of no use, together.
+const SHELF_BYTES: u64 = 4 << 20;
 /// `oci-layout` is one short line.
 const LAYOUT_BYTES: u64 = 4 << 10;
 /// Links that lead to links.
@@ -67,6 +70,9 @@ struct Import<'a> {
     naming: Naming,
     files: HashMap<String, Stored>,
     links: HashMap<String, String>,
+    /// Files that are stored only when the archive's list names them.
+    shelf: HashMap<String, Bytes>,
+    shelf_left: u64,
     is_layout: bool,
     index: Option<Vec<u8>>,
     docker: Option<Vec<u8>>,
@@ -123,6 +129,8 @@ impl Jobs {
             naming,
             files: HashMap::new(),
             links: HashMap::new(),
+            shelf: HashMap::new(),
+            shelf_left: SHELF_BYTES,
             is_layout: false,
             index: None,
             docker: None,
@@ -228,9 +236,16 @@ impl Import<'_> {
             (EntryKind::File, DOCKER_FILE) => {
                 self.docker = Some(entry.read("manifest.json", limits::MANIFEST_BYTES).await?);
             }
-            // Of older forms, which say less than the files that they are beside.
+            // Of older forms, which say less than the files that they are beside: unless the list names them after all.
             (EntryKind::File, "repositories") => {}
-            (EntryKind::File, other) if other.ends_with("/VERSION") || other.ends_with("/json") => {}
+            (EntryKind::File, other)
+                if (other.ends_with("/VERSION") || other.ends_with("/json"))
+                    && entry.size <= self.shelf_left =>
+            {
+                self.shelf_left -= entry.size;
+                let bytes = entry.read("a file of the archive", SHELF_BYTES).await?;
+                self.shelf.insert(path, bytes.into());
+            }
             (EntryKind::File, other) => {
                 let expected = blob_at(other).transpose().map_err(|error| {
                     refuse(format!("the archive has a file below blobs/ that no blob is named by: {error}"))
@@ -410,7 +425,7 @@ impl Import<'_> {
     }
 
     async fn build_manifest(&mut self, image: &DockerImage) -> Result<Descriptor> {
-        let config = self.find(&image.config)?;
+        let config = self.find(&image.config).await?;
         let bytes =
             self.store.read_blob(&self.caller.namespace, &config.digest, limits::MANIFEST_BYTES).await?;
         let diff_ids = ImageConfig::parse(&bytes)?.diff_ids;
@@ -422,7 +437,7 @@ impl Import<'_> {
         }
         let mut layers = Vec::new();
         for (path, diff_id) in image.layers.iter().zip(&diff_ids) {
-            let layer = self.find(path)?;
+            let layer = self.find(path).await?;
             let media_type = match layer.compression {
                 Compression::None => OCI_LAYER,
                 Compression::Gzip => OCI_LAYER_GZIP,
@@ -452,16 +467,23 @@ impl Import<'_> {
     }
 
     /// The blob that the archive has at a path, through its own links.
-    fn find(&self, path: &str) -> Result<Stored> {
-        let mut at = path;
+    async fn find(&mut self, path: &str) -> Result<Stored> {
+        let mut at = path.to_owned();
         for _ in 0..HOPS {
-            if let Some(stored) = self.files.get(at) {
+            if let Some(stored) = self.files.get(&at) {
                 return Ok(stored.clone());
             }
-            let Some(next) = self.links.get(at) else { break };
-            at = next;
+            if let Some(bytes) = self.shelf.remove(&at) {
+                let compression = Compression::of(&bytes);
+                let committed = self.put_bytes(vec![bytes], None, None).await?;
+                let stored = self.count(&committed, compression)?;
+                self.files.insert(at, stored.clone());
+                return Ok(stored);
+            }
+            let Some(next) = self.links.get(&at) else { break };
+            at = next.clone();
         }
-        let shown: String = path.chars().take(80).flat_map(char::escape_debug).collect();
+        let shown = excerpt(path);
         Err(refuse(format!("manifest.json lists `{shown}`, which is not in the archive")))
     }
 

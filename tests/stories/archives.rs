@@ -433,6 +433,19 @@ story!(what_came_in_is_held_for_the_grace_time_from_its_end_on, [("grace_lease",
     assert!(!topics.iter().any(|topic| topic.starts_with("/leases/")), "{topics:?}");
 });
 
+story!(a_file_of_any_name_may_be_a_config_or_a_layer, async |app| {
+    let config = json!({"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": [sha256(b"one")]}});
+    let manifest = json!([{"Config": "image/json", "RepoTags": ["a:1"], "Layers": ["image/VERSION"]}]);
+    let tar = Tar::default()
+        .file("image/json", config.to_string().as_bytes())
+        .file("image/VERSION", b"one")
+        .file("other/json", b"{}")
+        .file("manifest.json", manifest.to_string().as_bytes());
+    let imported = import(app, "", &tar.end()).await;
+    // The config, the layer and the manifest: nobody names the other.
+    assert_eq!((names_of(&imported), &imported["stored_blobs"]), (vec!["docker.io/library/a:1"], &json!(3)));
+});
+
 story!(a_part_of_an_image_comes_in_and_its_check_says_so, async |app| {
     let image = multi_platform().await;
     let some = image.blobs.iter().enumerate().filter(|(at, _)| *at != 1).map(|(_, blob)| blob);
