@@ -22,7 +22,7 @@ use crate::oci::schema1::{Schema1, UnpackedLayer};
 use crate::oci::{Algorithm, Descriptor, Digest, Document, Platform, media_type};
 use crate::registry::Repository;
 use crate::store::{Blob, Labels, PutBody};
-use crate::unpack::decompress::{self, Compression, Measured};
+use crate::unpack::decompress::{self, Measured};
 
 /// The label of a converted image and of its manifest: the digest of the manifest that it was made of.
 pub(super) const CONVERTED_FROM: &str = "dev.orlop.converted-from";
@@ -118,11 +118,7 @@ async fn unpack(job: &Job, descriptor: &Descriptor) -> Result<UnpackedLayer, End
         settled => settled?,
     };
     let Measured { compression, diff_id, all_zero: empty, size_bytes: _ } = measured;
-    let media_type = match compression {
-        Compression::Gzip => media_type::OCI_LAYER_GZIP,
-        Compression::None => media_type::OCI_LAYER,
-    };
-    let descriptor = Descriptor::new(media_type, descriptor.digest.clone(), descriptor.size);
+    let descriptor = Descriptor::new(compression.layer_type()?, descriptor.digest.clone(), descriptor.size);
     Ok(UnpackedLayer { descriptor, diff_id, empty })
 }
 

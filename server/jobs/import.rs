@@ -18,9 +18,7 @@ use crate::jobs::Jobs;
 use crate::limits;
 use crate::oci::digest::excerpt;
 use crate::oci::layout::{DOCKER_FILE, DockerImage, IMAGE_NAME, INDEX_FILE, LAYOUT_FILE, REF_NAME, blob_at};
-use crate::oci::media_type::{
-    OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST,
-};
+use crate::oci::media_type::{OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
 use crate::oci::{Algorithm, Descriptor, Digest, Document, Hasher, ImageConfig, Reference};
 use crate::store::{
     Caller, Committed, Expiry, Held, Image, ImageSource, Labels, Lease, NameTaken, NewImage, NewLease,
@@ -438,16 +436,6 @@ impl Import<'_> {
         let mut layers = Vec::new();
         for (path, diff_id) in image.layers.iter().zip(&diff_ids) {
             let layer = self.find(path).await?;
-            let media_type = match layer.compression {
-                Compression::None => OCI_LAYER,
-                Compression::Gzip => OCI_LAYER_GZIP,
-                Compression::Zstd => OCI_LAYER_ZSTD,
-                Compression::Foreign(name) => {
-                    return Err(refuse(format!(
-                        "a layer is packed with {name}: only gzip and zstd are taken"
-                    )));
-                }
-            };
             // Only of a layer that is not packed is the digest its diff ID.
             let comparable = layer.digest.algorithm() == diff_id.algorithm();
             if layer.compression == Compression::None && comparable && layer.digest != *diff_id {
@@ -456,7 +444,7 @@ impl Import<'_> {
                     actual: layer.digest.to_string(),
                 }));
             }
-            layers.push(Descriptor::new(media_type, layer.digest, layer.size));
+            layers.push(Descriptor::new(layer.compression.layer_type()?, layer.digest, layer.size));
         }
         let config = Descriptor::new(OCI_CONFIG, config.digest, config.size);
         let manifest =

@@ -6,7 +6,10 @@ use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use async_compression::zstd::DParameter;
 use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 
+use super::watch::invalid;
+use crate::error::Result;
 use crate::limits;
+use crate::oci::media_type::{OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD};
 
 /// How many bytes tell every compression apart.
 pub const PREFIX: usize = 6;
@@ -40,6 +43,21 @@ impl Compression {
             .iter()
             .find(|(magic, _)| prefix.starts_with(magic))
             .map_or(Compression::None, |(_, found)| *found)
+    }
+
+    /// The media type of a layer whose tar is packed so.
+    ///
+    /// # Errors
+    /// `ValidationFailed` for a compression that no layer may have.
+    pub fn layer_type(self) -> Result<&'static str> {
+        match self {
+            Compression::None => Ok(OCI_LAYER),
+            Compression::Gzip => Ok(OCI_LAYER_GZIP),
+            Compression::Zstd => Ok(OCI_LAYER_ZSTD),
+            Compression::Foreign(name) => {
+                Err(invalid(format!("a layer is packed with {name}: only gzip and zstd are taken")))
+            }
+        }
     }
 }
 

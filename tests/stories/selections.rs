@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 
 use crate::support::app::{TestApp, story};
 use crate::support::fixture_registry::{
@@ -611,6 +612,34 @@ story!(a_manifest_of_schema_1_is_converted_where_that_is_asked_for, async |app| 
     assert_eq!((&again["target"], &again["progress"]["bytes_network"]), (&ended["target"], &json!(0)));
     let wrong = json!({"ref": reference, "platforms": ["linux/arm64"], "convert_schema1": true});
     assert_eq!(failed(app, wrong).await.0, "upstream-no-platform");
+});
+
+story!(layers_of_schema_1_are_known_by_their_bytes, async |app| {
+    let registry = FixtureRegistry::start().await;
+    let mut zstd = async_compression::tokio::write::ZstdEncoder::new(Vec::new());
+    zstd.write_all(b"the base's tar").await.expect("memory takes all bytes");
+    zstd.shutdown().await.expect("memory takes all bytes");
+    let (base, xz) = (zstd.into_inner(), b"\xfd7zXZ\0and more".to_vec());
+    let top = gzip(b"the top's tar");
+    [&base, &top, &xz].into_iter().for_each(|layer| drop(registry.push_blob(layer)));
+    registry.push_document("app", Some("v1"), SCHEMA1, schema1(&base, &top).to_string().as_bytes());
+    let asked = json!({"ref": format!("{}/app:v1", registry.host()), "convert_schema1": true});
+    let ended = pulled(app, asked).await;
+    let read = async |digest: &Value| {
+        let digest = digest.as_str().expect("a digest");
+        app.get(format!("/api/v1/content/{digest}/data")).await.expect(200).json()
+    };
+    let manifest = read(&ended["target"]["digest"]).await;
+    assert_eq!(manifest["layers"][0]["mediaType"], "application/vnd.oci.image.layer.v1.tar+zstd");
+    let config = read(&manifest["config"]["digest"]).await;
+    let diff_ids = [sha256(b"the base's tar"), sha256(b"the top's tar")];
+    assert_eq!(config["rootfs"]["diff_ids"], json!(diff_ids));
+    // Of what is packed otherwise nobody here knows the tar.
+    registry.push_document("app", Some("v2"), SCHEMA1, schema1(&xz, &top).to_string().as_bytes());
+    let asked = json!({"ref": format!("{}/app:v2", registry.host()), "convert_schema1": true});
+    let (code, detail) = failed(app, asked).await;
+    assert_eq!(code, "validation-failed");
+    assert!(detail.contains("xz"), "{detail}");
 });
 
 story!(a_signed_manifest_is_known_by_what_it_signs, async |app| {
