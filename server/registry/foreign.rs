@@ -34,12 +34,23 @@ impl Repository {
             return Ok(BlobStream::at_end(descriptor.size, place));
         }
         let mut failure = self.failed(UpstreamKind::NotFound, "no other place is named for it".to_owned());
+        let stall = self.registry.patience().stall;
+        let mut held = Some(place);
         for text in descriptor.urls.iter().take(limits::FOREIGN_URLS) {
-            match self.fetch_at(text, descriptor, &wanted).await {
-                Ok(answer) => {
-                    let stall = self.registry.patience().stall;
-                    return BlobStream::open(answer, descriptor.size, wanted, stall, place);
+            let place = match held.take() {
+                Some(place) => place,
+                None => self.enter().await,
+            };
+            let opened = match self.fetch_at(text, descriptor, &wanted).await {
+                // A place goes with its answer, also with one that turns out to be of other bytes.
+                Ok(answer) => BlobStream::open(answer, descriptor.size, wanted.clone(), stall, place),
+                Err(error) => {
+                    held = Some(place);
+                    Err(error)
                 }
+            };
+            match opened {
+                Ok(stream) => return Ok(stream),
                 Err(error) if retriable(&failure) && !retriable(&error) => {}
                 Err(error) => failure = error,
             }

@@ -545,6 +545,27 @@ story!(a_foreign_layer_is_what_its_digest_says_or_nothing, async |app| {
     assert_eq!(code, "upstream-not-found");
 });
 
+story!(a_place_that_has_something_else_is_passed_over, async |app| {
+    let (registry, stranger) = (FixtureRegistry::start().await, FixtureRegistry::start().await);
+    let config = json!({"os": "linux", "architecture": "amd64"}).to_string().into_bytes();
+    registry.push_blob(&config);
+    let longer = stranger.push_file("/files/longer", b"foreign, and more of it");
+    let packed = stranger.push_file("/files/packed", b"foreign");
+    stranger.fail("/files/packed", Fault::Headers(vec![("Content-Encoding", "gzip".to_owned())]), 9);
+    let right = stranger.push_file("/files/right", b"foreign");
+    let layer = with(descriptor(FOREIGN, b"foreign"), "urls", json!([longer, packed, right]));
+    let reference = push(&registry, "v1", descriptor(CONFIG, &config), &[layer]);
+    pulled(app, json!({"ref": reference, "foreign_layers": "fetch"})).await;
+    assert_eq!(stranger.log(), ["GET /files/longer", "GET /files/packed", "GET /files/right"]);
+    let layer = with(descriptor(FOREIGN, b"foreign"), "urls", json!([longer]));
+    let wrong = push(&registry, "v2", descriptor(CONFIG, &config), &[layer]);
+    assert_eq!(stored(app).await.len(), 3);
+    let digest = sha256(b"foreign");
+    app.delete(format!("/api/v1/content/{digest}?force=true")).await.expect(204);
+    let asked = json!({"ref": wrong, "foreign_layers": "fetch"});
+    assert_eq!(failed(app, asked).await.0, "upstream-mismatch");
+});
+
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     use std::io::Write;
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
