@@ -52,7 +52,7 @@ pub struct Plan {
 pub struct PlanTotals {
     /// Of all blobs that are not skipped.
     pub bytes_total: u64,
-    /// Of these, in the namespace.
+    /// Of these, in the namespace; also as the part of a blob that a pull has begun.
     pub bytes_present: u64,
     /// Of these, lent by another namespace.
     pub bytes_shared: u64,
@@ -76,6 +76,8 @@ pub struct PlanBlob {
     pub present: bool,
     /// Whether another namespace would lend it.
     pub shared: bool,
+    /// Bytes of one to be fetched that an earlier pull has left: they are not fetched again.
+    pub offset: u64,
     /// Whether the pull would leave it where it is.
     pub skipped: bool,
     /// Why it is skipped.
@@ -186,7 +188,14 @@ impl InMemory<'_> {
         reason: Option<String>,
     ) -> Result<PlanBlob> {
         let (digest, size) = (&descriptor.digest, descriptor.size);
-        let presence = self.jobs.0.store.find_presence(self.caller, digest, size).await?;
+        let store = &self.jobs.0.store;
+        let presence = store.find_presence(self.caller, digest, size).await?;
+        let offset = match presence {
+            Presence::Nowhere => {
+                store.count_begun(&self.caller.namespace, &ingest_ref(digest)).await?.min(size)
+            }
+            Presence::Here | Presence::Lent => 0,
+        };
         Ok(PlanBlob {
             digest: digest.clone(),
             media_type: descriptor.media_type.clone(),
@@ -194,6 +203,7 @@ impl InMemory<'_> {
             size,
             present: presence == Presence::Here,
             shared: presence == Presence::Lent,
+            offset,
             skipped: reason.is_some(),
             reason,
         })
@@ -272,6 +282,11 @@ impl Shelf for InMemory<'_> {
     }
 }
 
+/// The ref of the ingest in which a pull fetches a blob.
+fn ingest_ref(digest: &Digest) -> String {
+    format!("pull-{digest}")
+}
+
 impl Plan {
     fn add(&mut self, blob: PlanBlob) {
         self.totals.add(&blob);
@@ -291,8 +306,9 @@ impl PlanTotals {
             (false, false) => (&mut self.bytes_to_fetch, &mut self.blobs_to_fetch),
         };
         // Sizes are promises of a peer.
-        *bytes = bytes.saturating_add(blob.size);
+        *bytes = bytes.saturating_add(blob.size - blob.offset);
         *blobs += 1;
+        self.bytes_present = self.bytes_present.saturating_add(blob.offset);
         self.bytes_total = self.bytes_total.saturating_add(blob.size);
         self.blobs_total += 1;
     }

@@ -99,6 +99,28 @@ impl Store {
         Ok(if lent.is_some() { Presence::Lent } else { Presence::Nowhere })
     }
 
+    /// How many bytes are here of what an ingest of this ref brings: those beyond its offset as well, none that are lent.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Internal`. That there is no such ingest is an answer.
+    pub async fn count_begun(&self, namespace: &str, reference: &str) -> Result<u64> {
+        let row = {
+            let mut conn = self.0.db.read().await?;
+            db::ingests::find_by_ref(&mut conn, namespace, reference).await?
+        };
+        let Some(row) = row.filter(|row| row.shared == 0) else { return Ok(0) };
+        let counting = async {
+            let offset = self.find_ingest(namespace, &row.id).await?.offset;
+            let ahead = self.list_ahead(namespace, &row.id).await?;
+            Ok(ahead.iter().fold(offset, |sum, part| sum.saturating_add(part.end - part.start)))
+        };
+        match counting.await {
+            // It has ended, or its time has come.
+            Err(Error::NotFound { .. }) => Ok(0),
+            counted => counted,
+        }
+    }
+
     /// Stores a small blob that is in memory: one write, one sync, one rename.
     ///
     /// # Errors

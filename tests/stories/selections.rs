@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use crate::support::app::{TestApp, story};
+use crate::support::eventually::eventually;
 use crate::support::fixture_registry::{
     Auth, CONFIG, Fault, FixtureRegistry, INDEX, LAYER, MANIFEST, descriptor, sha256,
 };
@@ -764,6 +765,30 @@ story!(a_plan_says_what_a_pull_would_take_and_leaves_no_trace, async |app| {
     assert_eq!(planned["bytes_to_fetch"], ended["progress"]["bytes_network"]);
     let after = plan(app, asked).await;
     assert_eq!((&after["bytes_to_fetch"], &after["bytes_present"]), (&json!(0), &after["bytes_total"]));
+});
+
+story!(a_plan_counts_what_a_pull_has_begun, async |app| {
+    let image = Multi::push().await;
+    let layer = sha256(b"amd layer");
+    image.registry.fail(&layer, Fault::StallAfter(4), 1);
+    let asked = json!({"ref": image.name(), "platforms": ["linux/amd64"]});
+    let all = plan(app, asked.clone()).await["bytes_total"].as_u64().expect("a number");
+    let made = app.post(PULLS).json(asked.clone()).await.expect(202);
+    let shown = async || {
+        let shown = app.get(made.place()).await.expect(200).json();
+        let blobs = shown["blobs"].as_array().expect("blobs");
+        let others = blobs.iter().filter(|blob| blob["digest"] != layer).all(|blob| blob["state"] == "done");
+        (others && blobs.iter().any(|blob| blob["digest"] == layer && blob["offset"] == 4)).then_some(())
+    };
+    eventually("all is here but the rest of a layer", shown).await;
+    app.delete(made.place()).await.expect(202);
+    app.get(format!("{}?wait=60s", made.place())).await.expect(200);
+    let planned = plan(app, asked.clone()).await;
+    let part = blob(&planned, &layer);
+    assert_eq!((&part["present"], &part["offset"]), (&json!(false), &json!(4)));
+    assert_eq!((&planned["bytes_to_fetch"], &planned["blobs_to_fetch"]), (&json!(5), &json!(1)));
+    assert_eq!((&planned["bytes_present"], &planned["bytes_total"]), (&json!(all - 5), &json!(all)));
+    assert_eq!(pulled(app, asked).await["progress"]["bytes_network"], planned["bytes_to_fetch"]);
 });
 
 story!(a_plan_that_cannot_be_made_says_why_by_its_status, async |app| {
