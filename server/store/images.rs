@@ -150,6 +150,26 @@ impl Store {
         row.map(image_of).ok_or_else(|| Error::not_found("image", id))
     }
 
+    /// An image, held for the caller as if it had just been made.
+    ///
+    /// # Errors
+    /// `NotFound`, for the lease as well.
+    pub async fn hold_image(&self, caller: &Caller, id: &str) -> Result<(Image, Held)> {
+        let (owner, id, now) = (caller.clone(), id.to_owned(), self.now());
+        let grace = self.0.settings.grace_lease;
+        self.0
+            .db
+            .write(move |tx| {
+                Box::pin(async move {
+                    let row = db::images::find_image(tx, &owner.namespace, &id).await?;
+                    let row = row.ok_or_else(|| Error::not_found("image", &id))?;
+                    let held = hold(tx, &owner, ResourceKind::Image, &row.id, grace, now).await?;
+                    Ok((image_of(row), held))
+                })
+            })
+            .await
+    }
+
     /// By id, or by name.
     ///
     /// # Errors

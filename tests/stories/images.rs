@@ -126,6 +126,26 @@ story!(a_lease_that_is_named_holds_the_new_image, async |app| {
     assert_eq!(held["items"], json!([{"type": "image", "id": image["id"]}]));
 });
 
+story!(a_new_image_is_answered_with_the_lease_that_holds_it, async |app| {
+    let make =
+        || app.post(IMAGES).header("Idempotency-Key", "k").json(json!({"name": "a", "target": target()}));
+    let made = make().await.expect(201);
+    let lease = made.header("orlop-lease").to_owned();
+    assert!(lease.starts_with("grace_"));
+    let shown = app.get(format!("/api/v1/leases/{lease}")).await.expect(200).json();
+    assert_eq!(shown["expires_at"], made.header("orlop-lease-expires"));
+    let held = app.get(format!("/api/v1/leases/{lease}/resources")).await.json();
+    assert_eq!(held["items"], json!([{"type": "image", "id": made.json()["id"]}]));
+    // A repeat is held anew: nobody knows whether the first answer was heard.
+    let again = make().await.expect(201);
+    assert!(again.header("orlop-lease").starts_with("grace_") && again.header("orlop-lease") != lease);
+    app.post("/api/v1/leases").json(json!({"id": "mine", "never": true})).await.expect(201);
+    let body = json!({"name": "b", "target": target()});
+    let mine = app.post(IMAGES).header("Orlop-Lease", "mine").json(body).await.expect(201);
+    assert_eq!(mine.header("orlop-lease"), "mine");
+    assert!(!mine.headers.contains_key("orlop-lease-expires"));
+});
+
 story!(a_patch_moves_the_name_and_keeps_what_it_does_not_mention, async |app| {
     let body = json!({"name": "a", "target": target(), "labels": {"a": "1", "b": "2", "c": "3"}});
     let image = app.post(IMAGES).json(body).await.expect(201).json();

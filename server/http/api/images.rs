@@ -95,12 +95,12 @@ pub async fn create(
 ) -> ApiResult<Response> {
     let keyed = idempotency.keyed(&caller.namespace, &create);
     let new = create.try_into()?;
-    let (maker, finder, namespace) = (store.clone(), store.clone(), caller.namespace.clone());
-    let make = async move { Ok(maker.create_image(&caller, new, NameTaken::Refuse).await?.0) };
-    let find = async move |id: String| finder.find_image(&namespace, &id).await;
-    let image = store.make_once(keyed, make, |image| &image.id, find).await?;
+    let (maker, finder, owner) = (store.clone(), store.clone(), caller.clone());
+    let make = async move { maker.create_image(&caller, new, NameTaken::Refuse).await };
+    let find = async move |id: String| finder.hold_image(&owner, &id).await;
+    let (image, held) = store.make_once(keyed, make, |(image, _)| &image.id, find).await?;
     let location = location(&format!("/api/v1/images/{}", image.id), &image.namespace);
-    Ok(made(StatusCode::CREATED, &location, &image.tag(), &image))
+    Ok(with_lease(made(StatusCode::CREATED, &location, &image.tag(), &image), &held))
 }
 
 /// `GET /api/v1/images/{id}`
