@@ -220,6 +220,18 @@ pub async fn list_stored(conn: &mut Conn, namespace: &str, digests: &str) -> Res
     )
 }
 
+/// Digest and labels of those of `digests` (a JSON list) that the namespace records.
+pub async fn list_labels(conn: &mut Conn, namespace: &str, digests: &str) -> Result<Vec<(String, String)>> {
+    fetch_among!(
+        (String, String),
+        conn,
+        "SELECT digest, labels FROM content WHERE namespace = $1 AND digest IN",
+        "",
+        namespace,
+        digests
+    )
+}
+
 /// What refers to one of `digests` (a JSON list): pairs of child and parent, each once, at most `limit`.
 pub async fn list_references(
     conn: &mut Conn,

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result, Unprocessable, UpstreamKind};
 use crate::jobs::documents::document_labels;
-use crate::jobs::pull::{add_label, fetch_all, labels_of, note_target};
+use crate::jobs::pull::{add_label, fetch_all, join_labels, labels_of, note_target};
 use crate::jobs::request::Request;
 use crate::jobs::run::{Ended, Job};
 use crate::jobs::select::upstream_of;
@@ -60,6 +60,7 @@ pub(super) async fn work(
     let mut labels = document_labels(job, &document);
     add_label(&mut labels, CONVERTED_FROM.to_owned(), original.to_string());
     let target = put(job, BlobRole::Manifest, media_type::OCI_MANIFEST, converted.manifest, labels).await?;
+    join_labels(job, leaves.iter().map(|leaf| &leaf.descriptor)).await?;
     job.draw(|picture| picture.know_all());
     note_target(job, &target);
     job.live.change(|record| record.detail.converted_from = Some(original.clone()));

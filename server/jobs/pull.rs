@@ -2,13 +2,13 @@
 //!
 //! Children need not come before their parents: everything is held by the pull's lease until the image holds it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use futures_util::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{Error, UpstreamKind};
+use crate::error::{Error, Result, UpstreamKind};
 use crate::jobs::documents::Stored;
 use crate::jobs::fetch::Fetch;
 use crate::jobs::run::{Ended, Job};
@@ -49,6 +49,9 @@ pub(super) async fn work(job: &Job) -> Result<(), Ended> {
             fetch_all(job, &repository, &tree.leaves).await?;
             job.enter(Phase::Finishing).await?;
             referrers::join(job, &tree.referrers).await?;
+            let documents = tree.documents.iter().map(|(_, descriptor)| descriptor);
+            let leaves = tree.leaves.iter().map(|leaf| &leaf.descriptor);
+            join_labels(job, documents.chain(leaves)).await?;
             name_image(job, target, None).await
         }
     }
@@ -134,10 +137,40 @@ async fn name_image(job: &Job, target: Descriptor, converted_from: Option<Digest
 /// The labels of what a pull stores: the client's, and where it came from, as containerd notes it.
 pub(super) fn labels_of(job: &Job) -> Labels {
     let mut labels = job.request.labels.clone();
-    let reference = &job.request.reference;
-    let source = format!("containerd.io/distribution.source.{}", reference.host());
-    add_label(&mut labels, source, reference.repository().to_owned());
+    add_label(&mut labels, source_key(job), job.request.reference.repository().to_owned());
     labels
+}
+
+/// What was here before gets the labels that it would have if the pull had brought it: the client's own, and among the
+/// repositories that it can be had from this one (containerd's list, sorted, with commas). Where there is no room for a
+/// label, it stays as it is. One question where nothing is to be changed.
+pub(super) async fn join_labels(job: &Job, taken: impl Iterator<Item = &Descriptor>) -> Result<()> {
+    let digests = taken.map(|descriptor| descriptor.digest.clone()).collect();
+    let (own, reference) = (job.request.labels.clone(), &job.request.reference);
+    let (key, repository) = (source_key(job), reference.repository().to_owned());
+    let change = move |standing: &Labels| {
+        let mut labels = standing.clone();
+        for (key, value) in &own {
+            if labels.len() < limits::LABELS || labels.contains_key(key) {
+                labels.insert(key.clone(), value.clone());
+            }
+        }
+        let known = labels.get(&key).map_or("", String::as_str);
+        let repositories: BTreeSet<&str> =
+            known.split(',').chain([repository.as_str()]).filter(|name| !name.is_empty()).collect();
+        let joined = Vec::from_iter(repositories).join(",");
+        let room = labels.len() < limits::LABELS || labels.contains_key(&key);
+        if room && key.len() + joined.len() <= limits::LABEL_BYTES {
+            labels.insert(key.clone(), joined);
+        }
+        labels
+    };
+    job.jobs.0.store.relabel_content(&job.caller.namespace, digests, change).await
+}
+
+/// containerd's label of the repositories of a host that a blob can be had from.
+fn source_key(job: &Job) -> String {
+    format!("containerd.io/distribution.source.{}", job.request.reference.host())
 }
 
 /// Adds a label of ours where there is room beside the client's own.

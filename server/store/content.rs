@@ -195,11 +195,7 @@ impl Store {
                     if let Some(change) = patch.labels {
                         let mut labels = labels::from_json(&row.labels);
                         labels::apply_patch(&mut labels, change)?;
-                        db::content::delete_label_edges(tx, &owner, name.as_str()).await?;
-                        for edge in label_edges(name.as_str(), &labels) {
-                            db::content::insert_edge(tx, &owner, &edge).await?;
-                        }
-                        row.labels = labels::to_json(&labels);
+                        set_labels(tx, &mut row, &labels).await?;
                     }
                     if let Some(media_type) = patch.media_type {
                         row.media_type = media_type;
@@ -304,6 +300,16 @@ async fn check_unused(tx: &mut db::Tx, namespace: &str, digest: &Digest, now: Ti
         return Ok(());
     }
     Err(Error::Conflict(Conflict::ContentInUse { digest: digest.to_string(), holders }))
+}
+
+/// Gives a record, which the transaction has locked, other labels, and makes edges of them.
+pub(super) async fn set_labels(tx: &mut db::Tx, row: &mut ContentRow, labels: &Labels) -> Result<()> {
+    db::content::delete_label_edges(tx, &row.namespace, &row.digest).await?;
+    for edge in label_edges(&row.digest, labels) {
+        db::content::insert_edge(tx, &row.namespace, &edge).await?;
+    }
+    row.labels = labels::to_json(labels);
+    Ok(())
 }
 
 pub(super) fn content_of(row: ContentRow) -> Content {

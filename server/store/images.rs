@@ -11,6 +11,7 @@ pub use archive::{Archive, ArchiveScope, Piece};
 pub use check::{ImageCheck, PlatformCheck, Wholeness};
 pub use history::{BuildStep, History};
 pub use manifest::ImageManifest;
+pub(super) use tree::json_list;
 pub use usage::{ImageUsage, Sharer};
 
 use std::collections::BTreeMap;

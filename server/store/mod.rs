@@ -24,6 +24,7 @@ mod pulls;
 mod put;
 mod receive;
 mod registries;
+mod relabel;
 mod repair;
 mod seal;
 mod sweep;

@@ -64,6 +64,10 @@ fn blob<'v>(ended: &'v Value, digest: &str) -> &'v Value {
     blobs.iter().find(|blob| blob["digest"] == digest).unwrap_or_else(|| panic!("{digest} is not in {ended}"))
 }
 
+async fn labels(app: &TestApp, digest: &str) -> Value {
+    app.get(format!("/api/v1/content/{digest}")).await.expect(200).json()["labels"].clone()
+}
+
 /// The config of an image that `push_image` makes of these layers.
 fn config_of(manifest: &[u8]) -> String {
     let manifest: Value = serde_json::from_slice(manifest).expect("a manifest");
@@ -149,6 +153,39 @@ story!(all_metadata_comes_with_the_layers_of_the_platform_asked_for, async |app|
     expected.extend([image.index.clone(), sha256(b"amd layer"), sha256(b"shared")]);
     expected.sort();
     assert_eq!(stored(app).await, expected);
+});
+
+story!(what_was_here_is_told_where_it_can_be_had_as_well, async |app| {
+    let registry = FixtureRegistry::start().await;
+    let push =
+        |repository: &str| registry.push_image(repository, Some("v1"), "linux/amd64", &[b"one", b"two"]);
+    let manifest = push("team/app");
+    for repository in ["app", "team/b"] {
+        push(repository);
+    }
+    let source = format!("containerd.io/distribution.source.{}", registry.host());
+    let name = |repository: &str| format!("{}/{repository}:v1", registry.host());
+    pulled(app, json!({"ref": name("team/app"), "labels": {"team": "a"}})).await;
+    let all = [sha256(&manifest), config_of(&manifest), sha256(b"one"), sha256(b"two")];
+    // One has no room for another source, and says so by keeping what it has.
+    let full = "x".repeat(4096 - source.len() - 2);
+    let patch = json!({"labels": {&source: full}});
+    app.patch(format!("/api/v1/content/{}", all[3])).merge_patch(patch).await.expect(200);
+    for repository in ["team/b", "app", "team/b"] {
+        pulled(app, json!({"ref": name(repository), "labels": {"team": "b", "new": "c"}})).await;
+    }
+    for digest in &all {
+        let labels = labels(app, digest).await;
+        let expected = if *digest == all[3] { &full } else { "app,team/app,team/b" };
+        assert_eq!(labels[&source], expected, "{digest}");
+        assert_eq!((&labels["team"], &labels["new"]), (&json!("b"), &json!("c")), "{digest}");
+    }
+    // Told once of each change, and not at all where there is none.
+    let events =
+        app.get("/api/v1/events?topic=/content/update&limit=1000").header("Accept", "application/json");
+    let events = events.await.expect(200).json();
+    let told = events["items"].as_array().expect("a list").iter();
+    assert_eq!(told.filter(|event| event["event"]["digest"] == all[2]).count(), 2);
 });
 
 story!(what_contradicts_itself_is_refused_with_its_field, async |app| {

@@ -359,6 +359,6 @@ fn descriptor_of(target: &Target) -> Result<Descriptor> {
 }
 
 /// Texts as the one parameter of a statement about many.
-pub(super) fn json_list<'t>(texts: impl Iterator<Item = &'t str>) -> String {
+pub(in crate::store) fn json_list<'t>(texts: impl Iterator<Item = &'t str>) -> String {
     serde_json::to_string(&texts.collect::<Vec<_>>()).expect("texts are JSON")
 }
