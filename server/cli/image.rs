@@ -100,6 +100,9 @@ async fn tag(context: &Context, source: &str, name: &str, force: bool) -> Result
             let Some(image) = find(context, name).await? else { return Err(taken) };
             let id = id_of(&image);
             let call = context.client.scoped(Method::PATCH, &["images", &id], doing.clone());
+            // What was noted of the old target is not true of the new one.
+            let mut target = target;
+            target["annotations"] = Value::Null;
             call.merge_patch(&json!({"target": target})).fetch().await?
         }
         Err(taken) if taken.exit == Exit::Conflict => return Err(taken.hint("--force moves the name")),

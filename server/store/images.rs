@@ -4,6 +4,7 @@ mod archive;
 mod check;
 mod history;
 mod manifest;
+mod target;
 mod tree;
 mod usage;
 
@@ -11,12 +12,11 @@ pub use archive::{Archive, ArchiveScope, Piece};
 pub use check::{ImageCheck, PlatformCheck, Wholeness};
 pub use history::{BuildStep, History};
 pub use manifest::ImageManifest;
+pub use target::{NewTarget, Target, TargetPatch};
 pub(super) use tree::json_list;
 pub use usage::{ImageUsage, Sharer};
 
-use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::labels::{self, LabelPatch, Labels};
 use super::leases::{Held, ResourceKind, hold};
@@ -26,11 +26,11 @@ use super::{Caller, IfMatch, Store, tag_of};
 use crate::clock::Time;
 use crate::db;
 use crate::db::images::ImageRow;
-use crate::error::{Error, Result, Unprocessable};
+use crate::error::{Error, Result};
 use crate::events::Topic;
 use crate::id::new_id;
 use crate::limits;
-use crate::oci::Digest;
+use target::{change_target, complete_target};
 
 /// An image as its namespace sees it.
 #[derive(Debug, Clone, Serialize)]
@@ -50,24 +50,6 @@ impl Image {
     }
 }
 
-/// What an image's name stands for: a descriptor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Target {
-    pub media_type: String,
-    pub digest: String,
-    pub size: u64,
-    pub annotations: BTreeMap<String, String>,
-}
-
-/// A target as a caller names it: what is left out is taken from the stored content.
-#[derive(Debug, Clone)]
-pub struct NewTarget {
-    pub digest: Digest,
-    pub media_type: Option<String>,
-    pub size: Option<u64>,
-    pub annotations: BTreeMap<String, String>,
-}
-
 #[derive(Debug, Clone)]
 pub enum ImageSource {
     Target(NewTarget),
@@ -85,7 +67,7 @@ pub struct NewImage {
 #[derive(Debug, Clone)]
 pub struct ImagePatch {
     pub labels: Option<LabelPatch>,
-    pub target: Option<NewTarget>,
+    pub target: Option<TargetPatch>,
     pub if_match: IfMatch,
 }
 
@@ -110,7 +92,10 @@ impl Store {
         check_image_name(&new.name)?;
         let labels = labels::new_labels(new.labels)?;
         let target = match new.source {
-            ImageSource::Target(target) => self.complete_target(&caller.namespace, target).await?,
+            ImageSource::Target(target) => {
+                let mut conn = self.0.db.read().await?;
+                complete_target(&mut conn, &caller.namespace, target).await?
+            }
             ImageSource::Image(other) => self.find_image_by(&caller.namespace, &other).await?.target,
         };
         let now = self.now();
@@ -187,10 +172,6 @@ impl Store {
     /// # Errors
     /// `NotFound`, `PreconditionFailed`, `Invalid`, `Unprocessable` as [`Store::create_image`].
     pub async fn update_image(&self, namespace: &str, id: &str, patch: ImagePatch) -> Result<Image> {
-        let target = match patch.target {
-            Some(target) => Some(self.complete_target(namespace, target).await?),
-            None => None,
-        };
         let (store, owner, id, now) = (self.clone(), namespace.to_owned(), id.to_owned(), self.now());
         self.change_image(move |tx| {
             Box::pin(async move {
@@ -203,7 +184,8 @@ impl Store {
                     labels::apply_patch(&mut labels, change)?;
                     row.labels = labels::to_json(&labels);
                 }
-                if let Some(target) = target {
+                if let Some(change) = patch.target {
+                    let target = complete_target(tx, &owner, change_target(&row, change)?).await?;
                     row.media_type = target.media_type;
                     row.digest = target.digest;
                     row.size = super::ingests::signed(target.size);
@@ -251,34 +233,6 @@ impl Store {
             Ok(changed)
         })
         .await
-    }
-
-    /// What the caller left out of a target, from the record of its content.
-    async fn complete_target(&self, namespace: &str, target: NewTarget) -> Result<Target> {
-        let stored = {
-            let mut conn = self.0.db.read().await?;
-            db::content::find_record(&mut conn, namespace, target.digest.as_str()).await?
-        };
-        let refuse = |reason: String| Error::Unprocessable(Unprocessable::ValidationFailed { reason });
-        let known_size = stored.as_ref().map(|row| row.size.unsigned_abs());
-        if let (Some(known), Some(given)) = (known_size, target.size)
-            && known != given
-        {
-            return Err(refuse(format!("{} has {known} bytes, not {given}", target.digest)));
-        }
-        let unknown =
-            |what| refuse(format!("{} is not stored here, so the target needs its {what}", target.digest));
-        let media_type = target
-            .media_type
-            .or_else(|| stored.as_ref().and_then(|row| row.media_type.clone()))
-            .ok_or_else(|| unknown("media_type"))?;
-        labels::check_media_type(&media_type)?;
-        let size = target.size.or(known_size).ok_or_else(|| unknown("size"))?;
-        if size == 0 || i64::try_from(size).is_err() {
-            return Err(Error::invalid_field("target.size", "from 1 to 2^63 - 1 bytes"));
-        }
-        let annotations = labels::new_labels(target.annotations).map_err(|e| e.in_field("annotations"))?;
-        Ok(Target { media_type, digest: target.digest.to_string(), size, annotations })
     }
 }
 

@@ -46,7 +46,7 @@ pub use events::Follower;
 pub use idempotency::Keyed;
 pub use images::{
     Archive, ArchiveScope, BuildStep, History, Image, ImageCheck, ImageManifest, ImagePatch, ImageSource,
-    ImageUsage, NameTaken, NewImage, NewTarget, Piece, PlatformCheck, Sharer, Target, Wholeness,
+    ImageUsage, NameTaken, NewImage, NewTarget, Piece, PlatformCheck, Sharer, Target, TargetPatch, Wholeness,
     check_image_name,
 };
 pub use ingests::{Ingest, OpenIngest, Opened, Writer};

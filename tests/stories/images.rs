@@ -146,6 +146,30 @@ story!(a_new_image_is_answered_with_the_lease_that_holds_it, async |app| {
     assert!(!mine.headers.contains_key("orlop-lease-expires"));
 });
 
+story!(a_patch_of_a_target_changes_what_it_mentions, async |app| {
+    let body = json!({"name": "a", "target": target()});
+    let path = app.post(IMAGES).json(body).await.expect(201).place().to_owned();
+    let target_after = async |patch: Value| {
+        app.patch(&path).merge_patch(json!({"target": patch})).await.expect(200).json()["target"].clone()
+    };
+    let of = |digest: &str, size: u64, annotations: Value| json!({"media_type": MANIFEST, "digest": digest, "size": size, "annotations": annotations});
+    let both = json!({"a": "1", "b": "2"});
+    assert_eq!(target_after(json!({"annotations": both})).await, of(DIGEST, 1047, both.clone()));
+    let changed = target_after(json!({"annotations": {"a": null, "c": "3"}})).await;
+    assert_eq!(changed, of(DIGEST, 1047, json!({"b": "2", "c": "3"})));
+    // Of other bytes the type and the length are told anew, or known; the annotations are the name's own.
+    let unknown = app.patch(&path).merge_patch(json!({"target": {"digest": OTHER}})).await;
+    assert_eq!(unknown.to_string(), "422 validation-failed");
+    let moved = target_after(json!({"digest": OTHER, "media_type": MANIFEST, "size": 7})).await;
+    assert_eq!(moved, of(OTHER, 7, json!({"b": "2", "c": "3"})));
+    let stored = app.post(format!("/api/v1/content?media_type={}", MANIFEST.replace('+', "%2B")));
+    let stored = stored.body("{}").await.expect(201).json();
+    let digest = stored["digest"].as_str().expect("a digest");
+    assert_eq!(target_after(json!({"digest": digest})).await, of(digest, 2, json!({"b": "2", "c": "3"})));
+    assert_eq!(target_after(json!({"annotations": null})).await, of(digest, 2, json!({})));
+    assert_eq!(target_after(json!({})).await, of(digest, 2, json!({})));
+});
+
 story!(a_patch_moves_the_name_and_keeps_what_it_does_not_mention, async |app| {
     let body = json!({"name": "a", "target": target(), "labels": {"a": "1", "b": "2", "c": "3"}});
     let image = app.post(IMAGES).json(body).await.expect(201).json();

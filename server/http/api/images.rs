@@ -23,6 +23,7 @@ use crate::oci::{Digest, Platform};
 use crate::store::lists::IMAGES;
 use crate::store::{
     ArchiveScope, Caller, ImagePatch, ImageSource, LabelPatch, Labels, NameTaken, NewImage, NewTarget, Store,
+    TargetPatch,
 };
 
 /// `GET /api/v1/images`
@@ -120,7 +121,27 @@ pub struct Patch {
     #[serde(default, deserialize_with = "given")]
     labels: Option<LabelPatch>,
     #[serde(default, deserialize_with = "given")]
-    target: Option<Object<TargetInput>>,
+    target: Option<Object<TargetChange>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetChange {
+    #[serde(default, deserialize_with = "given")]
+    digest: Option<Digest>,
+    #[serde(default, deserialize_with = "given")]
+    media_type: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    size: Option<u64>,
+    #[serde(default, deserialize_with = "given")]
+    annotations: Option<LabelPatch>,
+}
+
+impl From<Object<TargetChange>> for TargetPatch {
+    fn from(Object(change): Object<TargetChange>) -> TargetPatch {
+        let TargetChange { digest, media_type, size, annotations } = change;
+        TargetPatch { digest, media_type, size, annotations }
+    }
 }
 
 /// `PATCH /api/v1/images/{id}`
@@ -131,7 +152,7 @@ pub async fn update(
     headers: HeaderMap,
     MergePatch(patch): MergePatch<Patch>,
 ) -> ApiResult<Response> {
-    let target = patch.target.map(NewTarget::from);
+    let target = patch.target.map(TargetPatch::from);
     let patch = ImagePatch { labels: patch.labels, target, if_match: if_match(&headers)? };
     let image = store.update_image(&caller.namespace, &id, patch).await?;
     Ok(changed(&image.tag(), &image))
