@@ -5,7 +5,7 @@ mod views;
 
 use clap::Subcommand;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::context::{Careful, Context, write_line};
 use super::digest_arg::parse_digest_arg;
@@ -29,6 +29,24 @@ pub enum ImageCommand {
         /// Move the name if it is taken
         #[arg(long, short)]
         force: bool,
+    },
+    /// Label an image; KEY= removes a label
+    #[command(before_help = "Examples:\n  orlop image label app:1.2 stage=release\n  \
+        orlop image label app:1.2 team=harbour stage= --replace-all")]
+    Label {
+        /// Name or id
+        name: String,
+        #[arg(required = true, value_name = "KEY=VALUE", value_parser = parse_change)]
+        labels: Vec<(String, String)>,
+        /// Remove all labels that are not named
+        #[arg(long)]
+        replace_all: bool,
+    },
+    /// All that is told of an image: its record, its labels, and for each platform what it is made of
+    #[command(before_help = "Examples:\n  orlop image inspect docker.io/library/alpine:3.22")]
+    Inspect {
+        /// Name or id
+        name: String,
     },
     /// What of an image is stored; exit code 10 when something is missing
     #[command(before_help = "Examples:\n  orlop image check docker.io/library/alpine:3.22\n  \
@@ -62,6 +80,10 @@ pub async fn image(context: &Context, command: ImageCommand) -> Result<Exit, Fai
     match command {
         ImageCommand::Ls(listing) => list(context, What::Images, &listing).await?,
         ImageCommand::Tag { source, name, force } => tag(context, &source, &name, force).await?,
+        ImageCommand::Label { name, labels, replace_all } => {
+            label(context, &name, &labels, replace_all).await?;
+        }
+        ImageCommand::Inspect { name } => views::inspect(context, &name).await?,
         ImageCommand::Check(args) => return views::check(context, &args).await,
         ImageCommand::History(args) => views::history(context, &args).await?,
         ImageCommand::Usage { name } => views::usage(context, &name).await?,
@@ -114,6 +136,47 @@ async fn tag(context: &Context, source: &str, name: &str, force: bool) -> Result
     })
 }
 
+async fn label(
+    context: &Context,
+    name: &str,
+    changes: &[(String, String)],
+    replace_all: bool,
+) -> Result<(), Failure> {
+    let doing = format!("label {name}");
+    let Some(image) = find(context, name).await? else {
+        return Err(Failure::new(Exit::NotFound, doing, "there is no such image").hint("orlop ls images"));
+    };
+    let patch = json!({"labels": label_changes(image.get("labels"), changes, replace_all)});
+    let call = context.client.scoped(Method::PATCH, &["images", &id_of(&image)], doing);
+    let labelled = call.merge_patch(&patch).fetch().await?;
+    context.print(&labelled, |image| {
+        let labels = image.get("labels").and_then(Value::as_object).into_iter().flatten();
+        let line = |(key, value): (&String, &Value)| {
+            format!("{}={}\n", escape(key), escape(value.as_str().unwrap_or_default()))
+        };
+        labels.map(line).collect::<String>().trim_end().to_owned()
+    })
+}
+
+/// The merge patch that these changes are: an empty value removes a label.
+fn label_changes(standing: Option<&Value>, changes: &[(String, String)], replace_all: bool) -> Value {
+    let mut patch = Map::new();
+    if replace_all {
+        let known = standing.and_then(Value::as_object).into_iter().flatten();
+        patch.extend(known.map(|(key, _)| (key.clone(), Value::Null)));
+    }
+    let said = |value: &String| if value.is_empty() { Value::Null } else { value.clone().into() };
+    patch.extend(changes.iter().map(|(key, value)| (key.clone(), said(value))));
+    patch.into()
+}
+
+fn parse_change(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err("a change of a label is KEY=VALUE, or KEY= to remove it".to_owned()),
+    }
+}
+
 async fn remove(context: &Context, name: &str, careful: &Careful) -> Result<(), Failure> {
     let doing = format!("remove image {name}");
     let Some(image) = find(context, name).await? else {
@@ -154,4 +217,19 @@ async fn find_id(context: &Context, name: &str, doing: &str) -> Result<String, F
 
 fn id_of(image: &Value) -> String {
     image.get("id").and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_changed_one_by_one_or_all_at_once() {
+        let standing = json!({"a": "1", "b": "2"});
+        let changes: Vec<_> = ["b=", "c=x=y"].map(|text| parse_change(text).expect("a change")).into();
+        let patch = |replace_all| label_changes(Some(&standing), &changes, replace_all);
+        assert_eq!(patch(false), json!({"b": null, "c": "x=y"}));
+        assert_eq!(patch(true), json!({"a": null, "b": null, "c": "x=y"}));
+        assert!(parse_change("=x").is_err() && parse_change("x").is_err());
+    }
 }

@@ -1,4 +1,4 @@
-//! What is behind a name, for a person: `orlop image check`, `history` and `usage`.
+//! What is behind a name, for a person: `orlop image inspect`, `check`, `history` and `usage`.
 
 use std::io::IsTerminal;
 
@@ -6,7 +6,7 @@ use clap::Args;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::find_id;
+use super::{find, find_id, id_of};
 use crate::cli::context::{Context, Output, write_line};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::text::{escape, human_bytes, short_digest, table};
@@ -44,11 +44,49 @@ fn print(context: &Context, told: &Value, text: impl FnOnce(&Value) -> String) -
 /// Exit code 10 when something that was looked at is not whole.
 pub async fn check(context: &Context, args: &ViewArgs) -> Result<Exit, Failure> {
     let told = view(context, &args.name, "check", args.platform.as_ref()).await?;
-    print(context, &told, |told| {
-        let rows: Vec<Vec<String>> = items(told, "items").iter().chain([told]).map(check_row).collect();
-        table(&["PLATFORM", "STATE", "BLOBS", "SIZE", "DIGEST"], &rows)
-    })?;
+    print(context, &told, check_table)?;
     Ok(if text(told.get("state")) == "complete" { Exit::Success } else { Exit::Findings })
+}
+
+fn check_table(told: &Value) -> String {
+    let rows: Vec<Vec<String>> = items(told, "items").iter().chain([told]).map(check_row).collect();
+    table(&["PLATFORM", "STATE", "BLOBS", "SIZE", "DIGEST"], &rows)
+}
+
+/// The record of an image and what of it is here, in one.
+pub async fn inspect(context: &Context, name: &str) -> Result<(), Failure> {
+    let doing = format!("inspect {name}");
+    let Some(mut image) = find(context, name).await? else {
+        return Err(Failure::new(Exit::NotFound, doing, "there is no such image").hint("orlop ls images"));
+    };
+    let call = context.client.scoped(Method::GET, &["images", &id_of(&image), "check"], doing);
+    // What is no image of layers has a record all the same.
+    image["check"] = match call.fetch().await {
+        Err(failure) if failure.exit == Exit::Usage => Value::Null,
+        checked => checked?,
+    };
+    print(context, &image, inspected)
+}
+
+fn inspected(image: &Value) -> String {
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
+    for name in ["name", "id", "namespace", "created_at", "updated_at"] {
+        row(name, text(image.get(name)));
+    }
+    row("digest", text(image.pointer("/target/digest")));
+    row("media_type", text(image.pointer("/target/media_type")));
+    row("size", human_bytes(number(image.pointer("/target/size"))));
+    for (what, pointer) in [("label", "/labels"), ("annotation", "/target/annotations")] {
+        for (key, value) in image.pointer(pointer).and_then(Value::as_object).into_iter().flatten() {
+            row(what, format!("{key}={}", text(Some(value))));
+        }
+    }
+    let shown = table(&["", ""], &rows);
+    match image.get("check").filter(|check| check.is_object()) {
+        Some(check) => format!("{shown}{}", check_table(check)),
+        None => shown,
+    }
 }
 
 /// A manifest of the image, or the whole at the end.
@@ -176,6 +214,21 @@ mod tests {
         let other = json!({"platform": null, "target": {"role": "blob"}, "state": "complete"});
         assert_eq!(check_row(&other)[0], "blob");
         assert_eq!(check_row(&json!({"state": "complete"}))[0], "(all)");
+    }
+
+    #[test]
+    fn an_image_is_told_with_its_labels_and_what_is_here_of_it() {
+        let image = json!({
+            "name": "a:1", "id": "img_1", "namespace": "default", "created_at": "t1", "updated_at": "t2",
+            "target": {"digest": "sha256:ab", "media_type": "a/b", "size": 5, "annotations": {"k": "v"}},
+            "labels": {"team": "harbour\u{1b}"}, "check": {"state": "complete", "items": []},
+        });
+        let told = inspected(&image);
+        let has = |parts: [&str; 2]| told.lines().any(|line| line.split_whitespace().eq(parts));
+        assert!(has(["digest", "sha256:ab"]) && has(["annotation", "k=v"]), "{told}");
+        assert!(has(["label", r"team=harbour\x1b"]) && told.contains("complete"), "{told}");
+        let alone = json!({"name": "a", "check": null});
+        assert!(!inspected(&alone).contains("PLATFORM"));
     }
 
     #[test]
