@@ -1,10 +1,15 @@
 //! Archives that want out, want more than there is, or are not what they say: refused in words, and nothing of them is a
 //! name afterwards.
 
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use crate::support::app::{TestApp, story};
+use crate::support::eventually::eventually;
 use crate::support::image::{Image, Kind};
 use crate::support::stored::{Tar, silent};
 
@@ -28,17 +33,49 @@ async fn refused(app: &TestApp, what: &str, archive: Vec<u8>) -> String {
     format!("{answer}: {detail}")
 }
 
-/// What is at the top of the data directory, but for the database's own files.
-fn files(app: &TestApp) -> Vec<String> {
-    let entries = std::fs::read_dir(app.data_dir()).expect("the data directory");
-    let names = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));
-    let mut names: Vec<String> = names.filter(|name| !name.starts_with("orlop.db")).collect();
-    names.sort();
-    names
+/// Every file below a directory, with its bytes; the database's own, and the list that is written behind, left out.
+fn files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(&directory).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().and_then(|name| name.to_str()).expect("text").to_owned();
+            match path.symlink_metadata().expect("it is there") {
+                is if is.is_dir() => open.push(path),
+                _ if name.starts_with("orlop.db") || name.starts_with("index.json") => {}
+                is if is.is_symlink() => drop(found.insert(path, b"a link".to_vec())),
+                _ => drop(found.insert(path.clone(), std::fs::read(&path).expect("a file"))),
+            }
+        }
+    }
+    found
 }
 
-story!(an_archive_that_leads_out_is_refused, async |app| {
-    let before = files(app);
+/// Files below a directory, and the bytes that the file system has set aside for them.
+fn space(root: &Path) -> (usize, u64) {
+    let files = files(root);
+    let set_aside = |path: &PathBuf| path.metadata().map_or(0, |is| is.blocks() * 512);
+    (files.len(), files.keys().map(set_aside).sum())
+}
+
+/// Places outside of the data directory that the archives below want to reach, as they are.
+fn outside() -> [bool; 3] {
+    ["/etc/cron.d/x", "/x", "/blobs"].map(|path| Path::new(path).symlink_metadata().is_ok())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_archive_that_leads_out_is_refused() {
+    // Deep enough that no path below leads out of what is looked at; and with something to write over.
+    let root = tempfile::tempdir().expect("a directory");
+    let data = root.path().join("a/b/c/data");
+    std::fs::create_dir_all(&data).expect("a directory");
+    for above in data.ancestors().skip(1).take(4) {
+        std::fs::write(above.join("x"), "canary").expect("a file");
+    }
+    let app = &TestApp::in_directory(&data, &[]).await;
+    let before = (files(root.path()), outside());
+    assert!(before.0.len() > 4);
     for path in [
         "../x",
         "a/../../x",
@@ -73,8 +110,9 @@ story!(an_archive_that_leads_out_is_refused, async |app| {
         Tar::default().entry(b'L', "././@LongLink", "", b"../../x\0").file("a", b"x").end(),
     )
     .await;
-    assert_eq!(files(app), before);
-});
+    assert_eq!((files(root.path()), outside()), before);
+    app.stop().await;
+}
 
 story!(an_archive_of_things_that_no_image_has_is_refused, async |app| {
     for kind in [b'3', b'4', b'6', b'S', b'g', b'V', b'M', b'Z'] {
@@ -133,6 +171,7 @@ story!(an_archive_that_is_cut_or_damaged_is_refused, async |app| {
 });
 
 story!(sizes_that_are_only_said_cost_nothing, async |app| {
+    let before = files(app.data_dir());
     for size in [1 << 40, 1 << 62, u64::MAX >> 1, u64::MAX] {
         for (kind, path) in [
             (b'0', "blobs/sha256/aa"),
@@ -146,6 +185,7 @@ story!(sizes_that_are_only_said_cost_nothing, async |app| {
         ] {
             let tar = Tar::default().header(kind, path, "", size).bytes(b"little").cut();
             refused(app, &format!("{path} of {size}"), tar).await;
+            assert!(files(app.data_dir()) == before, "{path} of {size} left something behind");
         }
     }
     // The size in pax is what counts, and it is not believed either.
@@ -153,6 +193,18 @@ story!(sizes_that_are_only_said_cost_nothing, async |app| {
         Tar::default().entry(b'x', "p", "", &pax("size", "9223372036854775807")).file("a/layer.tar", b"x");
     refused(app, "pax size", tar.end()).await;
     refused(app, "broken pax", Tar::default().entry(b'x', "p", "", b"7 size\n").file("a", b"x").end()).await;
+    assert!(files(app.data_dir()) == before);
+    // Nor is anything set aside while the rest may still come.
+    let size: u64 = 1 << 40;
+    let tar = Tar::default().header(b'0', "a/layer.tar", "", size).bytes(&[7; 512 << 10]).cut();
+    let mut sending = app.raw().await.begin("POST", IMPORT, &[], size).await;
+    sending.send(&tar).await;
+    let ingests = app.data_dir().join("ingests");
+    let written = async || Some(space(&ingests)).filter(|(files, bytes)| *files > 0 && *bytes > 0);
+    let (count, bytes) = eventually("some of it is on the disk", written).await;
+    assert!(count <= 2 && bytes <= 2 << 20, "{count} files with {bytes} bytes");
+    sending.hang_up();
+    eventually("it is gone again", async || (files(app.data_dir()) == before).then_some(())).await;
 });
 
 story!(headers_and_entries_have_an_end, async |app| {
