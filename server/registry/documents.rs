@@ -163,7 +163,11 @@ impl Repository {
         let (bytes, url) = read_bounded(answer, limits::MANIFEST_BYTES as usize, stall).await?;
         // What was asked for decides; else what the registry says; else we are the first to name it.
         let expected = digest.or(said.as_ref());
-        let unusable = |error| bad_answer(&url, format!("its document cannot be used: {error}"));
+        // What is no manifest's type says most of all: a page of the network's own stands in a registry's place.
+        let strange = |said: &&str| !Kind::of(said).is_document() && media_type::check(said).is_ok();
+        let strange = content_type.as_deref().map(media_type::essence).filter(strange);
+        let comes_as = strange.map(|said| format!(", which comes as `{said}`,")).unwrap_or_default();
+        let unusable = |error| bad_answer(&url, format!("its document{comes_as} cannot be used: {error}"));
         if schema1::is_schema1(&bytes, content_type.as_deref()) {
             let payload = schema1::payload(&bytes).map_err(unusable)?;
             let actual = check_digest(&url, expected, &payload)?;

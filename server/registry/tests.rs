@@ -454,3 +454,21 @@ async fn a_private_host_that_is_written_down_opens_no_other_to_its_images() {
     read(&repository, &blob(b"near"), 0).await.expect("the bytes");
     refuses(&repository).await;
 }
+
+#[tokio::test]
+async fn a_page_in_place_of_a_manifest_is_told_by_its_type() {
+    let registry = FixtureRegistry::start().await;
+    registry.push_document(
+        "app",
+        Some("v1"),
+        "text/html; charset=utf-8",
+        b"<html>Log in to the network</html>",
+    );
+    let told = failure(app(&registry).resolve(&reference(&registry, "app:v1")).await);
+    assert_eq!(told.kind, UpstreamKind::BadAnswer);
+    assert!(
+        told.reason.starts_with("its document, which comes as `text/html`, cannot be used: "),
+        "{}",
+        told.reason
+    );
+}
