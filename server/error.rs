@@ -139,8 +139,12 @@ pub enum UpstreamKind {
     Untrusted,
     /// 401 or 403.
     Denied,
+    /// The credential that was sent is not taken.
+    CredentialRefused,
     /// The registry does not have it.
     NotFound,
+    /// The registry does not have a blob of an image whose manifest it gave.
+    PartMissing,
     /// 429, or 503 with a wait.
     RateLimited,
     /// 5xx: worth another try.
@@ -151,7 +155,9 @@ pub enum UpstreamKind {
     Mismatch,
     /// No manifest for the platform asked for.
     NoPlatform,
-    /// The address may not be contacted.
+    /// The address is one of a private network, which the operator has not allowed.
+    PrivateAddress,
+    /// The place may not be asked, whatever its address is or whoever allows it.
     Forbidden,
 }
 

@@ -122,12 +122,33 @@ impl ApiError {
             instance: None,
             code: doc.code,
             request_id: None,
-            hint: doc.remedy,
+            hint: self.hint(),
             extras: self.extras(),
             cause: self
                 .store_error()
                 .filter(|_| doc.status.is_server_error())
                 .map(|error| with_causes(error)),
+        }
+    }
+
+    /// What would help: the remedy of the kind, unless that of another case of it would mislead.
+    fn hint(&self) -> &'static str {
+        match self.store_error() {
+            Some(Error::Refused { .. }) => {
+                "No token helps: the server's settings `denied_registries` and `allowed_registries` decide, which its \
+                 operator makes."
+            }
+            Some(Error::Upstream(upstream)) => match upstream.kind {
+                UpstreamKind::CredentialRefused => {
+                    "Is the credential right? It is the one that came along, or else the server's for this registry."
+                }
+                UpstreamKind::PartMissing => {
+                    "The registry lacks a part of its own image: whoever pushed it must push it again."
+                }
+                UpstreamKind::Forbidden => "No setting allows it: see `detail`.",
+                _ => self.doc().remedy,
+            },
+            _ => self.doc().remedy,
         }
     }
 
@@ -248,14 +269,14 @@ fn doc_of(error: &Error) -> &'static ProblemDoc {
         Error::Upstream(upstream) => match upstream.kind {
             UpstreamKind::Unreachable => kinds::UPSTREAM_UNREACHABLE,
             UpstreamKind::Untrusted => kinds::UPSTREAM_UNTRUSTED,
-            UpstreamKind::Denied => kinds::UPSTREAM_DENIED,
-            UpstreamKind::NotFound => kinds::UPSTREAM_NOT_FOUND,
+            UpstreamKind::Denied | UpstreamKind::CredentialRefused => kinds::UPSTREAM_DENIED,
+            UpstreamKind::NotFound | UpstreamKind::PartMissing => kinds::UPSTREAM_NOT_FOUND,
             UpstreamKind::RateLimited => kinds::UPSTREAM_RATE_LIMITED,
             UpstreamKind::ServerError => kinds::UPSTREAM_SERVER_ERROR,
             UpstreamKind::BadAnswer => kinds::UPSTREAM_BAD_ANSWER,
             UpstreamKind::Mismatch => kinds::UPSTREAM_MISMATCH,
             UpstreamKind::NoPlatform => kinds::UPSTREAM_NO_PLATFORM,
-            UpstreamKind::Forbidden => kinds::UPSTREAM_FORBIDDEN,
+            UpstreamKind::PrivateAddress | UpstreamKind::Forbidden => kinds::UPSTREAM_FORBIDDEN,
         },
         Error::Internal { .. } => kinds::INTERNAL,
     }

@@ -21,6 +21,7 @@ use crate::registry::{
     Transport,
 };
 use crate::store::{Expected, IfMatch, StoredRegistry};
+use change::own_field;
 use view::{RegistrySource, view_of, view_of_stored};
 
 /// The name of the settings that are for registries without any of their own.

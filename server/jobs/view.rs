@@ -9,6 +9,7 @@ use crate::error::{Error, Unprocessable, Upstream, UpstreamKind};
 use crate::jobs::event::PullLog;
 use crate::jobs::request::Selection;
 use crate::oci::Digest;
+use crate::oci::platform::NoMatch;
 use crate::store::Target;
 use crate::store::filter::{Field, Fields, Value};
 use crate::store::labels::Labels;
@@ -292,6 +293,9 @@ pub enum JobErrorCode {
     Internal,
 }
 
+/// What helps where the operator's lists do not allow a registry.
+const OPERATORS_LISTS: &str = "no token helps: the server's settings denied_registries and allowed_registries decide, which its operator makes";
+
 impl JobError {
     /// The error in words for the client. What is our own fault is for the log, and not told.
     pub(super) fn of(error: &Error) -> JobError {
@@ -320,7 +324,8 @@ impl JobError {
             JobErrorCode::OutOfSpace => "there is no space left to store what was fetched".to_owned(),
             _ => error.to_string(),
         };
-        JobError { code, detail, hint: None, host: None, status: None }
+        let hint = (code == JobErrorCode::Forbidden).then(|| OPERATORS_LISTS.to_owned());
+        JobError { code, detail, hint, host: None, status: None }
     }
 
     fn of_upstream(upstream: &Upstream) -> JobError {
@@ -339,9 +344,19 @@ impl JobError {
                 JobErrorCode::UpstreamDenied,
                 Some("the image may be private, or not exist: many registries do not tell the two apart"),
             ),
+            UpstreamKind::CredentialRefused => (
+                JobErrorCode::UpstreamDenied,
+                Some(
+                    "is the credential right? It is the one that the pull brought, or else the server's for this registry",
+                ),
+            ),
             UpstreamKind::NotFound => {
                 (JobErrorCode::UpstreamNotFound, Some("are the repository and the tag spelt right?"))
             }
+            UpstreamKind::PartMissing => (
+                JobErrorCode::UpstreamNotFound,
+                Some("the registry lacks a part of its own image: whoever pushed it must push it again"),
+            ),
             UpstreamKind::RateLimited => {
                 (JobErrorCode::UpstreamRateLimited, Some("pull again later: what is here already stays"))
             }
@@ -350,9 +365,20 @@ impl JobError {
             UpstreamKind::Mismatch => {
                 (JobErrorCode::UpstreamMismatch, Some("the registry, or a proxy before it, is damaged"))
             }
+            UpstreamKind::NoPlatform if upstream.reason.ends_with(NoMatch::NONE_AT_ALL) => (
+                JobErrorCode::UpstreamNoPlatform,
+                Some("there is nothing in it to run: `all_platforms` takes it as it is"),
+            ),
             UpstreamKind::NoPlatform => {
                 (JobErrorCode::UpstreamNoPlatform, Some("ask for one of those with `platforms`"))
             }
+            UpstreamKind::PrivateAddress => (
+                JobErrorCode::UpstreamForbiddenAddress,
+                Some(
+                    "a registry of the server's own network is allowed by its setting private_registries \
+                     (orlop serve --private-registries allow)",
+                ),
+            ),
             UpstreamKind::Forbidden => (JobErrorCode::UpstreamForbiddenAddress, None),
         };
         JobError {
@@ -362,5 +388,36 @@ impl JobError {
             host: Some(upstream.host.clone()),
             status: upstream.status,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_helps_in_the_case_there_is() {
+        let hint = |kind, reason: &str| {
+            let (host, reason) = ("r.io".to_owned(), reason.to_owned());
+            let upstream = Upstream { kind, host, reason, status: None, retry_after: None };
+            JobError::of(&Error::Upstream(upstream)).hint.unwrap_or_default()
+        };
+        for (kind, words) in [
+            (UpstreamKind::Denied, "may be private"),
+            (UpstreamKind::CredentialRefused, "is the credential right?"),
+            (UpstreamKind::NotFound, "spelt right?"),
+            (UpstreamKind::PartMissing, "a part of its own image"),
+            (UpstreamKind::PrivateAddress, "private_registries"),
+            (UpstreamKind::NoPlatform, "one of those with `platforms`"),
+        ] {
+            let hint = hint(kind, "x");
+            assert!(hint.contains(words), "{kind:?}: {hint}");
+        }
+        assert_eq!(hint(UpstreamKind::Forbidden, "the address 169.254.169.254 is never contacted"), "");
+        let wanted = "linux/amd64".parse().expect("a platform");
+        let nothing = NoMatch { wanted: Box::new(wanted), available: Vec::new() }.to_string();
+        assert!(hint(UpstreamKind::NoPlatform, &nothing).contains("`all_platforms`"), "{nothing}");
+        let lists = JobError::of(&Error::Refused { reason: "x".to_owned() }).hint.unwrap_or_default();
+        assert!(lists.contains("denied_registries"), "{lists}");
     }
 }

@@ -371,13 +371,18 @@ impl fmt::Display for Platform {
     }
 }
 
+impl NoMatch {
+    /// How it ends where there is nothing to choose from.
+    pub const NONE_AT_ALL: &str = "the index names no platform at all";
+}
+
 impl fmt::Display for NoMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A list longer than a person reads helps nobody.
         const SHOWN: usize = 20;
         write!(f, "there is no manifest for {}", self.wanted)?;
         if self.available.is_empty() {
-            return f.write_str("; the index names no platform at all");
+            return write!(f, "; {}", NoMatch::NONE_AT_ALL);
         }
         let mut names: Vec<String> = self.available.iter().map(|p| excerpt(&p.to_string())).collect();
         names.dedup();

@@ -10,6 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
+use crate::error::UpstreamKind;
+
 /// Who may be contacted. Link-local, multicast, unspecified and known metadata addresses never are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AddressPolicy {
@@ -168,9 +170,28 @@ impl Resolve for GuardedResolver {
     }
 }
 
+impl Refused {
+    /// Whether anything that an operator can set would allow it.
+    pub(super) fn kind(&self) -> UpstreamKind {
+        match reach(self.0) {
+            Reach::Never => UpstreamKind::Forbidden,
+            Reach::Private | Reach::Public => UpstreamKind::PrivateAddress,
+        }
+    }
+}
+
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the address {} may not be contacted", self.0)
+        match reach(self.0) {
+            Reach::Never => write!(
+                f,
+                "the address {} is never contacted: it is link-local, multicast, nobody's, or a metadata service's",
+                self.0
+            ),
+            Reach::Private | Reach::Public => {
+                write!(f, "the address {} is of a private network, and may not be contacted", self.0)
+            }
+        }
     }
 }
 
@@ -254,6 +275,21 @@ mod tests {
             "http://example.com/",
         ] {
             assert!(allowed(AddressPolicy::Public, public), "{public}");
+        }
+    }
+
+    #[test]
+    fn what_no_setting_allows_is_told_apart_from_what_one_does() {
+        let refused = |address: &str| Refused(address.parse().expect(address));
+        for (address, kind, words) in [
+            ("169.254.169.254", UpstreamKind::Forbidden, "is never contacted"),
+            ("fe80::1", UpstreamKind::Forbidden, "is never contacted"),
+            ("10.0.0.1", UpstreamKind::PrivateAddress, "is of a private network"),
+            ("::1", UpstreamKind::PrivateAddress, "is of a private network"),
+        ] {
+            let told = refused(address);
+            assert_eq!(told.kind(), kind, "{address}");
+            assert!(told.to_string().contains(words), "{told}");
         }
     }
 

@@ -127,9 +127,15 @@ fn told_of(failures: Vec<(usize, Error)>, home: usize) -> Option<Error> {
 fn weight(error: &Error) -> u8 {
     let Error::Upstream(upstream) = error else { return 4 };
     match upstream.kind {
-        UpstreamKind::Unreachable | UpstreamKind::Untrusted | UpstreamKind::Forbidden => 0,
-        UpstreamKind::NotFound => 1,
-        UpstreamKind::Denied | UpstreamKind::RateLimited | UpstreamKind::ServerError => 2,
+        UpstreamKind::Unreachable
+        | UpstreamKind::Untrusted
+        | UpstreamKind::PrivateAddress
+        | UpstreamKind::Forbidden => 0,
+        UpstreamKind::NotFound | UpstreamKind::PartMissing => 1,
+        UpstreamKind::Denied
+        | UpstreamKind::CredentialRefused
+        | UpstreamKind::RateLimited
+        | UpstreamKind::ServerError => 2,
         UpstreamKind::BadAnswer | UpstreamKind::Mismatch | UpstreamKind::NoPlatform => 3,
     }
 }

@@ -4,17 +4,20 @@
 //! Secrets go to the endpoint they are meant for and to its token server, never to anybody whom one of these names.
 
 use reqwest::header::{HeaderValue, WWW_AUTHENTICATE};
+use url::Url;
 
-use crate::error::{Result, UpstreamKind};
+use crate::error::{Error, Result, Upstream, UpstreamKind};
 use crate::registry::Registry;
 use crate::registry::challenge::Wanted;
 use crate::registry::credential::{Credential, Secret};
 use crate::registry::endpoint::Endpoint;
-use crate::registry::failure::upstream;
+use crate::registry::failure::{host_of, upstream};
 use crate::registry::keyring::{Kept, Key};
 use crate::registry::token::{Realm, realm_url, scope_to_ask};
 use crate::registry::trace::Trace;
 use crate::registry::transport::{Answer, Peer};
+
+const WRONG_PASSWORD: &str = "the registry refuses the user or the password (status 401)";
 
 /// What a token opens, and for whom: one repository at one `scheme://host:port`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -53,6 +56,7 @@ impl Registry {
     pub(super) async fn authorize(&self, refusal: Refusal<'_>) -> Result<HeaderValue> {
         let url = &refusal.answer.url;
         let denied = |why: &str| Err(upstream(UpstreamKind::Denied, url, why));
+        let refused = |why: &str| Err(upstream(UpstreamKind::CredentialRefused, url, why));
         let lines = refusal.answer.response.headers().get_all(WWW_AUTHENTICATE).iter();
         let wanted = Wanted::from_headers(lines.filter_map(|line| line.to_str().ok()));
         let credential = refusal.endpoint.credential.as_ref();
@@ -64,12 +68,12 @@ impl Registry {
         let key = Key::of(refusal.endpoint, &refusal.scope);
         match (wanted, credential) {
             (_, Some(Credential::RegistryToken { .. })) => {
-                denied("the registry refuses the token (status 401)")
+                refused("the registry refuses the token (status 401)")
             }
             (Wanted::Basic, Some(Credential::Password { username, password })) => {
                 let authorization = basic(username, password);
                 if Some(&authorization) == sent {
-                    return denied("the registry refuses the user or the password (status 401)");
+                    return refused(WRONG_PASSWORD);
                 }
                 let made = async { Ok(Kept { authorization, ends_at: None }) };
                 self.0.keyring.obtain(&key, sent, now, made).await
@@ -108,4 +112,15 @@ fn secret_header(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);
     Some(value)
+}
+
+/// The registry's refusal of what a credential got us, in words that say so: a 401 alone reads as if none had been sent.
+pub(super) fn refused_with(url: &Url, authorization: &HeaderValue) -> Error {
+    let (kind, why) = match authorization.as_bytes().starts_with(b"Basic ") {
+        true => (UpstreamKind::CredentialRefused, WRONG_PASSWORD),
+        // A token server took the credential: it is the repository that it does not open.
+        false => (UpstreamKind::Denied, "the credential does not open this repository (status 401)"),
+    };
+    let (host, reason) = (host_of(url), why.to_owned());
+    Error::Upstream(Upstream { kind, host, reason, status: Some(401), retry_after: None })
 }

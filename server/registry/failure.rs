@@ -39,7 +39,7 @@ pub(super) fn no_connection(url: &Url, error: &reqwest::Error) -> Error {
     let mut innermost = String::new();
     while let Some(current) = cause {
         if let Some(refused) = current.downcast_ref::<Refused>() {
-            return upstream(UpstreamKind::Forbidden, url, refused.to_string());
+            return upstream(refused.kind(), url, refused.to_string());
         }
         if let Some(fault) = certificate_fault(current) {
             return upstream(UpstreamKind::Untrusted, url, fault);
@@ -63,6 +63,17 @@ pub(super) fn no_connection(url: &Url, error: &reqwest::Error) -> Error {
         _ => format!("the connection broke: {innermost}"),
     };
     upstream(UpstreamKind::Unreachable, url, what)
+}
+
+/// The refusal of a private address to which somebody of the Internet sends us: no setting of the operator's allows that.
+pub(super) fn sent_by_stranger(error: Error) -> Error {
+    match error {
+        Error::Upstream(told) if told.kind == UpstreamKind::PrivateAddress => {
+            let reason = format!("{}: a host of the Internet sends us there", told.reason);
+            Error::Upstream(Upstream { kind: UpstreamKind::Forbidden, reason, ..told })
+        }
+        other => other,
+    }
 }
 
 /// What is wrong with the peer's certificate, where this is what an error says.

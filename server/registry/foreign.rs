@@ -9,9 +9,10 @@ use url::Url;
 use crate::error::{Error, Result, UpstreamKind};
 use crate::limits;
 use crate::oci::Descriptor;
+use crate::registry::address::AddressPolicy;
 use crate::registry::blob::BlobStream;
 use crate::registry::endpoint::Trust;
-use crate::registry::failure::upstream;
+use crate::registry::failure::{sent_by_stranger, upstream};
 use crate::registry::places::Place;
 use crate::registry::repository::{Repository, blob_headers};
 use crate::registry::retry::retriable;
@@ -75,7 +76,9 @@ impl Repository {
             redirects: Redirects::Followed,
             trace: &self.trace,
         };
-        let answer = self.registry.0.clients.send(request).await?;
+        let narrowed = self.is_private() && self.sends_to() == AddressPolicy::Public;
+        let sent = self.registry.0.clients.send(request).await;
+        let answer = sent.map_err(|error| if narrowed { sent_by_stranger(error) } else { error })?;
         self.registry.accept(answer).await
     }
 
@@ -99,6 +102,20 @@ impl Repository {
 
 /// Whether a registry does not have a blob, or does not give it to us: then another place may.
 pub fn is_elsewhere(error: &Error) -> bool {
-    matches!(error, Error::Upstream(upstream)
-        if matches!(upstream.kind, UpstreamKind::NotFound | UpstreamKind::Denied | UpstreamKind::BadAnswer))
+    let Error::Upstream(upstream) = error else { return false };
+    match upstream.kind {
+        UpstreamKind::NotFound
+        | UpstreamKind::PartMissing
+        | UpstreamKind::Denied
+        | UpstreamKind::CredentialRefused
+        | UpstreamKind::BadAnswer => true,
+        UpstreamKind::Unreachable
+        | UpstreamKind::Untrusted
+        | UpstreamKind::RateLimited
+        | UpstreamKind::ServerError
+        | UpstreamKind::Mismatch
+        | UpstreamKind::NoPlatform
+        | UpstreamKind::PrivateAddress
+        | UpstreamKind::Forbidden => false,
+    }
 }

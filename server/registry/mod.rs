@@ -57,7 +57,7 @@ pub use settings::{ClientCertificate, HostSettings, RegistrySettings};
 pub use trace::{Exchange, Outcome, Told, Trace};
 pub use transport::Patience;
 
-use auth::{Refusal, Scope};
+use auth::{Refusal, Scope, refused_with};
 use blob::read_bounded;
 use endpoint::Scheme;
 use failure::{error_code, refused_by};
@@ -189,7 +189,11 @@ impl Registry {
         }
         let refusal = Refusal { endpoint, scope, answer: &answer, sent, trace };
         let authorization = Box::pin(self.authorize(refusal)).await?;
-        let answer = self.0.clients.send(request(Some(authorization))).await?;
+        let answer = self.0.clients.send(request(Some(authorization.clone()))).await?;
+        let asked_again = answer.response.status() == StatusCode::UNAUTHORIZED;
+        if asked_again && endpoint.credential.is_some() && answer.peer == Peer::Asked {
+            return Err(refused_with(&answer.url, &authorization).into());
+        }
         Ok(self.accept(answer).await?)
     }
 

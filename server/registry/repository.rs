@@ -48,11 +48,14 @@ impl Repository {
         trace: Trace,
     ) -> Repository {
         let endpoints: Arc<[Endpoint]> = endpoints.into_iter().take(MOST_ENDPOINTS).collect();
-        let private = endpoints.iter().all(|endpoint| endpoint.sends_to == AddressPolicy::Private);
-        let sends_to = if private { AddressPolicy::Private } else { AddressPolicy::Public };
-        let sends_to = Arc::new(Mutex::new(sends_to));
+        let sends_to = Arc::new(Mutex::new(policy_of(&endpoints)));
         let ranks = Ranks::new(endpoints.len());
         Repository { registry, endpoints, ranks, name, trace, sends_to }
+    }
+
+    /// Whether its documents may send us to addresses of private networks, as long as nobody on the Internet answered.
+    pub(super) fn is_private(&self) -> bool {
+        policy_of(&self.endpoints) == AddressPolicy::Private
     }
 
     /// The policy for what its documents send us to: nobody on the Internet sends us to a private address, also not through
@@ -69,7 +72,7 @@ impl Repository {
     /// How many bytes the blob has that the registry keeps under `digest`: what a descriptor would say.
     ///
     /// # Errors
-    /// `Upstream`, with `NotFound` when there is no such blob.
+    /// `Upstream`, with `PartMissing` when there is no such blob.
     pub async fn find_size(&self, digest: &Digest) -> Result<u64> {
         let _place = self.enter().await;
         let path = Shelf::Blobs.path(digest.as_str());
@@ -84,7 +87,7 @@ impl Repository {
             let size = content_length(answer.response.headers());
             size.ok_or_else(|| bad_answer(&answer.url, "it does not say how long its blob is"))
         };
-        self.ask_for(ask, read).await
+        self.ask_for(ask, read).await.map_err(|error| part_missing(error, digest))
     }
 
     /// The whole of a small blob, verified, in memory.
@@ -123,7 +126,7 @@ impl Repository {
     /// are not contacted: that is [`Repository::fetch_foreign`].
     ///
     /// # Errors
-    /// `Upstream`; `Internal` when `wanted` lies past the end of the blob.
+    /// `Upstream`, with `PartMissing` when there is no such blob; `Internal` when `wanted` lies past its end.
     pub async fn fetch_blob(
         &self,
         descriptor: &Descriptor,
@@ -151,7 +154,8 @@ impl Repository {
         };
         let range = &wanted;
         let read = |answer: Answer| async move { given_range(&answer, size, range).map(|_| answer) };
-        let answer = self.ask_for(ask, read).await?;
+        let answer = self.ask_for(ask, read).await;
+        let answer = answer.map_err(|error| part_missing(error, &descriptor.digest))?;
         BlobStream::open(answer, size, wanted, self.registry.patience().stall, place)
     }
 
@@ -191,4 +195,22 @@ pub(super) fn blob_headers(wanted: &Range<u64>, size: u64) -> HeaderMap {
 
 pub(super) fn is_not_found(error: &Error) -> bool {
     matches!(error, Error::Upstream(upstream) if upstream.kind == UpstreamKind::NotFound)
+}
+
+/// The narrowest of them.
+fn policy_of(endpoints: &[Endpoint]) -> AddressPolicy {
+    let private = endpoints.iter().all(|endpoint| endpoint.sends_to == AddressPolicy::Private);
+    if private { AddressPolicy::Private } else { AddressPolicy::Public }
+}
+
+/// Who has a manifest and not what it names is not asked for another spelling.
+fn part_missing(error: Error, digest: &Digest) -> Error {
+    match error {
+        Error::Upstream(told) if told.kind == UpstreamKind::NotFound => {
+            let status = told.status.map(|status| format!(" (status {status})")).unwrap_or_default();
+            let reason = format!("the registry does not have the blob {digest} of the image{status}");
+            Error::Upstream(Upstream { kind: UpstreamKind::PartMissing, reason, ..told })
+        }
+        other => other,
+    }
 }

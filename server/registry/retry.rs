@@ -12,10 +12,13 @@ pub fn retriable(error: &Error) -> bool {
         UpstreamKind::Unreachable | UpstreamKind::RateLimited | UpstreamKind::ServerError => true,
         UpstreamKind::Untrusted
         | UpstreamKind::Denied
+        | UpstreamKind::CredentialRefused
         | UpstreamKind::NotFound
+        | UpstreamKind::PartMissing
         | UpstreamKind::BadAnswer
         | UpstreamKind::Mismatch
         | UpstreamKind::NoPlatform
+        | UpstreamKind::PrivateAddress
         | UpstreamKind::Forbidden => false,
     }
 }
@@ -125,10 +128,13 @@ mod tests {
             (UpstreamKind::ServerError, true),
             (UpstreamKind::Untrusted, false),
             (UpstreamKind::Denied, false),
+            (UpstreamKind::CredentialRefused, false),
             (UpstreamKind::NotFound, false),
+            (UpstreamKind::PartMissing, false),
             (UpstreamKind::BadAnswer, false),
             (UpstreamKind::Mismatch, false),
             (UpstreamKind::NoPlatform, false),
+            (UpstreamKind::PrivateAddress, false),
             (UpstreamKind::Forbidden, false),
         ] {
             assert_eq!(retriable(&failure(kind, None)), again, "{kind:?}");

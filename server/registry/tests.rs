@@ -405,6 +405,7 @@ async fn what_came_from_the_internet_sends_us_to_no_private_address() {
     let refused =
         failure(repository.fetch_foreign(&foreign, 0..foreign.size, repository.enter().await).await);
     assert_eq!(refused.kind, UpstreamKind::Forbidden);
+    assert!(refused.reason.ends_with("a host of the Internet sends us there"), "{}", refused.reason);
     assert_eq!(registry.log(), ["GET /elsewhere"]);
 }
 
@@ -453,6 +454,17 @@ async fn a_private_host_that_is_written_down_opens_no_other_to_its_images() {
     let repository = client().repository(&mirrored, endpoints, Trace::default());
     read(&repository, &blob(b"near"), 0).await.expect("the bytes");
     refuses(&repository).await;
+}
+
+#[tokio::test]
+async fn a_blob_that_the_registry_lacks_is_named_and_no_misspelt_tag() {
+    let registry = FixtureRegistry::start().await;
+    let lost = blob(b"nowhere");
+    let told = failure(read(&app(&registry), &lost, 0).await);
+    assert_eq!((told.kind, told.status), (UpstreamKind::PartMissing, Some(404)));
+    let words = format!("the registry does not have the blob {} of the image (status 404)", lost.digest);
+    assert_eq!(told.reason, words);
+    assert_eq!(failure(app(&registry).find_size(&lost.digest).await).kind, UpstreamKind::PartMissing);
 }
 
 #[tokio::test]

@@ -240,8 +240,11 @@ fn refused_there(error: Error, with_credential: bool) -> Error {
     let Error::Upstream(mut told) = error else { return error };
     let Some(status) = told.status else { return Error::Upstream(told) };
     if matches!(status, 400 | 401 | 403) {
-        let what = if with_credential { "these credentials" } else { "us without credentials" };
-        told.kind = UpstreamKind::Denied;
+        let (kind, what) = match with_credential {
+            true => (UpstreamKind::CredentialRefused, "these credentials"),
+            false => (UpstreamKind::Denied, "us without credentials"),
+        };
+        told.kind = kind;
         told.reason = format!("the token server refuses {what} (status {status})");
     } else {
         told.reason = told.reason.replacen("the registry", "the token server", 1);

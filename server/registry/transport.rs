@@ -12,9 +12,9 @@ use url::Url;
 
 use crate::error::{Error, Result, UpstreamKind};
 use crate::limits;
-use crate::registry::address::{AddressPolicy, GuardedResolver, is_loopback};
+use crate::registry::address::{AddressPolicy, GuardedResolver, Refused, is_loopback};
 use crate::registry::endpoint::Trust;
-use crate::registry::failure::{bad_answer, no_connection, upstream};
+use crate::registry::failure::{bad_answer, no_connection, sent_by_stranger, upstream};
 use crate::registry::ranks::Answerer;
 use crate::registry::trace::{Exchange, Outcome, Trace, cut};
 
@@ -177,7 +177,11 @@ impl Clients {
         let (mut url, mut addresses, mut peer) = (request.url.clone(), request.addresses, Peer::Asked);
         for hop in 0..=limits::REDIRECTS {
             let response = match self.send_once(&request, &url, addresses, peer).await {
-                Err(failed) if hop > 0 => return Err(failed.error.into()),
+                Err(failed) if hop > 0 => {
+                    let narrowed = addresses != request.addresses;
+                    let error = failed.error;
+                    return Err(if narrowed { sent_by_stranger(error) } else { error }.into());
+                }
                 settled => settled?,
             };
             addresses = addresses.narrowed_by(response.remote_addr());
@@ -235,7 +239,8 @@ impl Clients {
         peer: Peer,
     ) -> Result<Response, Failed> {
         let forbidden = |why: String| upstream(UpstreamKind::Forbidden, url, why);
-        addresses.check_literal(url).map_err(|refused| forbidden(refused.to_string()))?;
+        let refused = |refused: Refused| upstream(refused.kind(), url, refused.to_string());
+        addresses.check_literal(url).map_err(refused)?;
         let lax = request.trust.is_lax() || request.trust.is_default() && is_loopback(url);
         if url.scheme() != "https" && !lax && !request.plain {
             let why = "plain HTTP is used on loopback only, or where the request says insecure";
@@ -268,9 +273,7 @@ impl Clients {
         };
         // The resolver has judged it already; this holds should a connection ever come by another way.
         match response.remote_addr() {
-            Some(peer) if !addresses.allows(peer.ip()) => {
-                Err(forbidden(format!("the address {} may not be contacted", peer.ip())).into())
-            }
+            Some(peer) if !addresses.allows(peer.ip()) => Err(refused(Refused(peer.ip())).into()),
             Some(_) | None => Ok(response),
         }
     }

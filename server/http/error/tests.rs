@@ -51,12 +51,15 @@ fn one_of_each() -> Vec<ApiError> {
         upstream(UpstreamKind::Unreachable),
         upstream(UpstreamKind::Untrusted),
         upstream(UpstreamKind::Denied),
+        upstream(UpstreamKind::CredentialRefused),
         upstream(UpstreamKind::NotFound),
+        upstream(UpstreamKind::PartMissing),
         upstream(UpstreamKind::RateLimited),
         upstream(UpstreamKind::ServerError),
         upstream(UpstreamKind::BadAnswer),
         upstream(UpstreamKind::Mismatch),
         upstream(UpstreamKind::NoPlatform),
+        upstream(UpstreamKind::PrivateAddress),
         upstream(UpstreamKind::Forbidden),
     ];
     let http = [
@@ -155,4 +158,27 @@ async fn the_request_id_and_path_are_written_into_the_problem() {
     assert!(Problem::complete(&mut other, "req_2", "/").is_none());
     let members: HashSet<_> = body.as_object().expect("an object").keys().map(String::as_str).collect();
     assert!(!members.contains("cause"));
+}
+
+#[tokio::test]
+async fn a_hint_never_speaks_of_another_case_of_its_kind() {
+    let hint = async |error: Error| {
+        let (_, body) = answered(error).await;
+        body["hint"].as_str().expect("a hint").to_owned()
+    };
+    let lists = hint(Error::Refused { reason: "x".to_owned() }).await;
+    assert!(lists.contains("`denied_registries`"), "{lists}");
+    let upstream = |kind| {
+        let (host, reason) = ("r.io".to_owned(), "x".to_owned());
+        Error::Upstream(Upstream { kind, host, reason, status: None, retry_after: None })
+    };
+    for (kind, words) in [
+        (UpstreamKind::CredentialRefused, "Is the credential right?"),
+        (UpstreamKind::PartMissing, "lacks a part of its own image"),
+        (UpstreamKind::PrivateAddress, "--private-registries allow"),
+        (UpstreamKind::Forbidden, "No setting allows it"),
+    ] {
+        let told = hint(upstream(kind)).await;
+        assert!(told.contains(words), "{kind:?}: {told}");
+    }
 }

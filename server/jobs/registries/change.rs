@@ -67,7 +67,7 @@ impl RegistryChange {
 }
 
 /// The fields of the registry's own host stand at the top of what a client sends.
-fn own_field(error: Error) -> Error {
+pub(super) fn own_field(error: Error) -> Error {
     match error {
         Error::Invalid(mut invalid) => {
             let own = invalid.field.as_deref().and_then(|field| field.strip_prefix("server."));

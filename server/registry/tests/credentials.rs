@@ -46,7 +46,9 @@ async fn a_password_is_sent_when_it_is_asked_for_and_then_at_once() {
     assert_eq!(sent(&registry), ["", "Basic", "Basic"]);
     let wrong = known(&client, &registry, password("me:other"), &[]);
     let told = failure(read(&wrong, &blob(b"x"), 0).await);
-    assert_eq!(told.kind, UpstreamKind::Denied);
+    let refused =
+        (UpstreamKind::CredentialRefused, "the registry refuses the user or the password (status 401)");
+    assert_eq!((told.kind, told.reason.as_str()), refused);
     assert!(!format!("{told:?}").contains("other"), "{told:?}");
 }
 
@@ -64,7 +66,7 @@ async fn a_password_gets_a_token_and_the_registry_never_sees_it() {
             assert!(seen.headers.get("authorization").is_none_or(|value| value.starts_with("Bearer ")));
         }
         let told = failure(read(&known(&client, &registry, password("me:no"), &[]), &blob(b"x"), 0).await);
-        assert_eq!(told.kind, UpstreamKind::Denied);
+        assert_eq!(told.kind, UpstreamKind::CredentialRefused);
         assert!(told.reason.contains("refuses these credentials"), "{}", told.reason);
     }
 }
@@ -103,7 +105,7 @@ async fn a_registry_token_is_sent_as_it_is_and_its_refusal_is_final() {
     let token = |text: &str| Credential::RegistryToken { token: Secret::new(text) };
     read(&known(&client, &registry, token("secret-1"), &[]), &blob(b"x"), 0).await.expect("the bytes");
     let told = failure(read(&known(&client, &registry, token("wrong"), &[]), &blob(b"x"), 0).await);
-    assert_eq!((told.kind, sent(&registry)), (UpstreamKind::Denied, vec!["Bearer".to_owned(); 2]));
+    assert_eq!((told.kind, sent(&registry)), (UpstreamKind::CredentialRefused, vec!["Bearer".to_owned(); 2]));
 }
 
 #[tokio::test]
@@ -274,4 +276,13 @@ async fn no_trace_holds_a_secret() {
     assert!(!all.contains("s3cret") && !all.contains("secret-") && !all.contains("bWU6"), "{all}");
     let last = lines.last().expect("a request");
     assert!(last.contains("(Bearer) → 200"), "{last}");
+}
+
+#[tokio::test]
+async fn a_credential_that_opens_another_repository_is_not_called_wrong() {
+    let registry = FixtureRegistry::start().await;
+    registry.require(Auth::TokenRejected);
+    let told = failure(read(&known(&client(), &registry, password("me:s3cret"), &[]), &blob(b"x"), 0).await);
+    let words = "the credential does not open this repository (status 401)";
+    assert_eq!((told.kind, told.reason.as_str()), (UpstreamKind::Denied, words));
 }

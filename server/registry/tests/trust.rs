@@ -198,7 +198,7 @@ async fn an_address_that_is_not_allowed_is_never_connected_to() {
         let endpoint = Endpoint::of(&reference, Transport::Insecure, AddressPolicy::Public);
         let repository = client.repository(&reference, vec![endpoint], Trace::default());
         let told = failure(repository.resolve(&reference).await);
-        assert_eq!(told.kind, UpstreamKind::Forbidden, "{host}: {}", told.reason);
+        assert_eq!(told.kind, UpstreamKind::PrivateAddress, "{host}: {}", told.reason);
     }
     assert!(registry.log().is_empty());
 }
