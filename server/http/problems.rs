@@ -47,7 +47,7 @@ problems! {
         "This server wants a token, and the request has none that is valid.",
         "Send `Authorization: Bearer orl_…`; `orlop token create` makes a token.";
     FORBIDDEN "forbidden" FORBIDDEN "Not allowed",
-        "The token does not allow this, or a page of another site sent the request.",
+        "The token does not allow this, the server's settings do not allow the registry, or a page of another site sent the request.",
         "`detail` says what is missing: a scope, a namespace, a form secret, or a page of this server.";
     NOT_FOUND "not-found" NOT_FOUND "Not found",
         "What the request names does not exist, or not in this namespace.",

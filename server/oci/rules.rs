@@ -49,23 +49,41 @@ impl Rules {
             return Ok(());
         }
         let (host, repository) = (reference.host(), reference.repository());
-        let reason = format!("this server is not allowed to pull `{host}/{repository}`");
+        // Where the whole registry is meant, no repository is to blame.
+        let (setting, whole) = match denied {
+            true => ("denied_registries names it", self.denied.iter().any(|rule| rule.fits_all_of(host))),
+            false => (
+                "allowed_registries does not name it",
+                !self.allowed.iter().any(|rule| rule.fits_host(host, List::Allowed)),
+            ),
+        };
+        let what = if whole { host.to_owned() } else { format!("{host}/{repository}") };
+        let reason = format!("this server is not allowed to pull from `{what}`: its setting {setting}");
         Err(Error::Refused { reason })
     }
 }
 
 impl Rule {
     fn fits(&self, reference: &Reference, list: List) -> bool {
-        let (name, port) = spell_out(reference.host());
+        let rest = reference.repository().strip_prefix(self.path.as_str());
+        self.fits_host(reference.host(), list)
+            && rest.is_some_and(|rest| self.path.is_empty() || rest.is_empty() || rest.starts_with('/'))
+    }
+
+    fn fits_host(&self, host: &str, list: List) -> bool {
+        let (name, port) = spell_out(host);
         let any_port = list == List::Denied || port.is_none();
-        let host = match &self.host {
+        match &self.host {
             HostRule::Any => true,
             HostRule::Below(end) => any_port && name.ends_with(end.as_str()),
             HostRule::Exactly(host, None) => any_port && name == *host,
             HostRule::Exactly(host, own) => port == *own && name == *host,
-        };
-        let rest = reference.repository().strip_prefix(self.path.as_str());
-        host && rest.is_some_and(|rest| self.path.is_empty() || rest.is_empty() || rest.starts_with('/'))
+        }
+    }
+
+    /// Whether it denies a registry whole.
+    fn fits_all_of(&self, host: &str) -> bool {
+        self.fits_host(host, List::Denied) && self.path.is_empty()
     }
 }
 
@@ -172,6 +190,22 @@ mod tests {
         let pulls = |reference: &str| allowed.check(&reference.parse().expect(reference)).is_ok();
         assert!(pulls("ghcr.io:443/a") && pulls("a.example.com:443/a"));
         assert!(!pulls("ghcr.io:8443/a") && !pulls("a.example.com:8443/a"));
+    }
+
+    #[test]
+    fn a_refusal_names_the_list_and_a_repository_only_where_one_is_to_blame() {
+        let told = |rules: &Rules| {
+            rules.check(&"r.io/a/b".parse().expect("a reference")).expect_err("refused").to_string()
+        };
+        let not = "this server is not allowed to pull from";
+        for (allowed, denied, why) in [
+            (&[][..], &["r.io"][..], "`r.io`: its setting denied_registries names it"),
+            (&[], &["r.io/a"], "`r.io/a/b`: its setting denied_registries names it"),
+            (&["q.io"], &[], "`r.io`: its setting allowed_registries does not name it"),
+            (&["r.io/c"], &[], "`r.io/a/b`: its setting allowed_registries does not name it"),
+        ] {
+            assert_eq!(told(&rules(allowed, denied)), format!("{not} {why}"));
+        }
     }
 
     #[test]
