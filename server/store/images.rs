@@ -256,15 +256,18 @@ async fn move_name(tx: &mut db::Tx, new: ImageRow, taken: NameTaken, store: &Sto
 }
 
 /// # Errors
-/// `Invalid` for a name that is empty, longer than [`limits::REFERENCE_BYTES`] or unprintable.
+/// `Invalid` for a name that is empty or blank, longer than [`limits::REFERENCE_BYTES`] or unprintable.
 pub fn check_image_name(name: &str) -> Result<()> {
-    if name.is_empty()
+    if name.trim().is_empty()
         || name.len() > limits::REFERENCE_BYTES
         || name.contains(|c: char| c.is_ascii_control())
     {
         return Err(Error::invalid_field(
             "name",
-            format!("an image name has 1 to {} bytes and no control characters", limits::REFERENCE_BYTES),
+            format!(
+                "an image name has 1 to {} bytes, no control characters, and more than blanks",
+                limits::REFERENCE_BYTES
+            ),
         ));
     }
     Ok(())

@@ -97,6 +97,7 @@ story!(an_image_that_cannot_be_understood_is_not_made, async |app| {
         ("target", json!({"name": "a", "target": target, "from_image": "b"})),
         ("target", json!({"name": "a", "target": null})),
         ("name", json!({"name": "", "target": target})),
+        ("name", json!({"name": "   ", "target": target})),
         ("name", json!({"name": "a\nb", "target": target})),
         ("name", json!({"name": "x".repeat(1025), "target": target})),
         ("target.digest", json!({"name": "a", "target": {"digest": "sha256:short"}})),
