@@ -17,6 +17,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde_json::error::Category;
 
 use super::error::ApiError;
 use crate::error::{Error, Result};
@@ -113,11 +114,22 @@ async fn read_body(body: Body) -> Result<Bytes, ApiError> {
 /// `Invalid`, with the path of the field at fault.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     scan::check(bytes, limits::JSON_DEPTH)?;
+    if bytes.trim_ascii().is_empty() {
+        return Err(Error::invalid("the body is empty: JSON is expected"));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer)
-        .map_err(|failed| at_field(&failed.path().to_string(), without_value(&failed.inner().to_string())))?;
-    deserializer.end().map_err(|failed| Error::invalid(failed.to_string()))?;
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|failed| {
+        match failed.inner().classify() {
+            Category::Data => at_field(&failed.path().to_string(), failed.inner()),
+            Category::Io | Category::Syntax | Category::Eof => not_json(failed.inner()),
+        }
+    })?;
+    deserializer.end().map_err(|failed| not_json(&failed))?;
     Ok(value)
+}
+
+fn not_json(failed: &serde_json::Error) -> Error {
+    Error::invalid(format!("the body is not JSON: {failed}"))
 }
 
 /// The parser's reason without the value that it met, which may be a secret in the wrong place. What it expected comes
@@ -133,11 +145,34 @@ fn without_value(reason: &str) -> String {
 }
 
 /// An error in the field at this path, where `.` is the whole.
-fn at_field(path: &str, reason: impl std::fmt::Display) -> Error {
-    match path {
-        "." => Error::invalid(reason.to_string()),
-        path => Error::invalid_field(path, format!("`{path}`: {reason}")),
+fn at_field(path: &str, failed: &serde_json::Error) -> Error {
+    let text = failed.to_string();
+    let place = format!(" at line {} column {}", failed.line(), failed.column());
+    let reason = text.strip_suffix(&place).unwrap_or(&text);
+    match (path, wanted(reason)) {
+        (".", None) => Error::invalid(without_value(reason)),
+        (".", Some(wanted)) => Error::invalid(format!("the body must be {wanted}")),
+        (path, None) => Error::invalid_field(path, format!("`{path}`: {}", without_value(reason))),
+        (path, Some(wanted)) => Error::invalid_field(path, format!("`{path}` must be {wanted}")),
     }
+}
+
+/// What stands where something else was wanted, in words of JSON; `None` when something else is wrong.
+fn wanted(reason: &str) -> Option<&str> {
+    let of_kind =
+        ["invalid type: ", "invalid value: ", "invalid length "].iter().any(|kind| reason.starts_with(kind));
+    let (_, expected) = reason.rsplit_once(", expected ").filter(|_| of_kind)?;
+    Some(match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a sequence" => "an array",
+        "unit" => "null",
+        "a map" => "an object",
+        kind if kind.starts_with("struct ") => "an object",
+        other => other,
+    })
 }
 
 /// A `T` that is written as an object. A derived struct would take an array of its fields as well.

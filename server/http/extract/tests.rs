@@ -83,6 +83,28 @@ async fn a_wrong_field_is_named_by_its_path() {
 }
 
 #[tokio::test]
+async fn what_is_wrong_with_a_body_is_told_in_words_of_json() {
+    for (body, detail) in [
+        ("", "the body is empty: JSON is expected"),
+        (" \n", "the body is empty: JSON is expected"),
+        ("{bad", "the body is not JSON: key must be a string at line 1 column 2"),
+        (r#"{"ref":"#, "the body is not JSON: EOF while parsing a value at line 1 column 7"),
+        (r#"{"ref":"a"} x"#, "the body is not JSON: trailing characters at line 1 column 13"),
+        ("[]", "the body must be an object"),
+        (r#"{"ref":7}"#, "`ref` must be a string"),
+        (r#"{"ref":"a","total":-3}"#, "`total` must be a whole number, 0 or more"),
+        (r#"{"ref":"a","total":"s3cret, expected x"}"#, "`total` must be a whole number, 0 or more"),
+        (r#"{"ref":"a","labels":[]}"#, "`labels` must be an object"),
+        (r#"{"total":3}"#, "missing field `ref`"),
+    ] {
+        let (status, problem) = open(body).await;
+        assert_eq!((status, &problem["detail"]), (400, &json!(detail)), "{body}");
+    }
+    let (_, problem) = open("{bad").await;
+    assert_eq!(problem["field"], json!(null), "a field that nobody could read is none");
+}
+
+#[tokio::test]
 async fn a_body_must_be_announced_as_json() {
     for kind in
         ["", "text/plain", "application/x-www-form-urlencoded", "application/jsonp", "multipart/form-data"]
