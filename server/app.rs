@@ -142,6 +142,13 @@ pub async fn serve(config: Config) -> Result<()> {
         info!(repaired, "Repaired what the last end left");
     }
     let config = &app.state.config;
+    for (setting, path) in config.absent_files() {
+        let path = path.display();
+        warn!(
+            setting,
+            "There is nothing at `{path}`, which the setting {setting} names: pulls go without it"
+        );
+    }
     eprintln!(
         "orlop {} · data {} ({}) · {scheme}://{address}\n  UI    {scheme}://{address}/\n  API   \
          {scheme}://{address}/docs   schema /openapi.yaml",

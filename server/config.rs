@@ -10,7 +10,7 @@ mod values;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -194,6 +194,14 @@ impl Config {
                 self.listen
             ),
         ))
+    }
+
+    /// The settings that name a file or directory which pulls read and which is not there, each with its path: not
+    /// wrong, for it may come yet.
+    pub fn absent_files(&self) -> Vec<(&'static str, &Path)> {
+        let hosts = self.hosts_dirs.iter().map(|path| ("hosts_dir", path.as_path()));
+        let docker = self.docker_config.iter().map(|path| ("docker_config", path.as_path()));
+        hosts.chain(docker).filter(|(_, path)| !path.exists()).collect()
     }
 
     /// Whether every request but health needs a token.

@@ -61,6 +61,16 @@ fn unknown_keys_and_variables_are_refused_with_the_likely_one() {
 }
 
 #[test]
+fn what_pulls_read_and_is_not_there_is_known_at_the_start() {
+    let config =
+        load(&["--hosts-dir", "/,/nonexistent/hosts", "--docker-config", "/nonexistent/config"], &[], "");
+    let absent =
+        [("hosts_dir", Path::new("/nonexistent/hosts")), ("docker_config", Path::new("/nonexistent/config"))];
+    assert_eq!(config.expect("a configuration").absent_files(), absent);
+    assert!(load(&[], &[], "").expect("defaults").absent_files().is_empty());
+}
+
+#[test]
 fn variables_that_kubernetes_makes_for_a_service_named_orlop_are_no_settings() {
     let made = [
         "ORLOP_SERVICE_HOST",
