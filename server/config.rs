@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub use settings::{Kind, SETTINGS, Setting, example};
-pub use sources::{ServeArgs, Source};
+pub use sources::{ServeArgs, Source, check_variables};
 
 use crate::error::{Error, Result};
 use crate::oci::Rules;

@@ -36,7 +36,7 @@ use clap::{Parser, Subcommand};
 use self::context::{Context, Global, Output, Paint, say, write_line};
 use self::failure::{Exit, Failure};
 use crate::app;
-use crate::config::{Config, ServeArgs};
+use crate::config::{Config, ServeArgs, check_variables};
 
 #[derive(Debug, Parser)]
 #[command(name = "orlop", version, about, disable_help_subcommand = true, max_term_width = 110)]
@@ -171,6 +171,8 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Version => system::version(&cli.global)?,
         Command::Help { topic } => help(topic.as_deref())?,
         Command::Ask(command) => {
+            check_variables(std::env::vars_os().map(|(name, _)| name))
+                .map_err(|e| Failure::local("read the environment", &e))?;
             let mut global = cli.global;
             // Tokens and registries are in no namespace: their --namespace is not the client's.
             if matches!(command, Ask::Token { .. } | Ask::Registry { .. }) {

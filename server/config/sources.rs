@@ -138,9 +138,27 @@ fn utf8(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<B
     Ok(texts)
 }
 
-/// Variables that are ours and not settings of the server.
-const OTHER_VARIABLES: &[&str] =
-    &["ORLOP_CONFIG", "ORLOP_SERVER", "ORLOP_TOKEN", "ORLOP_TOKEN_FILE", "ORLOP_NAMESPACE", "ORLOP_PROGRESS"];
+/// Variables that are ours and not settings of the server. The last is for the compose file alone, and may stand in the
+/// environment of whoever uses that.
+const OTHER_VARIABLES: &[&str] = &[
+    "ORLOP_CONFIG",
+    "ORLOP_SERVER",
+    "ORLOP_TOKEN",
+    "ORLOP_TOKEN_FILE",
+    "ORLOP_NAMESPACE",
+    "ORLOP_PROGRESS",
+    "ORLOP_POSTGRES_PASSWORD",
+];
+
+/// Refuses a variable that begins like ours and is none, for a command that asks a server: one that is misspelt would
+/// be passed over, and another server asked.
+///
+/// # Errors
+/// `Invalid`, naming the variable.
+pub fn check_variables(names: impl IntoIterator<Item = OsString>) -> Result<()> {
+    let names = names.into_iter().filter_map(|name| name.into_string().ok());
+    refuse_unknown_variables(&names.map(|name| (name, String::new())).collect())
+}
 
 fn refuse_unknown_variables(environment: &BTreeMap<String, String>) -> Result<()> {
     let settings: Vec<String> = SETTINGS.iter().map(Setting::variable).collect();

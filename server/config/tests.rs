@@ -61,6 +61,16 @@ fn unknown_keys_and_variables_are_refused_with_the_likely_one() {
 }
 
 #[test]
+fn a_command_that_asks_a_server_knows_the_servers_variables_and_no_misspelt_ones() {
+    let check =
+        |names: &[&str]| check_variables(names.iter().map(Into::into)).map_err(|error| error.to_string());
+    check(&["ORLOP_SERVER", "ORLOP_LISTEN", "ORLOP_PORT", "ORLOP_POSTGRES_PASSWORD", "HOME"])
+        .expect("all known");
+    let wrong = "ORLOP_SERVR is not a setting; did you mean `ORLOP_SERVER`?";
+    assert_eq!(check(&["ORLOP_SERVR"]), Err(wrong.to_owned()));
+}
+
+#[test]
 fn what_pulls_read_and_is_not_there_is_known_at_the_start() {
     let config =
         load(&["--hosts-dir", "/,/nonexistent/hosts", "--docker-config", "/nonexistent/config"], &[], "");
