@@ -77,6 +77,11 @@ impl Client {
         self.server.as_str().trim_end_matches('/')
     }
 
+    /// The namespace of scoped calls, by its name.
+    pub fn namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or("default")
+    }
+
     /// A call outside any namespace; `doing` says what it is for, as in "list images".
     pub fn call(&self, method: Method, path: &[&str], doing: impl Into<String>) -> Call<'_> {
         let mut url = self.server.clone();

@@ -90,7 +90,7 @@ pub async fn status(context: &Context) -> Result<(), Failure> {
     let leases = client.scoped(Method::GET, &["leases"], "list leases").query("limit", &count);
     let leases = leases.query("sort", "expires_at").fetch();
     let ((info, usage), (pulls, leases)) = try_join(first, try_join(pulls, leases)).await?;
-    let status = json!({"server": client.server(), "info": info, "usage": usage, "pulls": pulls["items"], "leases": ending(&leases)});
+    let status = json!({"server": client.server(), "namespace": client.namespace(), "info": info, "usage": usage, "pulls": pulls["items"], "leases": ending(&leases)});
     context.print(&status, |status| screen(status, |text| context.paint.bold(text)))
 }
 
@@ -155,14 +155,16 @@ fn screen(status: &Value, bold: impl Fn(&str) -> String) -> String {
         let done = human_part(count("bytes_done"), count("bytes_total"));
         vec![format!("  {}", word(pull, "id")), format!("{} {done}", word(pull, "state")), word(pull, "ref")]
     };
-    lines.push(part("pulls", "no pull is active", items("pulls").iter().map(pull).collect()));
+    // What is above is of the whole server, what follows of one namespace: several have pulls and leases.
+    let place = format!("in namespace {}", text("/namespace"));
+    let pulls = items("pulls").iter().map(pull).collect();
+    lines.push(part(&format!("pulls {place}"), &format!("no pull is active {place}"), pulls));
     let lease =
         |lease: &Value| vec![format!("  {}", word(lease, "id")), word(lease, "kind"), time_left(lease)];
-    lines.push(part(
-        "leases that end soon",
-        "no lease ends within a day",
-        items("leases").iter().map(lease).collect(),
-    ));
+    let leases = items("leases").iter().map(lease).collect();
+    let (title, none) =
+        (format!("leases that end soon {place}"), format!("no lease ends within a day {place}"));
+    lines.push(part(&title, &none, leases));
     lines.join("\n")
 }
 
@@ -173,7 +175,7 @@ mod tests {
     #[test]
     fn the_status_is_one_screen() {
         let status = json!({
-            "server": "http://127.0.0.1:7070",
+            "server": "http://127.0.0.1:7070", "namespace": "build",
             "info": {"version": "0.1.0", "uptime_seconds": 3700, "database": "sqlite"},
             "usage": {"free_bytes": 1 << 30, "capacity_bytes": 2u64 << 30, "blobs": 3, "on_disk_bytes": 2048},
             "pulls": [{"id": "pull_1", "state": "running", "ref": "alpine", "progress": {"bytes_done": 1, "bytes_total": 2}}],
@@ -186,7 +188,10 @@ mod tests {
         );
         assert!(shown.contains("1.0/2.0 GiB free"), "{shown}");
         assert!(shown.contains("  pull_1  running 1/2 B  alpine"), "{shown}");
-        assert!(shown.ends_with("no lease ends within a day"), "{shown}");
+        assert!(shown.contains("\npulls in namespace build\n"), "{shown}");
+        assert!(shown.ends_with("no lease ends within a day in namespace build"), "{shown}");
+        let idle = screen(&json!({"namespace": "build", "pulls": []}), str::to_owned);
+        assert!(idle.contains("\nno pull is active in namespace build\n"), "{idle}");
     }
 
     #[test]
