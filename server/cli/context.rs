@@ -243,7 +243,11 @@ pub fn parse_label(text: &str) -> Result<(String, String), String> {
 /// # Errors
 /// What is wrong with it, for clap to print.
 pub fn parse_length(text: &str) -> Result<String, String> {
-    crate::clock::parse_duration(text).map(|_| text.trim().to_owned()).map_err(|e| e.to_string())
+    match crate::clock::parse_duration(text) {
+        Ok(length) if length.is_zero() => Err(format!("`{text}` is no time at all: give a second or more")),
+        Ok(_) => Ok(text.trim().to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 pub fn label_map(labels: &[(String, String)]) -> Value {
@@ -266,6 +270,14 @@ mod tests {
         for bad in ["team", "=x", "team=", ""] {
             assert!(parse_label(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_length_of_time_is_some_time() {
+        assert_eq!(parse_length("24h"), Ok("24h".to_owned()));
+        assert_eq!(parse_length("0s"), Err("`0s` is no time at all: give a second or more".to_owned()));
+        let long = "99999999999h";
+        assert_eq!(parse_length(long), Err(format!("`{long}` is longer than ten years")));
     }
 
     #[test]
