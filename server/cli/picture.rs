@@ -74,6 +74,7 @@ pub struct Progress {
     /// Whether every manifest is known, so that `bytes_total` is no longer a lower bound.
     pub bytes_total_final: bool,
     pub bytes_done: u64,
+    pub bytes_network: u64,
     pub bytes_resumed: u64,
     pub bytes_reused: u64,
     pub rate_bps: u64,

@@ -187,6 +187,7 @@ mod tests {
             bytes_total: 1_027_708_518,
             bytes_total_final: true,
             bytes_done: 432_327_884,
+            bytes_network: 0,
             bytes_resumed: 20 * MIB,
             bytes_reused: 318 * MIB,
             rate_bps: 62 * MIB,

@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use super::context::{Careful, Context, write_line};
 use super::failure::{Exit, Failure};
-use super::list::{Listing, What, list};
+use super::list::{Listing, Pages, What, list};
 use super::picture::Pull;
 use super::progress::{blob_change, phase_change, total_line};
 use super::pull::{Watching, cancel, fetch, rejoin};
 use super::secret::read_secret;
-use super::text::{escape, table};
+use super::text::{escape, human_bytes, table};
 
 #[derive(Debug, Subcommand)]
 pub enum PullsCommand {
@@ -55,16 +55,24 @@ pub enum PullsCommand {
 pub async fn pulls(context: &Context, command: Option<PullsCommand>) -> Result<Exit, Failure> {
     match command.unwrap_or_else(|| PullsCommand::Ls(Listing::default())) {
         PullsCommand::Ls(listing) => list(context, What::Pulls, &listing).await?,
-        PullsCommand::Get { id } => context.print(&fetch(context, &id).await?, summary)?,
-        PullsCommand::Logs { id, follow: true, watching } => return rejoin(context, &id, &watching).await,
+        PullsCommand::Get { id } => {
+            let id = resolve(context, id).await?;
+            context.print(&fetch(context, &id).await?, summary)?;
+        }
+        PullsCommand::Logs { id, follow: true, watching } => {
+            return rejoin(context, &resolve(context, id).await?, &watching).await;
+        }
         PullsCommand::Logs { id, follow: false, watching: _ } => {
+            let id = resolve(context, id).await?;
             context.print(&fetch(context, &id).await?, details)?;
         }
         PullsCommand::Cancel { id } => {
+            let id = resolve(context, id).await?;
             let job = cancel(context, &id).await?;
             context.print(&job, |job| format!("{} {}", escape(&id), text(job, "state")))?;
         }
         PullsCommand::Retry { id, user, watching } => {
+            let id = resolve(context, id).await?;
             let body = match user {
                 Some(user) => json!({"auth": {"username": user, "password": read_secret("password")?}}),
                 None => json!({}),
@@ -74,6 +82,7 @@ pub async fn pulls(context: &Context, command: Option<PullsCommand>) -> Result<E
             return rejoin(context, &id, &watching).await;
         }
         PullsCommand::Trace { id } => {
+            let id = resolve(context, id).await?;
             let doing = format!("look at the requests of pull {id}");
             let trace = context.client.scoped(Method::GET, &["pulls", &id, "trace"], doing).fetch().await?;
             context.print(&trace, requests)?;
@@ -85,7 +94,37 @@ pub async fn pulls(context: &Context, command: Option<PullsCommand>) -> Result<E
     Ok(Exit::Success)
 }
 
+/// The id that is meant: whole, or so many of its first characters as tell it apart in this namespace.
+async fn resolve(context: &Context, id: String) -> Result<String, Failure> {
+    let Some(filter) = filter_of_prefix(&id) else { return Ok(id) };
+    let doing = format!("look up pull {id}");
+    let listing = Listing::first(3, filter);
+    let found = Pages::new(&context.client, What::Pulls, &listing).next().await?.unwrap_or_default();
+    let ids: Vec<&str> = found.iter().filter_map(|item| item.get("id")?.as_str()).collect();
+    match ids.as_slice() {
+        [] => {
+            Err(Failure::new(Exit::NotFound, doing, "no pull has an id that begins so")
+                .hint("orlop pulls ls"))
+        }
+        [one] => Ok((*one).to_owned()),
+        several => {
+            let why = format!("it is the beginning of several: {}", several.join(", "));
+            Err(Failure::usage(doing, why).hint("give more of it"))
+        }
+    }
+}
+
+/// The filter that finds what begins so; `None` for a whole id, and for what can be no part of one.
+fn filter_of_prefix(text: &str) -> Option<String> {
+    const WHOLE: usize = 26;
+    const FEWEST: usize = 6;
+    let begun = text.strip_prefix("pull_").unwrap_or(text);
+    let plain = begun.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase());
+    (plain && (FEWEST..WHOLE).contains(&begun.len())).then(|| format!("id~=\"^pull_{begun}\""))
+}
+
 async fn remove(context: &Context, id: &str, careful: &Careful) -> Result<(), Failure> {
+    let id = &resolve(context, id.to_owned()).await?;
     let doing = format!("remove pull {id} from the history");
     if !careful.go_on(&doing)? {
         return Ok(());
@@ -118,6 +157,13 @@ fn summary(job: &Value) -> String {
         lines.push(("error", format!("{code}: {detail}")));
     }
     let pull: Pull = serde_json::from_value(job.clone()).unwrap_or_default();
+    if pull.attempt > 0 {
+        let progress = &pull.progress;
+        lines.push(("attempt", pull.attempt.to_string()));
+        lines.push(("network", human_bytes(progress.bytes_network)));
+        lines.push(("resumed", human_bytes(progress.bytes_resumed)));
+        lines.push(("reused", human_bytes(progress.bytes_reused)));
+    }
     let known = lines.iter().filter(|(_, value)| !value.is_empty());
     let known: Vec<String> = known.map(|(name, value)| format!("{name:<9} {value}")).collect();
     format!("{}\n{}", known.join("\n"), total_line(&pull))
@@ -132,21 +178,72 @@ fn details(job: &Value) -> String {
     lines.join("\n")
 }
 
-/// A line for each request.
+/// A line for each request, and one below it for what kept it from an answer: that may be long.
 fn requests(trace: &Value) -> String {
     let items = trace.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let row = |item: &Value| {
         let time = text(item, "at").split_once('T').map(|(_, time)| time.to_owned()).unwrap_or_default();
         let status = item.get("status").and_then(Value::as_u64).map(|status| status.to_string());
         let took = item.get("duration_ms").and_then(Value::as_u64).unwrap_or(0);
-        let answer = status.unwrap_or_else(|| text(item, "error"));
+        let answer = status.unwrap_or_else(|| "none".to_owned());
         let what = format!("{} {}", text(item, "method"), text(item, "url"));
         vec![time, answer, format!("{took} ms"), text(item, "authorization"), text(item, "range"), what]
     };
     let rows: Vec<Vec<String>> = items.iter().map(row).collect();
-    table(&["TIME", "ANSWER", "TOOK", "AUTH", "RANGE", "REQUEST"], &rows)
+    let told = table(&["TIME", "ANSWER", "TOOK", "AUTH", "RANGE", "REQUEST"], &rows);
+    let mut lines = told.lines();
+    let mut shown: Vec<String> = lines.next().map(str::to_owned).into_iter().collect();
+    for (line, item) in lines.zip(items) {
+        shown.push(line.to_owned());
+        shown.extend(
+            Some(text(item, "error")).filter(|error| !error.is_empty()).map(|error| format!("  {error}")),
+        );
+    }
+    shown.join("\n")
 }
 
 fn text(job: &Value, name: &str) -> String {
     escape(job.get(name).and_then(Value::as_str).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pull_is_told_by_the_beginning_of_its_id() {
+        let filter = |text: &str| filter_of_prefix(text);
+        assert_eq!(filter("pull_01kakb").as_deref(), Some("id~=\"^pull_01kakb\""));
+        assert_eq!(filter("01kakb2v3w").as_deref(), Some("id~=\"^pull_01kakb2v3w\""));
+        for whole_or_none in ["pull_01kakb2v3w4x5y6z7a8b9c0d1e", "pull_01", "nightly.", "a\"||id", ""] {
+            assert_eq!(filter(whole_or_none), None, "{whole_or_none}");
+        }
+    }
+
+    #[test]
+    fn a_summary_says_how_often_it_was_tried_and_where_its_bytes_came_from() {
+        let progress = json!({"bytes_total": 3072, "bytes_done": 3072, "bytes_network": 1024, "bytes_resumed": 0,
+            "bytes_reused": 2048});
+        let told =
+            summary(&json!({"id": "pull_1", "state": "succeeded", "attempt": 2, "progress": progress}));
+        assert!(
+            told.contains("\nattempt   2\nnetwork   1.0 KiB\nresumed   0 B\nreused    2.0 KiB\n"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn an_error_of_a_trace_is_no_column() {
+        let item = |url: &str, status: Value, error: Value| {
+            json!({"at": "2026-11-21T10:00:00.000000Z", "method": "GET", "url": url, "status": status, "error": error,
+                "duration_ms": 7, "authorization": null, "range": null})
+        };
+        let long = "r.io: ".to_owned() + &"no connection ".repeat(10);
+        let items = [item("u1", 200.into(), Value::Null), item("u2", Value::Null, long.clone().into())];
+        let told = requests(&json!({"items": items}));
+        let lines: Vec<&str> = told.lines().collect();
+        assert_eq!(lines.len(), 4);
+        assert_eq!(lines[2], "10:00:00.000000Z  none    7 ms               GET u2");
+        assert_eq!(lines[3], format!("  {long}"));
+    }
 }
