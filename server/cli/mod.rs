@@ -18,6 +18,7 @@ mod list;
 mod picture;
 mod progress;
 mod pull;
+mod pulled;
 mod pulls;
 mod put;
 mod registry;

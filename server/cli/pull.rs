@@ -6,10 +6,11 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::context::{Context, Output, label_map, parse_label, parse_length, say, text_of, write_line};
+use super::context::{Context, label_map, parse_label, parse_length, say, text_of};
 use super::failure::{Exit, Failure};
 use super::follow::{Followed, Patience, follow};
 use super::picture::{Pull, State};
+use super::pulled::{Before, print_pulled};
 use super::screen::{Progress, Screen};
 use super::secret::read_secret;
 use super::selecting::Selecting;
@@ -116,29 +117,33 @@ pub async fn pull(context: &Context, mut args: PullArgs) -> Result<Exit, Failure
     let mut jobs = Vec::new();
     // All are begun before one is followed: the server works on several at once.
     for reference in &args.references {
+        let before = match args.detach {
+            true => Before::default(),
+            false => Before::look(context, reference, args.name.as_ref()).await,
+        };
         match begin(context, reference, &args).await {
-            Ok(job) => jobs.push(job),
+            Ok(job) => jobs.push((job, before)),
             Err(failure) => outcomes.add(context, failure),
         }
     }
     if args.detach {
-        for job in &jobs {
+        for (job, _) in &jobs {
             context.print(job, |job| text(job, "id"))?;
             outcomes.succeeded += 1;
         }
         return Ok(outcomes.exit());
     }
-    for (at, job) in jobs.iter().enumerate() {
+    for (at, (job, before)) in jobs.iter().enumerate() {
         match watch(context, &text(job, "id"), &args.watching, &mut signals).await {
             Ok(Ended::Finished(job)) => match settled(&job) {
                 Ok(()) => {
-                    print_pulled(context, &job)?;
+                    print_pulled(context, &job, before).await?;
                     outcomes.succeeded += 1;
                 }
                 Err(failure) => outcomes.add(context, failure),
             },
             Ok(Ended::Detached(exit)) => {
-                jobs[at..].iter().for_each(|job| say_detached(&text(job, "id")));
+                jobs[at..].iter().for_each(|(job, _)| say_detached(&text(job, "id")));
                 return Ok(exit);
             }
             Err(failure) => outcomes.add(context, failure),
@@ -177,7 +182,7 @@ pub async fn rejoin(context: &Context, id: &str, watching: &Watching) -> Result<
         }
         Ended::Finished(job) => {
             settled(&job)?;
-            print_pulled(context, &job)?;
+            print_pulled(context, &job, &Before::default()).await?;
             Ok(signals.seen.unwrap_or(Exit::Success))
         }
     }
@@ -286,17 +291,6 @@ fn settled(job: &Value) -> Result<(), Failure> {
         "pull_id": pull.id,
     })));
     Err(failure)
-}
-
-/// The image's name and its digest, with a space between.
-fn print_pulled(context: &Context, job: &Value) -> Result<(), Failure> {
-    match context.output {
-        Output::Json => context.print(job, |_| String::new()),
-        Output::Text => {
-            let digest = job.pointer("/target/digest").and_then(Value::as_str).unwrap_or_default();
-            write_line(&format!("{} {}", escape(&text(job, "image_name")), escape(digest)))
-        }
-    }
 }
 
 fn say_detached(id: &str) {
