@@ -257,10 +257,36 @@ pub async fn refused(response: Response, doing: String) -> Failure {
         return Failure::new(Exit::Unreachable, doing, why)
             .hint("give that address with --server or ORLOP_SERVER");
     }
+    let resource = resource_of(response.url());
     let body = read_up_to(response, PROBLEM_BYTES, &doing).await.unwrap_or_default();
     let problem = Some(media_type).filter(|media_type| media_type.contains("json"));
     let problem = problem.and_then(|_| serde_json::from_slice(&body).ok()).filter(Value::is_object);
-    of_problem(status, problem, request_id, doing)
+    in_words_for(&resource, of_problem(status, problem, request_id, doing))
+}
+
+/// `pulls` of `/api/v1/pulls/…`, wherever the API is.
+fn resource_of(url: &Url) -> String {
+    let mut segments = url.path_segments().into_iter().flatten().skip_while(|segment| *segment != "api");
+    segments.nth(2).unwrap_or_default().to_owned()
+}
+
+/// The failure, told as it is for what the request was about.
+fn in_words_for(resource: &str, failure: Failure) -> Failure {
+    match resource {
+        "pulls" => Failure {
+            why: Failure::in_flags(&failure.why),
+            hint: failure.hint.as_deref().map(Failure::in_flags),
+            ..failure
+        },
+        // These are in no namespace.
+        "registries" if failure.exit == Exit::NotFound => {
+            failure.hint("check the spelling; orlop registry ls lists those with settings")
+        }
+        "tokens" if failure.exit == Exit::NotFound => {
+            failure.hint("check the spelling; orlop token ls lists them")
+        }
+        _ => failure,
+    }
 }
 
 fn of_problem(
@@ -362,4 +388,25 @@ pub fn causes(error: &reqwest::Error) -> String {
     let telling = |text: &&String| !text.is_empty() && !text.starts_with("client error");
     let told: Vec<&str> = layers.iter().filter(telling).map(String::as_str).collect();
     if told.is_empty() { error.to_string() } else { told.join(": ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_told_in_the_words_of_what_it_is_about() {
+        let url = |text: &str| Url::parse(text).expect(text);
+        assert_eq!(resource_of(&url("http://h/api/v1/registries/r.io")), "registries");
+        assert_eq!(resource_of(&url("http://h/base/api/v1/pulls?dry_run=true")), "pulls");
+        assert_eq!(resource_of(&url("http://h/healthz")), "");
+        let lost = || {
+            let hint = Failure::hint_of_problem("not-found", None).expect("a hint");
+            Failure::new(Exit::NotFound, "look", "with `trace`").hint(hint)
+        };
+        let hint = |resource: &str| in_words_for(resource, lost()).hint.expect("a hint");
+        assert!(hint("images").contains("--namespace"));
+        assert!(!hint("registries").contains("--namespace") && !hint("tokens").contains("--namespace"));
+        assert_eq!(in_words_for("pulls", lost()).why, "with --trace");
+    }
 }

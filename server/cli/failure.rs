@@ -89,6 +89,15 @@ impl Exit {
         }
     }
 
+    /// By the `code` of a failed job. Of the request the server has thought well when it took the job: what cannot be
+    /// understood or used later is a document of the registry's, or of the server's own settings.
+    pub fn of_job(code: &str) -> Exit {
+        match code {
+            "invalid-argument" | "validation-failed" | "not-a-manifest" => Exit::Upstream,
+            other => Exit::of_problem(other, 0),
+        }
+    }
+
     fn of_status(status: u16) -> Exit {
         match status {
             400 | 416 | 422 => Exit::Usage,
@@ -146,11 +155,19 @@ impl Failure {
     /// there is nothing better to say.
     pub fn hint_of_problem(code: &str, of_server: Option<&str>) -> Option<String> {
         let ours = match code {
-            "invalid-argument" | "validation-failed" | "already-exists" | "range-not-satisfiable" => {
+            "invalid-argument"
+            | "validation-failed"
+            | "already-exists"
+            | "range-not-satisfiable"
+            | "invalid-state" => {
                 return None;
             }
             "unauthenticated" => {
                 "put a token in ORLOP_TOKEN, or its file in --token-file (orlop token create)"
+            }
+            // What the operator's lists do not allow, no token does.
+            "forbidden" if of_server.is_some_and(|hint| hint.contains("denied_registries")) => {
+                return of_server.map(str::to_owned);
             }
             "forbidden" => "a token that may do this, in ORLOP_TOKEN or --token-file (orlop token create)",
             "not-found" => "check the spelling, and --namespace",
@@ -158,17 +175,31 @@ impl Failure {
             "image-incomplete" => {
                 "orlop image check tells what is here; --platform OS/ARCH for one that is, or pull the rest"
             }
-            "upstream-no-platform" => "one of those, with --platform",
-            "upstream-forbidden-address" => {
-                "a registry of the server's own network is allowed by its setting private_registries \
-                 (orlop serve --private-registries allow)"
-            }
             "upstream-untrusted" => {
                 "give the server the registry's CA, as `ca` in its settings (orlop registry put); --insecure is for tests"
             }
             _ => return of_server.map(str::to_owned),
         };
         Some(ours.to_owned())
+    }
+
+    /// Text of the server's about a pull, with the flags of the command line in place of the API's fields.
+    pub fn in_flags(text: &str) -> String {
+        const FLAGS: [(&str, &str); 12] = [
+            ("`all_metadata`", "--all-metadata"),
+            ("`all_platforms`", "--all-platforms"),
+            ("`convert_schema1`", "--convert-schema1"),
+            ("`foreign_layers`", "--foreign-layers"),
+            ("`image_name`", "--name"),
+            ("`insecure`", "--insecure"),
+            ("`keep`", "--keep"),
+            ("`metadata_only`", "--metadata-only"),
+            ("`platforms`", "--platform"),
+            ("`referrer_types`", "--referrer-type"),
+            ("`referrers`", "--referrers"),
+            ("`trace`", "--trace"),
+        ];
+        FLAGS.iter().fold(text.to_owned(), |text, (field, flag)| text.replace(field, flag))
     }
 
     pub fn hint(mut self, hint: impl Into<String>) -> Failure {
@@ -224,7 +255,8 @@ impl Failure {
         text
     }
 
-    /// One problem object (RFC 9457): the server's own, or one in its likeness; with the exit code in either.
+    /// One problem object (RFC 9457): the server's own, or one in its likeness, which has no `status` where no answer had
+    /// one; with what was being done and the exit code in either.
     pub fn json(&self) -> String {
         let mut problem = self.problem.as_deref().cloned().unwrap_or_else(|| {
             let code = match self.exit {
@@ -243,9 +275,10 @@ impl Failure {
                 | Exit::Interrupted
                 | Exit::Terminated => "failed",
             };
-            json!({"type": "about:blank", "title": self.doing, "detail": self.why, "code": code})
+            json!({"type": "about:blank", "title": "The command failed", "detail": self.why, "code": code})
         });
         if let Value::Object(members) = &mut problem {
+            members.insert("doing".to_owned(), self.doing.clone().into());
             members.insert("exit_code".to_owned(), self.exit.number().into());
             if let Some(hint) = &self.hint {
                 members.entry("hint").or_insert_with(|| hint.clone().into());
@@ -281,6 +314,32 @@ mod tests {
     }
 
     #[test]
+    fn what_a_job_could_not_use_is_no_wrong_usage() {
+        for code in ["invalid-argument", "validation-failed", "not-a-manifest", "upstream-bad-answer"] {
+            assert_eq!(Exit::of_job(code).number(), 11, "{code}");
+        }
+        assert_eq!(Exit::of_job("out-of-space").number(), 9);
+    }
+
+    #[test]
+    fn a_hint_helps_in_the_case_there_is() {
+        let lists = "the server's settings denied_registries and allowed_registries decide";
+        assert_eq!(Failure::hint_of_problem("forbidden", Some(lists)).as_deref(), Some(lists));
+        let token =
+            Failure::hint_of_problem("forbidden", Some("`detail` says what is missing")).expect("a hint");
+        assert!(token.contains("ORLOP_TOKEN"), "{token}");
+        for code in ["upstream-forbidden-address", "upstream-no-platform", "invalid-state"] {
+            assert_eq!(Failure::hint_of_problem(code, None), None, "{code}");
+        }
+    }
+
+    #[test]
+    fn what_the_api_calls_a_field_is_a_flag_here() {
+        let told = Failure::in_flags("with `convert_schema1`, or one of those with `platforms`; `x` stays");
+        assert_eq!(told, "with --convert-schema1, or one of those with --platform; `x` stays");
+    }
+
+    #[test]
     fn a_failure_is_three_lines_and_never_speaks_to_the_terminal() {
         let mut failure =
             Failure::new(Exit::NotFound, "get image `\u{1b}[2J`", "no such image").hint("orlop ls images");
@@ -296,7 +355,8 @@ mod tests {
         let failure = Failure::new(Exit::Unreachable, "ask for its health", "nothing listens there");
         let problem: Value = serde_json::from_str(&failure.json()).expect("JSON");
         assert_eq!(problem["code"], "unreachable");
-        assert_eq!(problem["exit_code"], 7);
+        assert_eq!((&problem["exit_code"], &problem["doing"]), (&json!(7), &json!("ask for its health")));
+        assert_eq!(problem["title"], "The command failed", "one title for one type");
         assert_eq!(failure.json().lines().count(), 1);
     }
 }

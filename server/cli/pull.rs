@@ -109,6 +109,7 @@ pub async fn pull(context: &Context, mut args: PullArgs) -> Result<Exit, Failure
         let why = "one name cannot stand for several images";
         return Err(Failure::usage("pull several images under --name", why));
     }
+    args.references.iter().try_for_each(|reference| check_reference(reference))?;
     if args.dry_run {
         return plan_all(context, &args).await;
     }
@@ -166,10 +167,33 @@ async fn plan_all(context: &Context, args: &PullArgs) -> Result<Exit, Failure> {
                 context.print(&plan, super::selecting::plan_text)?;
                 outcomes.succeeded += 1;
             }
-            Err(failure) => outcomes.add(context, failure),
+            Err(failure) => outcomes.add(context, as_of_job(failure)),
         }
     }
     Ok(outcomes.exit())
+}
+
+/// A plan looks at the registry as a job does: what it could not use there is no wrong usage. What the request itself
+/// has wrong is told with the field.
+fn as_of_job(failure: Failure) -> Failure {
+    let text =
+        |name: &str| failure.problem.as_ref().and_then(|problem| problem.get(name)).and_then(Value::as_str);
+    match (failure.exit, text("code"), text("field")) {
+        (Exit::Usage, Some(code), None) => Failure { exit: Exit::of_job(code), ..failure },
+        _ => failure,
+    }
+}
+
+/// Refuses `127.0.0.1:5000`, which reads as the image `127.0.0.1` of Docker Hub with the tag `5000`: nobody means that.
+fn check_reference(reference: &str) -> Result<(), Failure> {
+    let Some((host, port)) = reference.split_once(':') else { return Ok(()) };
+    let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    if host.contains('/') || !is_port || !(host.contains('.') || host == "localhost") {
+        return Ok(());
+    }
+    let why = "it names a host and its port, and no repository there";
+    let hint = format!("{reference}/REPOSITORY; of Docker Hub, docker.io/library/{reference}");
+    Err(Failure::usage(format!("pull {reference}"), why).hint(hint))
 }
 
 /// Follows one pull to its end: `orlop pulls logs -f`.
@@ -284,10 +308,11 @@ fn settled(job: &Value) -> Result<(), Failure> {
             return Err(failure.hint(format!("orlop pulls logs -f {}", pull.id)));
         }
     };
-    let mut failure = Failure::new(Exit::of_problem(&error.code, 0), doing, error.detail);
-    failure.hint = Failure::hint_of_problem(&error.code, error.hint.as_deref());
+    let mut failure = Failure::new(Exit::of_job(&error.code), doing, Failure::in_flags(&error.detail));
+    let hint = Failure::hint_of_problem(&error.code, error.hint.as_deref());
+    failure.hint = hint.as_deref().map(Failure::in_flags);
     failure.problem = Some(Box::new(json!({
-        "type": format!("/problems/{}", error.code), "title": failure.doing, "detail": failure.why, "code": error.code,
+        "type": format!("/problems/{}", error.code), "title": "The pull failed", "detail": failure.why, "code": error.code,
         "pull_id": pull.id,
     })));
     Err(failure)
@@ -360,5 +385,41 @@ mod tests {
         assert_eq!(exit(json!({"state": "failed", "error": error})), 11);
         let error = json!({"code": "out-of-space", "detail": "disk full"});
         assert_eq!(exit(json!({"state": "failed", "error": error})), 9);
+        let error = json!({"code": "validation-failed", "detail": "indexes are nested deeper than 4 levels"});
+        assert_eq!(exit(json!({"state": "failed", "error": error})), 11);
+    }
+
+    #[test]
+    fn a_failed_job_speaks_of_flags_and_its_problem_has_a_title_of_its_kind() {
+        let error = json!({"code": "upstream-no-platform", "detail": "there is linux/arm64",
+            "hint": "ask for one of those with `platforms`"});
+        let failure = settled(&json!({"id": "pull_1", "ref": "a", "state": "failed", "error": error}));
+        let failure = failure.expect_err("it failed");
+        assert_eq!(failure.hint.as_deref(), Some("ask for one of those with --platform"));
+        let problem: Value = serde_json::from_str(&failure.json()).expect("JSON");
+        assert_eq!((&problem["title"], &problem["doing"]), (&json!("The pull failed"), &json!("pull a")));
+    }
+
+    #[test]
+    fn a_plan_that_cannot_use_a_document_is_no_wrong_usage() {
+        let exit = |problem: Value| {
+            let failure = Failure { problem: Some(Box::new(problem)), ..Failure::usage("plan", "no") };
+            as_of_job(failure).exit.number()
+        };
+        assert_eq!(exit(json!({"code": "validation-failed"})), 11);
+        assert_eq!(exit(json!({"code": "invalid-argument", "field": "ref"})), 2);
+    }
+
+    #[test]
+    fn a_host_without_a_repository_is_no_image_of_docker_hub() {
+        for host in ["127.0.0.1:15000", "localhost:5000", "registry.example.com:443"] {
+            let refused = check_reference(host).expect_err(host);
+            assert_eq!((refused.exit, refused.why.contains("no repository")), (Exit::Usage, true), "{host}");
+        }
+        for good in
+            ["alpine", "alpine:3", "alpine:3.22", "localhost:5000/a", "my.app:v1", "ghcr.io/o/r:1", "a:5000"]
+        {
+            check_reference(good).expect(good);
+        }
     }
 }
