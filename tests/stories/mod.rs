@@ -1,6 +1,7 @@
 //! What the API does, resource by resource, on both databases.
 
 mod archives;
+mod command_line;
 mod containerd_suite;
 mod content;
 mod events;

@@ -1,0 +1,169 @@
+//! What the commands say to a person, against a real server and a registry that can misbehave.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::app::{On, TestApp};
+use crate::support::command::{Ran, run};
+use crate::support::fixture_registry::{FixtureRegistry, INDEX, MANIFEST, sha256};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs a command to its end beside the server, which needs this thread's runtime.
+async fn orlop(app: &TestApp, words: &[&str]) -> Ran {
+    let server = format!("http://{}", app.address());
+    orlop_with(&[("ORLOP_SERVER", &server)], words).await
+}
+
+async fn orlop_with(variables: &[(&str, &str)], words: &[&str]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_orlop"));
+    command.env_clear().envs(variables.iter().copied()).args(words);
+    tokio::task::spawn_blocking(move || run(&mut command, LIMIT)).await.expect("it ran")
+}
+
+fn exit_code(ran: &Ran) -> i32 {
+    ran.status.code().expect("it ended by itself")
+}
+
+/// An index with an image for two platforms, one of them this machine's; its digest.
+fn push(registry: &FixtureRegistry, layer: &[u8]) -> String {
+    let image = |platform: &str| registry.push_image("app", None, platform, &[layer]);
+    let (ours, other) = (image("linux/amd64"), image("linux/arm64"));
+    registry.push_index("app", "v1", &[("linux/amd64", &ours), ("linux/arm64", &other)])
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_says_which_platform_it_took_and_which_name_it_moved() {
+    let (app, registry) = (TestApp::start().await, FixtureRegistry::start().await);
+    let first = push(&registry, b"one");
+    let reference = format!("{}/app:v1", registry.host());
+    let ran = orlop(&app, &["pull", &reference, "--name", "rope"]).await;
+    assert_eq!(ran.stdout, format!("rope {first}\n"), "{}", ran.stderr);
+    let platform = "rope is for linux/amd64 here, as the server is; --platform takes another\n";
+    assert_eq!(ran.stderr, platform);
+
+    let second = push(&registry, b"two");
+    let ran = orlop(&app, &["pull", &reference, "--name", "rope"]).await;
+    assert_eq!(ran.stdout, format!("rope {second}\n"));
+    assert_eq!(ran.stderr, format!("moved rope from {first} to {second}\n{platform}"));
+
+    // Who names a platform knows it, and nothing moves.
+    let ran = orlop(&app, &["pull", &reference, "--name", "rope", "--platform", "linux/amd64"]).await;
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), (format!("rope {second}\n").as_str(), ""));
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_that_cannot_use_what_the_registry_has_is_no_wrong_usage() {
+    let (app, registry) = (TestApp::start().await, FixtureRegistry::start().await);
+    let entry = |document: &[u8]| {
+        json!({"mediaType": INDEX, "digest": sha256(document), "size": document.len(),
+            "platform": {"os": "linux", "architecture": std::env::consts::ARCH}})
+    };
+    let index = |entries: Vec<Value>| {
+        json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).to_string().into_bytes()
+    };
+    let mut document = index(Vec::new());
+    for _ in 0..8 {
+        registry.push_document("deep", None, INDEX, &document);
+        document = index(vec![entry(&document)]);
+    }
+    registry.push_document("deep", Some("v1"), INDEX, &document);
+    let reference = format!("{}/deep:v1", registry.host());
+    for words in [&["pull", "--all-platforms"][..], &["pull", "--all-platforms", "--dry-run"]] {
+        let ran = orlop(&app, &[words, &[reference.as_str()]].concat()).await;
+        assert!(ran.stderr.contains("nested deeper"), "{}", ran.stderr);
+        assert_eq!(exit_code(&ran), 11, "{words:?}");
+    }
+    let old = json!({"schemaVersion": 1, "name": "old", "tag": "v1", "architecture": "amd64", "fsLayers": [], "history": []});
+    let schema1 = "application/vnd.docker.distribution.manifest.v1+json";
+    registry.push_document("old", Some("v1"), schema1, old.to_string().as_bytes());
+    let ran = orlop(&app, &["pull", &format!("{}/old:v1", registry.host())]).await;
+    assert_eq!(exit_code(&ran), 11, "{}", ran.stderr);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_that_fails_says_what_would_help() {
+    let refused = "forbidden.example";
+    let app = TestApp::with(On::Sqlite, &[("denied_registries", refused)]).await;
+    let registry = FixtureRegistry::start().await;
+    let told = async |words: &[&str]| {
+        let ran = orlop(&app, words).await;
+        assert_ne!(exit_code(&ran), 0);
+        ran.stderr
+    };
+    for words in [&["pull", "forbidden.example/a"][..], &["pull", "--dry-run", "forbidden.example/a"]] {
+        let error = told(words).await;
+        assert!(
+            error.contains("pull from `forbidden.example`: its setting denied_registries names it"),
+            "{error}"
+        );
+        assert!(error.contains("\n  try: ") && error.contains("allowed_registries"), "{error}");
+        assert!(!error.contains("ORLOP_TOKEN"), "{error}");
+    }
+    let error = told(&["registry", "test", refused]).await;
+    assert!(!error.contains("/x`") && !error.contains("ORLOP_TOKEN"), "{error}");
+
+    let error = told(&["pull", "169.254.169.254/foo:1"]).await;
+    assert!(error.contains("is never contacted") && !error.contains("private_registries"), "{error}");
+
+    let manifest = registry.push_image("lost", None, "linux/amd64", &[b"here"]);
+    let mut manifest: Value = serde_json::from_slice(&manifest).expect("a manifest");
+    manifest["layers"][0]["digest"] = sha256(b"gone").into();
+    registry.push_document("lost", Some("v1"), MANIFEST, manifest.to_string().as_bytes());
+    let error = told(&["pull", &format!("{}/lost:v1", registry.host())]).await;
+    assert!(error.contains(&format!("does not have the blob {}", sha256(b"gone"))), "{error}");
+    assert!(error.contains("a part of its own image") && !error.contains("spelt"), "{error}");
+
+    let empty = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": []}).to_string();
+    registry.push_document("empty", Some("v1"), INDEX, empty.as_bytes());
+    let error = told(&["pull", &format!("{}/empty:v1", registry.host())]).await;
+    assert!(
+        error.contains("names no platform at all") && error.contains("try: there is nothing in it"),
+        "{error}"
+    );
+
+    let error = told(&["pull", "127.0.0.1:15000"]).await;
+    assert!(
+        error.contains("no repository") && error.contains("docker.io/library/127.0.0.1:15000"),
+        "{error}"
+    );
+    let error = told(&["registry", "get", "nobody.example"]).await;
+    assert!(error.contains("orlop registry ls") && !error.contains("--namespace"), "{error}");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_is_found_by_the_beginning_of_its_id_and_speaks_of_flags() {
+    let (app, registry) = (TestApp::start().await, FixtureRegistry::start().await);
+    push(&registry, b"one");
+    let reference = format!("{}/app:v1", registry.host());
+    let id = orlop(&app, &["pull", "--detach", &reference]).await.expect_success().trim().to_owned();
+    app.get(format!("/api/v1/pulls/{id}?wait=60s")).await.expect(200);
+    for beginning in [&id[..20], &id["pull_".len()..20]] {
+        let told = orlop(&app, &["pulls", "get", beginning]).await.expect_success();
+        assert!(told.contains(&format!("id        {id}\n")) && told.contains("attempt   1\n"), "{told}");
+    }
+    let ran = orlop(&app, &["pulls", "get", "pull_zzzzzz"]).await;
+    assert_eq!((exit_code(&ran), ran.stderr.contains("begins so")), (4, true), "{}", ran.stderr);
+    let ran = orlop(&app, &["pulls", "trace", &id]).await;
+    let words = "the pull keeps no trace: ask for one with --trace when it is made";
+    assert!(ran.stderr.contains(words) && !ran.stderr.contains("try:"), "{}", ran.stderr);
+    let told = orlop(&app, &["status", "--namespace", "build"]).await.expect_success();
+    assert!(told.contains("no pull is active in namespace build"), "{told}");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_misspelt_variable_asks_no_other_server() {
+    for words in [&["health"][..], &["ls"], &["pull", "alpine"]] {
+        let ran = orlop_with(&[("ORLOP_SERVR", "http://127.0.0.1:1")], words).await;
+        let wrong =
+            "error: read the environment\n  ORLOP_SERVR is not a setting; did you mean `ORLOP_SERVER`?\n";
+        assert_eq!((exit_code(&ran), ran.stderr.as_str()), (2, wrong));
+    }
+}
