@@ -241,8 +241,10 @@ impl<'a> Download<'a> {
         self.help = help;
     }
 
+    /// Whether all bytes before its part have come. A part that was given back stands before it as well.
     fn is_front(&self, connection: &Connection<'_>) -> bool {
         self.starts.first() == Some(&connection.start)
+            && self.gaps.first().is_none_or(|gap| gap > connection.start)
     }
 
     /// Once for each download: a registry that cuts every connection does so very often.

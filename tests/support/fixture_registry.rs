@@ -65,6 +65,8 @@ pub enum Fault {
     HangUp,
     /// The whole body with status 200, whatever range was asked for.
     IgnoreRange,
+    /// This, and the head comes byte by byte, with this wait before each.
+    Late(Duration, Box<Fault>),
     /// A part of at most this many bytes, however many were asked for.
     AtMost(usize),
     /// This `Content-Range`, whatever bytes follow.
@@ -124,6 +126,8 @@ struct State {
 
 struct Planned {
     method: Option<&'static str>,
+    /// `Range` as it must be.
+    range: Option<String>,
     part: String,
     fault: Fault,
     left: usize,
@@ -252,12 +256,22 @@ impl FixtureRegistry {
 
     /// Lets the next `times` requests whose path contains `part` go wrong. Earlier plans are used up first.
     pub fn fail(&self, part: &str, fault: Fault, times: usize) {
-        self.state().faults.push(Planned { method: None, part: part.to_owned(), fault, left: times });
+        self.plan(Planned { method: None, range: None, part: part.to_owned(), fault, left: times });
     }
 
     /// The same for requests of one method only.
     pub fn fail_method(&self, method: &'static str, part: &str, fault: Fault, times: usize) {
-        self.state().faults.push(Planned { method: Some(method), part: part.to_owned(), fault, left: times });
+        self.plan(Planned { method: Some(method), range: None, part: part.to_owned(), fault, left: times });
+    }
+
+    /// The same for requests with this `Range` only.
+    pub fn fail_range(&self, range: &str, part: &str, fault: Fault, times: usize) {
+        let range = Some(range.to_owned());
+        self.plan(Planned { method: None, range, part: part.to_owned(), fault, left: times });
+    }
+
+    fn plan(&self, planned: Planned) {
+        self.state().faults.push(planned);
     }
 
     /// Drops all plans: from now on everything goes well.
@@ -322,7 +336,10 @@ async fn serve(mut stream: TcpStream, address: SocketAddr, state: Arc<Mutex<Stat
         state.at_once += 1;
         state.most_at_once = state.most_at_once.max(state.at_once);
         let fits = |plan: &&mut Planned| {
-            plan.left > 0 && seen.path.contains(&plan.part) && plan.method.is_none_or(|m| m == seen.method)
+            plan.left > 0
+                && seen.path.contains(&plan.part)
+                && plan.method.is_none_or(|m| m == seen.method)
+                && plan.range.as_ref().is_none_or(|range| seen.headers.get("range") == Some(range))
         };
         state.faults.iter_mut().find(fits).map(|plan| {
             plan.left -= 1;
@@ -331,14 +348,20 @@ async fn serve(mut stream: TcpStream, address: SocketAddr, state: Arc<Mutex<Stat
     };
     let reply = {
         let mut state = state.lock().expect("no holder panics");
-        state.reply(&seen, address, &planned)
+        let fault = match &planned {
+            Some(Fault::Late(_, fault)) => Some((**fault).clone()),
+            planned => planned.clone(),
+        };
+        state.reply(&seen, address, &fault)
     };
     // A peer that hangs up early is what half of the tests are about.
     let mut told = Told { sent: 0, presence: Some(Presence(state.clone())) };
     let _ = match planned {
         Some(Fault::Silent) => stream.read_u8().await.map(drop),
         Some(Fault::HangUp) => Ok(()),
-        Some(Fault::DripHead(wait)) => write_reply(&mut stream, &seen, reply, wait, &mut told).await,
+        Some(Fault::DripHead(wait) | Fault::Late(wait, _)) => {
+            write_reply(&mut stream, &seen, reply, wait, &mut told).await
+        }
         _ => write_reply(&mut stream, &seen, reply, Duration::ZERO, &mut told).await,
     };
     state.lock().expect("no holder panics").sent.push((seen.path, told.sent));
@@ -629,7 +652,12 @@ impl Reply {
         match planned {
             None
             | Some(
-                Fault::Silent | Fault::HangUp | Fault::DripHead(_) | Fault::IgnoreRange | Fault::AtMost(_),
+                Fault::Silent
+                | Fault::HangUp
+                | Fault::DripHead(_)
+                | Fault::IgnoreRange
+                | Fault::Late(..)
+                | Fault::AtMost(_),
             ) => {}
             Some(Fault::Status(status, headers)) => {
                 let headers = headers.iter().map(|(name, value)| (*name, value.clone())).collect();

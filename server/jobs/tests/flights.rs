@@ -96,7 +96,7 @@ async fn a_registry_that_hangs_leaves_a_turn_to_the_pulls_of_others() {
         (FixtureRegistry::start().await, FixtureRegistry::start().await, directory());
     hanging.fail("/v2/", Fault::Silent, usize::MAX);
     good.push_image("app", Some("v1"), "linux/amd64", &[b"layer"]);
-    let server = Server::start(directory.path()).await;
+    let server = Server::start_with(directory.path(), |settings| settings.pulls = 4).await;
     let mut held = Vec::new();
     for n in 0..5 {
         let asked = ask(format!("{}/app{n}:v1", hanging.host()));

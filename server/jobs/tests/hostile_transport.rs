@@ -209,7 +209,7 @@ async fn a_blob_may_be_somewhere_else_and_not_everywhere() {
     assert_eq!((count(&trial.registry), count(&other)), (3, 3));
     assert_eq!(other.sent(&trial.digest), 3 * MIB as u64);
     trial.end().await;
-    let address = "the address 169.254.169.254 may not be contacted";
+    let address = "the address 169.254.169.254 is never contacted";
     for (place, code, words, requests) in [
         ("{self}", JobErrorCode::UpstreamBadAnswer, "redirects more than", 1 + limits::REDIRECTS),
         // By HTTPS: that plain HTTP is refused says nothing of the address.
@@ -331,6 +331,24 @@ async fn a_server_that_forgets_ranges_halfway_is_still_read_right() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_done_is_never_more_than_there_is_whoever_forgets_ranges_behind_a_gap() {
+    let patient = |settings: &mut Settings| {
+        in_parts(settings);
+        settings.patience.header = LONG;
+    };
+    let trial = Trial::begin(5 * MIB, patient).await;
+    let range = |part: usize| format!("bytes={}-{}", part * MIB, (part + 1) * MIB - 1);
+    let late = |millis, fault| Fault::Late(Duration::from_millis(millis), Box::new(fault));
+    // The third part turns out to be all of the blob before its turn, and is left to the front. Then the fourth does so,
+    // when the first two are here.
+    trial.registry.fail_range(&range(1), &trial.digest, late(1, Fault::Headers(vec![])), 1);
+    trial.registry.fail_range(&range(2), &trial.digest, Fault::IgnoreRange, 1);
+    trial.registry.fail_range(&range(3), &trial.digest, late(4, Fault::IgnoreRange), 1);
+    trial.succeeds().await;
+    trial.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_first_answer_that_lies_about_its_range_is_not_taken() {
     for (fault, code, ranges) in [
         (Fault::ContentRange("bytes 0-1048575/99".into()), None, vec!["bytes=0-1048575", ""]),
@@ -364,8 +382,9 @@ async fn answers_that_are_shorter_than_asked_for_are_taken_if_they_are_worth_it(
     let trial = Trial::begin(3 * MIB, in_parts).await;
     trial.fail(Fault::AtMost(1_000), usize::MAX);
     assert_eq!(trial.fails().await, JobErrorCode::UpstreamUnreachable);
-    // Each part is asked for once, and one that had not asked yet when another failed never does.
-    assert!((1..=3).contains(&trial.ranges().len()), "{:?}", trial.ranges());
+    // Three attempts; whether the other parts are asked for as well before they fail is theirs to say.
+    let front: Vec<_> = trial.ranges().into_iter().filter(|range| range.ends_with("-1048575")).collect();
+    assert_eq!(front, ["bytes=0-1048575", "bytes=1000-1048575", "bytes=2000-1048575"]);
     trial.end().await;
 }
 
