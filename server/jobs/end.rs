@@ -32,9 +32,6 @@ impl Job {
             JobError::of(&error)
         });
         let lease_until = self.end_lease(state).await;
-        if state != JobState::Failed {
-            self.forget_credential().await;
-        }
         let now = self.now();
         let end_id = self.live.reserve_end();
         let mut last = self.live.read(Clone::clone);
@@ -44,6 +41,10 @@ impl Job {
         last.picture.as_mut().map(Picture::settle);
         // The row first: nobody hears of an end that a restart could take back.
         self.write_end(&mut last).await?;
+        // Not before: a start that finds the pull unfinished needs it.
+        if state != JobState::Failed {
+            self.forget_credential().await;
+        }
         let size_bytes = last.progress(now).bytes_done;
         self.live.change(|record| *record = last);
         self.live.end(now);

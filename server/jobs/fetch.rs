@@ -18,7 +18,7 @@ use crate::jobs::pull::{labels_of, recorded_type, upstream};
 use crate::jobs::run::{Ended, Job, unless};
 use crate::jobs::view::{BlobState, PullWait};
 use crate::oci::{Descriptor, Digest};
-use crate::registry::{BlobStream, Place, Repository, is_elsewhere};
+use crate::registry::{BlobStream, Place, Repository, Retries, is_elsewhere};
 use crate::store::{CommitIngest, Ingest, OpenIngest, Opened, Put, PutBody};
 
 /// How often an ingest that somebody else writes is asked for again.
@@ -168,7 +168,11 @@ impl Fetch<'_> {
     /// Fills in what is missing, over as many connections as it takes.
     async fn download(&self, id: &str, mut offset: u64) -> Result<(), Ended> {
         let store = &self.job.jobs.0.store;
-        let mut retries = self.job.retries();
+        let mut retries = match self.descriptor.urls.is_empty() {
+            true => self.job.retries(),
+            // Who keeps it elsewhere has answered nobody yet.
+            false => Retries::new(self.job.jobs.0.settings.retry),
+        };
         if offset > self.descriptor.size {
             offset = store.truncate_ingest(self.namespace(), id, 0, None).await?.offset;
         }

@@ -86,9 +86,11 @@ impl Job {
         if self.request.lease.is_some() {
             return store.find_lease(namespace, &self.lease).await.ok()?.expires_at.or(Some(Time(i64::MAX)));
         }
+        // What its reference stands for was never told: nothing came that could be held.
+        let is_empty = self.live.read(|record| record.detail.target.is_none());
         let left = match (state, self.request.keep()) {
             (JobState::Succeeded, Some(_)) => return self.live.read(|record| record.detail.lease_until),
-            (JobState::Succeeded, None) => {
+            (state, _) if state == JobState::Succeeded || is_empty => {
                 let deleted = store.delete_lease(namespace, &self.lease, IfMatch::Absent).await;
                 if let Err(error) = deleted {
                     // It expires by itself.

@@ -31,7 +31,7 @@ pub(super) struct Detail {
     /// The newest last, and no more than are worth to be kept.
     #[serde(default)]
     pub log: Vec<PullLog>,
-    /// Written at the end alone: it is for looking back.
+    /// Where one was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<PullTrace>,
 }
@@ -113,9 +113,7 @@ impl Record {
 
     /// The row as it should be written now.
     pub fn to_row(&self, now: Time) -> PullRow {
-        let trace = self.detail.trace.clone().filter(|_| self.state.is_final());
-        let detail =
-            Detail { progress: self.progress(now), blobs: self.blobs(), trace, ..self.detail.clone() };
+        let detail = Detail { progress: self.progress(now), blobs: self.blobs(), ..self.detail.clone() };
         PullRow {
             state: self.state.as_str().to_owned(),
             phase: self.phase.map_or("", Phase::as_str).to_owned(),

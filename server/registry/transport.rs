@@ -213,10 +213,11 @@ impl Clients {
         request.trace.tell(|| Exchange {
             method: request.method.to_string(),
             url: shown(url),
-            authorization: match (peer, &request.authorization) {
-                (Peer::Asked, Some(given)) => scheme_of(given),
-                (Peer::Asked, None) | (Peer::Stranger, _) => None,
-            },
+            authorization: match peer {
+                Peer::Asked => request.authorization.as_ref().or(request.own_headers.get(AUTHORIZATION)),
+                Peer::Stranger => None,
+            }
+            .map(scheme_of),
             range: request
                 .headers
                 .get(reqwest::header::RANGE)
@@ -343,10 +344,10 @@ pub(super) fn shown(url: &Url) -> String {
     cut(&if hidden { format!("{bare}?…") } else { bare.to_string() }, LONGEST_SHOWN_BYTES)
 }
 
-/// `Bearer` of `Bearer ey…`.
-fn scheme_of(authorization: &HeaderValue) -> Option<String> {
-    let text = authorization.to_str().ok()?;
-    text.split_once(' ').map(|(scheme, _)| scheme.to_owned())
+/// `Bearer` of `Bearer ey…`; of what has no scheme, that there is something.
+fn scheme_of(authorization: &HeaderValue) -> String {
+    let text = authorization.to_str().unwrap_or_default();
+    text.split_once(' ').map_or("unnamed", |(scheme, _)| scheme).to_owned()
 }
 
 /// Where a redirect leads; `None` for any other answer.

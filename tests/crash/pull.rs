@@ -32,7 +32,8 @@ async fn a_pull_that_was_killed_asks_again_for_nothing_that_had_come() {
     registry.fail(&digest, Fault::Drip(std::time::Duration::from_millis(5)), 1);
     let data = directory.path().join("data");
     let server = Served::start(&data, &[("blob_concurrency", "5")]);
-    let asked = json!({"ref": format!("{}/app:v1", registry.host()), "platforms": ["linux/amd64"]});
+    let asked =
+        json!({"ref": format!("{}/app:v1", registry.host()), "platforms": ["linux/amd64"], "trace": true});
     let pull = server.request(Method::POST, "/api/v1/pulls").json(asked).await.expect(202).place().to_owned();
     eventually("all but the first part has come", async || {
         let shown = server.request(Method::GET, &pull).await.expect(200).json();
@@ -62,6 +63,11 @@ async fn a_pull_that_was_killed_asks_again_for_nothing_that_had_come() {
     assert_eq!(asked_again as u64 + resumed, layer.len() as u64, "of {total} bytes in all");
     let stored = server.request(Method::GET, format!("/api/v1/content/{digest}/data")).await;
     assert!(stored.expect(200).body == layer);
+    // Its requests are told from the first on, those of the server that was killed as well.
+    let trace = server.request(Method::GET, format!("{pull}/trace")).await.expect(200).json();
+    let items = trace["items"].as_array().expect("items");
+    let resolved = |line: &&Value| line["url"].as_str().is_some_and(|url| url.ends_with("/manifests/v1"));
+    assert_eq!(items.iter().filter(resolved).filter(|line| line["status"] == 200).count(), 2, "{trace}");
     assert!(server.terminate().success());
 }
 

@@ -183,6 +183,7 @@ impl Hasty {
         settings.patience.header = Duration::from_millis(500);
         settings.patience.stall = Duration::from_millis(500);
         settings.retry.first_wait = Duration::from_millis(100);
+        settings.retry.attempts_once_answered = 6;
         let jobs = Jobs::new(store.clone(), Clock::system(), shutdown.clone(), settings);
         Hasty { jobs, store, shutdown }
     }

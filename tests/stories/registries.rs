@@ -264,6 +264,20 @@ story!(a_cancelled_pull_forgets_its_credential_and_needs_it_again, async |app| {
     assert_eq!(outcome(&end(app, again).await), ("succeeded", ""));
 });
 
+story!(a_trace_tells_of_a_credential_that_was_configured_as_a_header, async |app| {
+    let registry = private(Auth::Password("ci:s3cret")).await;
+    let basic = "Basic Y2k6czNjcmV0";
+    let settings = json!({"headers": {"Authorization": [basic]}});
+    app.put(of(&registry.host())).json(settings).await.expect(201);
+    let pulled = pull(app, &registry, json!({"trace": true})).await;
+    assert_eq!(outcome(&pulled), ("succeeded", ""));
+    let place = format!("{PULLS}/{}/trace", pulled["id"].as_str().expect("an id"));
+    let trace = app.get(place).await.expect(200).json();
+    let items = trace["items"].as_array().expect("a list");
+    assert!(items.iter().any(|line| line["authorization"] == "Basic" && line["status"] == 200), "{trace}");
+    assert!(!trace.to_string().contains("Y2k6"), "{trace}");
+});
+
 story!(a_trace_tells_each_request_and_no_secret, async |app| {
     let registry = private(Auth::Token { realm: None, expires_in: 300 }).await;
     registry.hand_tokens_to(TokenFor::Password("ci:s3cret"));

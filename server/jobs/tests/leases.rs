@@ -7,6 +7,22 @@ use crate::store::list::{ListQuery, ListRequest};
 use crate::store::{Expiry, NewLease, lists};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_that_fails_leaves_a_lease_for_what_came_and_none_for_nothing() {
+    let (registry, directory) = (FixtureRegistry::start().await, directory());
+    registry.push_image("app", Some("v1"), "linux/amd64", &[&layer(8, 50_000)]);
+    registry.fail(&sha256(&layer(8, 50_000)), Fault::Status(404, vec![]), usize::MAX);
+    let server = Server::start(directory.path()).await;
+    for (tag, is_held) in [("v1", true), ("v2", false)] {
+        let pull = server.pull(ask(format!("{}/app:{tag}", registry.host()))).await;
+        assert_eq!(pull.error.map(|error| error.code), Some(JobErrorCode::UpstreamNotFound), "{tag}");
+        assert_eq!(pull.lease_id.is_some(), is_held, "{tag}");
+        let lease = format!("pull-{}", pull.id.trim_start_matches("pull_"));
+        assert_eq!(server.store.find_lease("default", &lease).await.is_ok(), is_held, "{tag}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_namespace_borrows_what_it_may_and_a_kept_image_has_a_lease() {
     let (registry, directory) = (FixtureRegistry::start().await, directory());
     let big = layer(9, 50_000);
