@@ -22,6 +22,18 @@ pub struct Pull {
     pub progress: Progress,
     #[serde(default)]
     pub blobs: Vec<Blob>,
+    /// What the server has kept of what was said, the newest last.
+    #[serde(default)]
+    pub log: Vec<Said>,
+}
+
+/// A line of a pull's log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Said {
+    pub at: String,
+    pub level: String,
+    pub message: String,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -180,7 +192,7 @@ pub enum Change {
     Nothing,
     Blob(usize),
     Phase,
-    Log { level: String, message: String },
+    Log(Said),
     End,
 }
 
@@ -198,7 +210,7 @@ impl Pull {
             }
             "blob" => serde_json::from_value(payload).map_or(Change::Nothing, |blob| self.put_blob(blob)),
             "phase" => self.move_on(&payload),
-            "log" => Change::Log { level: text(&payload, "level"), message: text(&payload, "message") },
+            "log" => serde_json::from_value(payload).map_or(Change::Nothing, Change::Log),
             "end" => self.finish(&payload),
             // `reset` announces a snapshot; anything else is of a newer server.
             _ => Change::Nothing,
@@ -243,10 +255,6 @@ impl Pull {
 
 fn state(payload: &Value) -> Option<State> {
     serde_json::from_value(payload.get("state")?.clone()).ok()
-}
-
-fn text(payload: &Value, name: &str) -> String {
-    payload.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::list::{Listing, Pages, What, list};
 use super::picture::Pull;
 use super::progress::{blob_change, phase_change, total_line};
 use super::pull::{Watching, cancel, fetch, rejoin};
+use super::screen::log_line;
 use super::secret::read_secret;
 use super::text::{escape, human_bytes, table};
 
@@ -173,9 +174,15 @@ fn details(job: &Value) -> String {
     let pull: Pull = serde_json::from_value(job.clone()).unwrap_or_default();
     let mut lines = vec![phase_change(&pull)];
     lines.extend(pull.blobs.iter().map(blob_change));
+    lines.extend(pull.log.iter().map(|said| format!("{} {}", clock_time(&said.at), log_line(said))));
     lines.extend(pull.error.as_ref().map(|error| format!("error: {}", escape(&error.detail))));
     lines.push(total_line(&pull));
     lines.join("\n")
+}
+
+/// `hh:mm:ss` of a time of the API's.
+fn clock_time(at: &str) -> String {
+    at.split_once('T').and_then(|(_, time)| time.get(..8)).map(escape).unwrap_or_default()
 }
 
 /// A line for each request, and one below it for what kept it from an answer: that may be long.
@@ -218,6 +225,15 @@ mod tests {
         for whole_or_none in ["pull_01kakb2v3w4x5y6z7a8b9c0d1e", "pull_01", "nightly.", "a\"||id", ""] {
             assert_eq!(filter(whole_or_none), None, "{whole_or_none}");
         }
+    }
+
+    #[test]
+    fn what_was_said_of_a_pull_is_told_later_as_well() {
+        let log =
+            json!([{"at": "2026-11-21T10:00:07.000000Z", "level": "warn", "message": "r.io: gone\u{1b}"}]);
+        let told = details(&json!({"ref": "r.io/app:1", "state": "failed", "log": log}));
+        assert!(told.contains("\n10:00:07 warn: r.io: gone"), "{told}");
+        assert!(!told.contains('\u{1b}'), "{told}");
     }
 
     #[test]

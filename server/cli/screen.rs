@@ -7,7 +7,7 @@ use clap::ValueEnum;
 
 use super::context::{is_dumb, say, terminal_size};
 use super::follow::Step;
-use super::picture::{BlobState, Change, Event, Pull};
+use super::picture::{BlobState, Change, Event, Pull, Said};
 use super::progress::{blob_change, lines, phase_change, total_line};
 use super::text::{escape, to_json};
 
@@ -30,6 +30,8 @@ pub struct Screen {
     form: Progress,
     /// Lines of the picture that stands on the terminal now.
     drawn: usize,
+    /// When the last line of the log was said that is shown: a picture that comes again repeats none.
+    told_until: String,
 }
 
 impl Screen {
@@ -43,7 +45,7 @@ impl Screen {
             Progress::Auto => Progress::Bar,
             Progress::Bar | Progress::Plain | Progress::Json | Progress::None => asked,
         };
-        Screen { form, drawn: 0 }
+        Screen { form, drawn: 0, told_until: String::new() }
     }
 
     /// Takes what came into the picture, and shows it.
@@ -51,6 +53,10 @@ impl Screen {
         match step {
             Step::Event(event) => {
                 let change = pull.apply(&event);
+                if event.name == "snapshot" {
+                    let pull = &*pull;
+                    pull.log.iter().for_each(|said| self.tell(said, pull));
+                }
                 self.show_change(pull, &event, change);
             }
             Step::Lost(why) => self.note(&format!("connection lost ({}), trying again", escape(&why)), pull),
@@ -63,17 +69,25 @@ impl Screen {
             Progress::Json => say(&to_json(&event.value)),
             Progress::None | Progress::Auto => {}
             Progress::Bar => match change {
-                Change::Log { level, message } => self.note(&log_line(&level, &message), pull),
+                Change::Log(said) => self.tell(&said, pull),
                 Change::Nothing | Change::Blob(_) | Change::Phase | Change::End => self.draw(pull),
             },
             Progress::Plain => match change {
-                Change::Log { level, message } => say(&log_line(&level, &message)),
+                Change::Log(said) => self.tell(&said, pull),
                 Change::Blob(at) if pull.blobs[at].state != BlobState::Waiting => {
                     say(&blob_change(&pull.blobs[at]))
                 }
                 Change::Phase | Change::End => say(&phase_change(pull)),
                 Change::Nothing | Change::Blob(_) => {}
             },
+        }
+    }
+
+    /// Says a line of the log, unless it was said.
+    fn tell(&mut self, said: &Said, pull: &Pull) {
+        if said.at > self.told_until {
+            self.told_until.clone_from(&said.at);
+            self.note(&log_line(said), pull);
         }
     }
 
@@ -125,6 +139,6 @@ impl Screen {
     }
 }
 
-fn log_line(level: &str, message: &str) -> String {
-    format!("{}: {}", escape(level), escape(message))
+pub fn log_line(said: &Said) -> String {
+    format!("{}: {}", escape(&said.level), escape(&said.message))
 }
