@@ -559,7 +559,7 @@ story!(a_foreign_layer_is_what_its_digest_says_or_nothing, async |app| {
     registry.push_blob(&config);
     let other = registry.push_file("/files/other", b"for.ign");
     let with_secret = other.replace("http://", "http://user:secret@");
-    let address = "the address 169.254.169.254 may not be contacted";
+    let address = "the address 169.254.169.254 is never contacted";
     for (tag, url, code, words) in [
         ("other", other.as_str(), "upstream-mismatch", "digest"),
         ("nowhere", "http://127.0.0.1:1/x?sig=secret", "upstream-unreachable", "no connection"),

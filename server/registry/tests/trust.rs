@@ -7,7 +7,7 @@ use super::super::failure::no_connection;
 use super::*;
 
 /// What is said of the address that most clouds have for it.
-const METADATA: &str = "the address 169.254.169.254 may not be contacted";
+const METADATA: &str = "the address 169.254.169.254 is never contacted";
 
 #[tokio::test]
 async fn redirects_are_followed_to_where_they_may_lead() {
@@ -32,12 +32,8 @@ async fn redirects_are_followed_to_where_they_may_lead() {
         ("https://169.254.169.254/latest/meta-data?x=s3cret", UpstreamKind::Forbidden, address),
         ("https://2852039166/", UpstreamKind::Forbidden, address),
         ("https://0251.0376.0251.0376/", UpstreamKind::Forbidden, address),
-        (
-            "https://[::ffff:169.254.169.254]/",
-            UpstreamKind::Forbidden,
-            "169.254.169.254 may not be contacted",
-        ),
-        ("https://[fd00:ec2::254]/", UpstreamKind::Forbidden, "fd00:ec2::254 may not be contacted"),
+        ("https://[::ffff:169.254.169.254]/", UpstreamKind::Forbidden, "169.254.169.254 is never contacted"),
+        ("https://[fd00:ec2::254]/", UpstreamKind::Forbidden, "fd00:ec2::254 is never contacted"),
         // A control character is left out of a URL before it is judged.
         ("htt\tps://169.254.\t169.254/", UpstreamKind::Forbidden, address),
         ("http://10.0.0.1/", UpstreamKind::Forbidden, plain),
@@ -167,7 +163,7 @@ async fn a_token_realm_is_a_strangers_word_and_judged_as_one() {
     for (realm, kind, words) in [
         ("https://169.254.169.254/token", UpstreamKind::Forbidden, METADATA),
         ("https://0xa9fea9fe/token", UpstreamKind::Forbidden, METADATA),
-        ("https://[fe80::1]/token", UpstreamKind::Forbidden, "fe80::1 may not be contacted"),
+        ("https://[fe80::1]/token", UpstreamKind::Forbidden, "fe80::1 is never contacted"),
         ("http://example.com/token", UpstreamKind::Forbidden, "plain HTTP is used on loopback only"),
         ("http://user:s3cret@127.0.0.1/token", UpstreamKind::BadAnswer, "not the URL of a host"),
         ("not a url", UpstreamKind::BadAnswer, "not a URL"),
