@@ -83,7 +83,7 @@ function tellQuarters({ bytes_total: total, bytes_total_final: known, bytes_done
 const LINES = 200;
 const log = document.getElementById("log");
 // The newest line of the server's own that is shown, so that a picture that comes again repeats none.
-let toldUntil = "";
+let toldUntil = log.lastElementChild?.firstElementChild.dateTime ?? "";
 
 function addLine(level, at, message) {
   const line = document.createElement("li");

@@ -22,7 +22,9 @@ use crate::http::error::ApiError;
 use crate::http::extract::Path;
 use crate::http::problems;
 use crate::id::PullId;
-use crate::jobs::{BlobState, ForeignLayers, JobError, JobErrorCode, JobState, Pull, Selection};
+use crate::jobs::{
+    BlobState, ForeignLayers, JobError, JobErrorCode, JobState, LogLevel, Pull, PullLog, Selection,
+};
 use crate::store::{Caller, DEFAULT_NAMESPACE, Lease, Scope};
 
 /// So many blobs are listed, and every one that failed: more than an image has, and a page that a browser can bear.
@@ -53,8 +55,16 @@ struct PullPage {
     rows: Vec<BlobView>,
     /// Blobs that the page has no room for.
     more_blobs: usize,
+    log: Vec<LogView>,
     request: RequestView,
     shell_lines: ShellLines,
+}
+
+/// A line of what was said of the pull.
+struct LogView {
+    at: Moment,
+    is_warning: bool,
+    message: String,
 }
 
 /// What the top card says.
@@ -159,6 +169,7 @@ impl PullPage {
             ending: Ending::new(pull, lease),
             more_blobs: pull.blobs.len() - rows.len(),
             rows,
+            log: pull.log.iter().map(|line| LogView::new(line, now)).collect(),
             request: RequestView {
                 selection: selection_in_words(&pull.selection),
                 at_once: pull.max_concurrency,
@@ -176,6 +187,13 @@ impl PullPage {
     /// Whether it can still be stopped.
     fn can_cancel(&self) -> bool {
         self.writes && matches!(self.pull.state, "queued" | "running")
+    }
+}
+
+impl LogView {
+    fn new(line: &PullLog, now: Time) -> LogView {
+        let is_warning = line.level == LogLevel::Warn;
+        LogView { at: Moment::new(line.at, now), is_warning, message: line.message.clone() }
     }
 }
 

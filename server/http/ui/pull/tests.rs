@@ -261,6 +261,7 @@ async fn hostile_text_of_a_registry_stays_text() {
     bad.error = Some(error.clone());
     bad.blobs[0].media_type = HOSTILE.to_owned();
     bad.blobs[4].error = Some(error);
+    bad.log = vec![PullLog { at: before(3), level: LogLevel::Warn, message: HOSTILE.to_owned() }];
     let mut page = page_of(&bad);
     page.shell.login = Some(Login { name: HOSTILE.to_owned(), csrf: HOSTILE.to_owned() });
     page.shell_lines = ShellLines::new(&bad, HOSTILE, false);
@@ -282,6 +283,20 @@ async fn nothing_on_the_page_needs_what_the_content_policy_forbids() {
         assert!(!text.contains(" onclick") && !text.contains("src=\"http") && !text.contains("href=\"http"));
         assert_eq!(text.matches("<script").count(), 1, "the module, and nothing inline");
     }
+}
+
+#[tokio::test]
+async fn what_was_said_stands_on_the_page_from_the_beginning() {
+    let empty = html(&page_of(&failed())).await;
+    assert!(empty.contains(r#"aria-live="off" hidden></ol>"#), "{empty}");
+    let mut pull = failed();
+    for (level, message) in [(LogLevel::Info, "it waits"), (LogLevel::Warn, "r.io: gone")] {
+        pull.log.push(PullLog { at: before(3), level, message: message.to_owned() });
+    }
+    let text = html(&page_of(&pull)).await;
+    assert!(text.contains("</time> it waits</li><li data-level=\"warn\">"), "{text}");
+    assert!(text.contains("</time> warning: r.io: gone</li></ol>"), "{text}");
+    assert!(text.contains(r#"id="no-log" hidden"#));
 }
 
 #[tokio::test]
