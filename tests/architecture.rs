@@ -25,7 +25,7 @@ const IMPORTS: [(&str, &str); 14] = [
 ];
 
 /// A dependency, and the places that may speak of it.
-const DOORS: [(&str, &str); 18] = [
+const DOORS: [(&str, &str); 20] = [
     ("axum::", "http/"),
     ("askama", "http/ui/"),
     ("sqlx::", "db/"),
@@ -33,6 +33,8 @@ const DOORS: [(&str, &str); 18] = [
     ("tokio_tar", "unpack/"),
     ("async_compression", "unpack/"),
     ("flate2", "unpack/"),
+    ("tar_core", "unpack/"),
+    ("zstd::", "unpack/"),
     ("tokio::spawn(", "shutdown.rs"),
     ("task::spawn(", "shutdown.rs"),
     ("std::fs", "disk/ unpack/ cli/ config.rs config/ registry/hosts.rs"),

@@ -7,6 +7,7 @@
 #[macro_use]
 mod keys;
 
+pub mod chain;
 pub mod config;
 pub mod descriptor;
 pub mod digest;
@@ -19,7 +20,9 @@ pub mod reference;
 mod rules;
 pub mod schema1;
 pub mod tar;
+pub mod tree;
 
+pub use chain::chain_ids;
 pub use config::ImageConfig;
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest};
