@@ -227,6 +227,12 @@ limits! {
         "Pulls that are only planned, at once; each holds documents in memory. Beyond it 429.";
     PLAN_TIME "plan_time": Duration = 60, "seconds",
         "How long a plan may take, tries and waits included: its client waits for it.";
+    UNPACKS "unpacks": usize = 2, "layers",
+        "Layers that are unpacked at once, each by two threads: more would only wait for each other's disk.";
+    LAYER_ENTRIES "layer_entries": usize = 500_000, "entries",
+        "Entries of one layer, which are held in memory while it is unpacked: layers of language packages have 200,000.";
+    SPARSE_FILE_BYTES "sparse_file_bytes": u64 = 8 * TIB, "bytes",
+        "A file of a layer with its holes: file systems have none beyond 16 TiB.";
     UNPACKED_BYTES "unpacked_bytes": u64 = 16 << 30, "bytes",
         "One layer without its compression.";
     UNPACK_RATIO "unpack_ratio": u64 = 1_000, "to one",

@@ -39,6 +39,12 @@ impl Compression {
             (b"BZh", Compression::Foreign("bzip2")),
             (b"\xfd7zXZ\0", Compression::Foreign("xz")),
         ];
+        // A frame of zstd that holds nothing may come before the others (RFC 8878, section 3.1.2).
+        if let [low, 0x2a, 0x4d, 0x18, ..] = prefix
+            && low & 0xf0 == 0x50
+        {
+            return Compression::Zstd;
+        }
         MAGIC
             .iter()
             .find(|(magic, _)| prefix.starts_with(magic))

@@ -1,29 +1,31 @@
-//! A layer without its compression: how its bytes are told apart, and what they are together.
+//! A layer without its compression: its tar in pieces, and what they are together.
 
-use std::io::{self, Read};
-use std::pin::Pin;
+use std::io::{self, BufRead, BufReader, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 
-use futures_util::FutureExt;
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use flate2::bufread::GzDecoder;
 
-use super::compression::{Compression, Reader, decoded, read_prefix};
+use super::compression::{Compression, PREFIX};
 use super::watch::invalid;
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::oci::{Algorithm, Digest, Hasher};
 
-/// Read at once: larger than a page, small beside what a worker has in hand.
-const CHUNK_BYTES: usize = 128 * 1024;
+/// Read at once from a layer.
+const READ_BYTES: usize = 256 << 10;
+/// Handed on at once: a piece costs a turn of two threads.
+const PIECE_BYTES: usize = 512 << 10;
+/// Pieces between the two threads: enough that neither waits for the other's every file.
+const PIECES: usize = 4;
 
 /// What a layer is without its compression.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Measured {
     /// By its first bytes: what its media type says is not always so.
     pub compression: Compression,
-    /// The digest of the tar.
+    /// The digest of the tar, what stands behind its end included.
     pub diff_id: Digest,
     pub size_bytes: u64,
     /// Whether there is nothing but zeros in it, as in an archive without entries.
@@ -33,36 +35,196 @@ pub struct Measured {
 /// Reads a layer to its end. Blocks.
 ///
 /// # Errors
-/// `ValidationFailed` for bytes that are compressed and damaged, or in a way that is not read; `TooLarge` past
-/// [`limits::UNPACKED_BYTES`], and for what grows by more than [`limits::UNPACK_RATIO`]; `Internal` with the reader's own
-/// error.
-pub fn measure(layer: impl Read + Send + Unpin + 'static) -> Result<Measured> {
-    let source = Arc::new(Source::default());
-    let mut layer: Reader = Box::new(Blocking { inner: layer, source: source.clone() });
-    let prefix = at_once(read_prefix(&mut layer))?.map_err(|error| source.explain(error))?;
-    let compression = Compression::of(&prefix);
-    compression.layer_type()?;
-    let Some(mut tar) = decoded(prefix, layer, compression) else {
-        return Err(Error::internal("a compression that layers may have is not read"));
-    };
-    let (mut hasher, mut size_bytes, mut all_zero) = (Hasher::new(Algorithm::Sha256), 0u64, true);
-    let mut chunk = vec![0; CHUNK_BYTES];
-    loop {
-        let read = match at_once(tar.read(&mut chunk))?.map_err(|error| source.explain(error))? {
-            0 => break,
-            read => &chunk[..read],
-        };
-        size_bytes += read.len() as u64;
-        check_growth(source.read_bytes.load(Ordering::Relaxed), size_bytes)?;
-        all_zero = all_zero && read.iter().all(|byte| *byte == 0);
-        hasher.update(read);
-    }
-    Ok(Measured { compression, diff_id: hasher.digest(), size_bytes, all_zero })
+/// As [`read_layer`].
+pub fn measure(layer: impl Read + Send) -> Result<Measured> {
+    read_layer(layer, |_| Ok(())).map(|((), measured)| measured)
 }
 
-/// What a reader that blocks gives. It never waits, nor do decoders over it.
-fn at_once<T>(reading: impl Future<Output = T>) -> Result<T> {
-    reading.now_or_never().ok_or_else(|| Error::internal("a reader that blocks wants to be asked again"))
+/// Hands a layer's tar to `work` in pieces, while another thread unpacks and hashes what comes next. What `work` leaves is
+/// read as well: a layer is what it is to its last byte. Blocks.
+///
+/// # Errors
+/// `ValidationFailed` for bytes that are compressed and damaged, or in a way that is not read; `TooLarge` past
+/// [`limits::UNPACKED_BYTES`], and for what grows by more than [`limits::UNPACK_RATIO`]; `Internal` with the reader's own
+/// error; those of `work`.
+pub fn read_layer<T>(
+    layer: impl Read + Send,
+    work: impl FnOnce(&mut Pieces) -> Result<T>,
+) -> Result<(T, Measured)> {
+    let (full, filled) = sync_channel(PIECES);
+    let (give_back, empty) = channel();
+    std::thread::scope(|scope| {
+        let unpacking = scope.spawn(move || unpack(layer, &full, &empty));
+        let mut pieces = Pieces { filled, give_back };
+        let worked = work(&mut pieces).and_then(|worked| {
+            while pieces.next(Vec::new())?.is_some() {}
+            Ok(worked)
+        });
+        // Without a receiver the other thread ends.
+        drop(pieces);
+        let unpacked = unpacking.join().map_err(|_| Error::internal("unpack a layer"))?;
+        let worked = worked?;
+        match unpacked? {
+            Some(measured) => Ok((worked, measured)),
+            None => Err(Error::internal("unpack a layer to its end")),
+        }
+    })
+}
+
+/// The pieces of a tar, in order.
+pub struct Pieces {
+    filled: Receiver<Result<Vec<u8>>>,
+    give_back: Sender<Vec<u8>>,
+}
+
+impl Pieces {
+    /// The next piece for one that is done with; `None` at the end.
+    ///
+    /// # Errors
+    /// As [`read_layer`].
+    pub fn next(&mut self, done: Vec<u8>) -> Result<Option<Vec<u8>>> {
+        if done.capacity() >= PIECE_BYTES {
+            // Nobody fills it again at the end.
+            let _ = self.give_back.send(done);
+        }
+        self.filled.recv().ok().transpose()
+    }
+}
+
+/// The other thread. `None` when nobody wants the rest.
+fn unpack(
+    layer: impl Read,
+    full: &SyncSender<Result<Vec<u8>>>,
+    empty: &Receiver<Vec<u8>>,
+) -> Result<Option<Measured>> {
+    let mut unpacking = match Unpacking::open(layer) {
+        Ok(unpacking) => unpacking,
+        Err(error) => {
+            let _ = full.send(Err(error));
+            return Ok(None);
+        }
+    };
+    loop {
+        let mut piece = empty.try_recv().unwrap_or_default();
+        match unpacking.fill(&mut piece) {
+            Ok(()) if piece.is_empty() => return Ok(Some(unpacking.measured())),
+            Ok(()) => {
+                if full.send(Ok(piece)).is_err() {
+                    return Ok(None);
+                }
+            }
+            Err(error) => {
+                let _ = full.send(Err(error));
+                return Ok(None);
+            }
+        }
+    }
+}
+
+struct Unpacking<'l> {
+    tar: Box<dyn Read + 'l>,
+    source: Arc<Source>,
+    compression: Compression,
+    hasher: Hasher,
+    size_bytes: u64,
+    all_zero: bool,
+}
+
+impl<'l> Unpacking<'l> {
+    fn open(layer: impl Read + 'l) -> Result<Unpacking<'l>> {
+        let source = Arc::new(Source::default());
+        let mut layer = Counted { inner: layer, source: source.clone() };
+        let mut prefix = Vec::with_capacity(PREFIX);
+        let read = (&mut layer).take(PREFIX as u64).read_to_end(&mut prefix);
+        read.map_err(|error| source.explain(&error))?;
+        let compression = Compression::of(&prefix);
+        compression.layer_type()?;
+        let packed = BufReader::with_capacity(READ_BYTES, io::Cursor::new(prefix).chain(layer));
+        let tar: Box<dyn Read + 'l> = match compression {
+            Compression::None => Box::new(packed),
+            Compression::Gzip => Box::new(Members { decoder: Some(GzDecoder::new(packed)) }),
+            Compression::Zstd => {
+                let opened = zstd::stream::read::Decoder::with_buffer(packed);
+                let mut decoder = opened.map_err(|error| source.explain(&error))?;
+                let window = decoder.window_log_max(limits::ARCHIVE_WINDOW.ilog2());
+                window.map_err(|error| source.explain(&error))?;
+                Box::new(decoder)
+            }
+            Compression::Foreign(_) => {
+                return Err(Error::internal("a compression that layers may have is not read"));
+            }
+        };
+        let hasher = Hasher::new(Algorithm::Sha256);
+        Ok(Unpacking { tar, source, compression, hasher, size_bytes: 0, all_zero: true })
+    }
+
+    /// Fills a piece; an empty one is the end.
+    fn fill(&mut self, piece: &mut Vec<u8>) -> Result<()> {
+        piece.resize(PIECE_BYTES, 0);
+        let mut filled = 0;
+        while filled < PIECE_BYTES {
+            match self.tar.read(&mut piece[filled..]) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.source.explain(&error)),
+            }
+            check_growth(self.source.read_bytes.load(Ordering::Relaxed), self.size_bytes + filled as u64)?;
+        }
+        piece.truncate(filled);
+        self.size_bytes += filled as u64;
+        self.all_zero = self.all_zero && piece.iter().all(|byte| *byte == 0);
+        self.hasher.update(piece);
+        Ok(())
+    }
+
+    fn measured(self) -> Measured {
+        Measured {
+            compression: self.compression,
+            diff_id: self.hasher.digest(),
+            size_bytes: self.size_bytes,
+            all_zero: self.all_zero,
+        }
+    }
+}
+
+/// Gzip as layers have it: members one after the other (RFC 1952, section 2.2), and zeros behind the last, where a tape
+/// ended.
+struct Members<R> {
+    /// `None` only while one decoder becomes the next.
+    decoder: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let Some(decoder) = &mut self.decoder else { return Ok(0) };
+            let read = decoder.read(buffer)?;
+            if read > 0 || buffer.is_empty() {
+                return Ok(read);
+            }
+            let Some(mut packed) = self.decoder.take().map(GzDecoder::into_inner) else { return Ok(0) };
+            match packed.fill_buf()?.first() {
+                None => return Ok(0),
+                Some(0) => return skip_zeros(&mut packed).map(|()| 0),
+                Some(_) => self.decoder = Some(GzDecoder::new(packed)),
+            }
+        }
+    }
+}
+
+fn skip_zeros(packed: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let rest = packed.fill_buf()?;
+        if rest.is_empty() {
+            return Ok(());
+        }
+        if rest.iter().any(|byte| *byte != 0) {
+            return Err(io::Error::other("something stands behind the end"));
+        }
+        let length = rest.len();
+        packed.consume(length);
+    }
 }
 
 /// What is known of the reader behind a decoder.
@@ -79,7 +241,7 @@ impl Source {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn explain(&self, _of_the_decoder: io::Error) -> Error {
+    fn explain(&self, _of_the_decoder: &io::Error) -> Error {
         match self.failure().take() {
             Some(own) => Error::Internal { doing: "read a layer".into(), source: Some(own.into()) },
             None => invalid("a layer is compressed, and its bytes are damaged or cut short".to_owned()),
@@ -87,35 +249,25 @@ impl Source {
     }
 }
 
-/// A reader that blocks, as the decoders take one.
-struct Blocking<R> {
+/// Counts what is read, and keeps a failure apart from the decoder's.
+struct Counted<R> {
     inner: R,
     source: Arc<Source>,
 }
 
-impl<R: Read + Unpin> AsyncRead for Blocking<R> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let read = loop {
-            match self.inner.read(buffer.initialize_unfilled()) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read,
-            }
-        };
-        Poll::Ready(match read {
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.inner.read(buffer) {
             Ok(read) => {
-                buffer.advance(read);
                 self.source.read_bytes.fetch_add(read as u64, Ordering::Relaxed);
-                Ok(())
+                Ok(read)
             }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
             Err(error) => {
                 *self.source.failure() = Some(error);
                 Err(io::Error::other("the layer cannot be read"))
             }
-        })
+        }
     }
 }
 
@@ -147,14 +299,12 @@ mod tests {
     }
 
     fn zstd(bytes: &[u8]) -> Vec<u8> {
-        use tokio::io::AsyncWriteExt;
-        let mut encoder = async_compression::tokio::write::ZstdEncoder::new(Vec::new());
-        let packing = async {
-            encoder.write_all(bytes).await?;
-            encoder.shutdown().await
-        };
-        at_once(packing).expect("memory never waits").expect("memory takes all bytes");
-        encoder.into_inner()
+        zstd::stream::encode_all(bytes, 3).expect("memory takes all bytes")
+    }
+
+    /// A frame that holds nothing of the tar (RFC 8878, section 3.1.2).
+    fn skippable(bytes: &[u8]) -> Vec<u8> {
+        [&[0x5a, 0x2a, 0x4d, 0x18], &(bytes.len() as u32).to_le_bytes()[..], bytes].concat()
     }
 
     fn of(layer: &[u8]) -> Result<Measured> {
@@ -174,6 +324,13 @@ mod tests {
             (zstd(&tar), Compression::Zstd),
             // Members one after the other are one file (RFC 1952, section 2.2).
             ([gzip(&tar[..9]), gzip(&tar[9..])].concat(), Compression::Gzip),
+            // A tape is written in blocks.
+            ([gzip(&tar), vec![0; 700_000]].concat(), Compression::Gzip),
+            (
+                [zstd(&tar[..9]), skippable(b"a table of contents"), zstd(&tar[9..])].concat(),
+                Compression::Zstd,
+            ),
+            ([skippable(b""), zstd(&tar)].concat(), Compression::Zstd),
         ] {
             let measured = of(&layer).expect("a whole layer");
             assert_eq!((measured.compression, measured.size_bytes), (compression, tar.len() as u64));
@@ -195,6 +352,9 @@ mod tests {
             cut(&whole, whole.len() / 2),
             cut(&whole, 1),
             wrong_sum,
+            [&whole[..], b"garbage"].concat(),
+            [&whole[..], &[0; 600], b"\x1f"].concat(),
+            [&packed[..], b"garbage"].concat(),
             cut(&packed, packed.len() / 2),
             b"\x28\xb5\x2f\xfdgarbage".to_vec(),
             b"\xfd7zXZ\0and more".to_vec(),
@@ -213,6 +373,21 @@ mod tests {
         assert!(refused(1, free + limits::UNPACK_RATIO + 1));
         assert!(!refused(limits::UNPACKED_BYTES, limits::UNPACKED_BYTES));
         assert!(refused(limits::UNPACKED_BYTES, limits::UNPACKED_BYTES + 1));
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_measured_as_well() {
+        let tar = b"a tar of sorts".repeat(200_000);
+        let whole = read_layer(io::Cursor::new(gzip(&tar)), |pieces| {
+            let first = pieces.next(Vec::new())?.unwrap_or_default();
+            Ok(first == tar[..PIECE_BYTES])
+        });
+        let (is_first, measured) = whole.expect("a whole layer");
+        assert!(is_first);
+        assert_eq!((measured.size_bytes, measured.diff_id), (tar.len() as u64, digest(&tar)));
+        let refused =
+            read_layer(io::Cursor::new(gzip(&tar)), |_| -> Result<()> { Err(Error::internal("no")) });
+        assert!(refused.is_err(), "what the work says is what is said");
     }
 
     #[test]

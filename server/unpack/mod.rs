@@ -6,8 +6,13 @@
 mod archive;
 mod compression;
 pub mod decompress;
+mod directory;
 mod path;
+mod settle;
+mod tar;
 mod watch;
 
 pub use archive::{Archive, Entry, EntryKind};
 pub use compression::Compression;
+pub use directory::{Devices, Form, Owners, Unpacked, read_tree, unpack_into};
+pub use settle::{settle, settle_lowest};
