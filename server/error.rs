@@ -93,6 +93,11 @@ pub enum Conflict {
         digest: String,
         holders: Vec<Holder>,
     },
+    /// Other snapshots stand on this one; the keys of the first of them.
+    HasChildren {
+        key: String,
+        children: Vec<String>,
+    },
     /// The namespace, lease or other container still has something inside.
     NotEmpty {
         what: &'static str,
@@ -266,6 +271,9 @@ impl fmt::Display for Conflict {
             }
             Conflict::ContentInUse { digest, holders } => {
                 write!(f, "{digest} is kept by {} other(s)", holders.len())
+            }
+            Conflict::HasChildren { key, children } => {
+                write!(f, "{} other snapshot(s) stand on `{key}`", children.len())
             }
             Conflict::NotEmpty { what, id, .. } => write!(f, "{what} `{id}` is not empty"),
             Conflict::Incomplete { count, .. } => {

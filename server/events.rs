@@ -62,4 +62,8 @@ topics! {
     PullUpdate "/pulls/update";
     PullFinish "/pulls/finish";
     PullDelete "/pulls/delete";
+    SnapshotPrepare "/snapshot/prepare";
+    SnapshotCommit "/snapshot/commit";
+    SnapshotUpdate "/snapshot/update";
+    SnapshotRemove "/snapshot/remove";
 }

@@ -83,8 +83,10 @@ ids! {
     IngestId |text| is_made("ing", text), "an ingest's id is `ing_` and 26 characters";
     PullId |text| is_made("pull", text), "a pull's id is `pull_` and 26 characters";
     TokenId |text| is_made("tok", text), "a token's id is `tok_` and 26 characters";
-    /// The one kind of id that clients may choose.
+    /// Clients may choose it.
     LeaseId is_chosen, "a lease's id is 1 to 255 letters, digits or any of `._:@+-`";
+    /// Clients choose it; of an unpacked layer it is the chain ID.
+    SnapshotKey is_chosen, "a snapshot's key is 1 to 255 letters, digits or any of `._:@+-`";
 }
 
 /// Whether [`new_id`] could have made it.

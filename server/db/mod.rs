@@ -21,6 +21,7 @@ pub mod meta;
 pub mod namespaces;
 pub mod pulls;
 pub mod registries;
+pub mod snapshots;
 pub mod tokens;
 
 pub use conn::Conn;

@@ -74,14 +74,18 @@ pub async fn delete_namespace(tx: &mut Tx, name: &str) -> Result<bool> {
     Ok(execute!(tx, SQL, name)? == 1)
 }
 
-/// How much is inside: images, content, ingests, unexpired leases, unfinished pulls.
-pub async fn count_inside(conn: &mut Conn, name: &str, now: i64) -> Result<(i64, i64, i64, i64, i64)> {
+/// Counts, in the order of [`count_inside`].
+type Inside = (i64, i64, i64, i64, i64, i64);
+
+/// How much is inside: images, content, ingests, unexpired leases, unfinished pulls, snapshots.
+pub async fn count_inside(conn: &mut Conn, name: &str, now: i64) -> Result<Inside> {
     const SQL: &str = "SELECT
         (SELECT COUNT(*) FROM images WHERE namespace = $1),
         (SELECT COUNT(*) FROM content WHERE namespace = $1),
         (SELECT COUNT(*) FROM ingests WHERE namespace = $1),
         (SELECT COUNT(*) FROM leases WHERE namespace = $1 AND kind <> 'grace'
             AND (expires_at IS NULL OR expires_at > $2)),
-        (SELECT COUNT(*) FROM pulls WHERE namespace = $1 AND finished_at IS NULL)";
-    fetch_one!((i64, i64, i64, i64, i64), conn, SQL, name, now)
+        (SELECT COUNT(*) FROM pulls WHERE namespace = $1 AND finished_at IS NULL),
+        (SELECT COUNT(*) FROM snapshots WHERE namespace = $1)";
+    fetch_one!(Inside, conn, SQL, name, now)
 }

@@ -18,6 +18,20 @@ pub struct BlobFile {
 }
 
 impl BlobFile {
+    /// Any file, open to be read.
+    ///
+    /// # Errors
+    /// `Internal` when its size cannot be told.
+    pub fn of(file: File) -> Result<BlobFile> {
+        let size = file.metadata().doing("look at a file")?.len();
+        Ok(BlobFile { file, size })
+    }
+
+    /// Its bytes, from the first on.
+    pub fn into_reader(self) -> impl io::Read {
+        self.file
+    }
+
     /// Bytes in the file, as it was when opened.
     pub fn size(&self) -> u64 {
         self.size

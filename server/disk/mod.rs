@@ -12,12 +12,16 @@ mod flush;
 mod ingest;
 mod layout;
 mod secret_key;
+mod snapshots;
+mod walk;
 
 pub use blobs::BlobFile;
 pub use flush::Flush;
 pub use ingest::{IngestFile, Staged};
 pub use layout::{IndexEntry, boot_id};
 pub use secret_key::SECRET_KEY_BYTES;
+pub use snapshots::overlay_parameter;
+pub use walk::read_tree;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -58,7 +62,7 @@ impl Disk {
         close_to_others(&root)?;
         let lock = take_lock(&root)?;
         let instance = check_format(&root)?;
-        for name in ["ingests", "quarantine", "blobs"] {
+        for name in ["ingests", "quarantine", "snapshots", "blobs"] {
             make_private_dir(&root.join(name))?;
         }
         let mut blobs = Vec::new();

@@ -26,7 +26,7 @@ use super::guard::secure;
 use super::range::{ByteRange, Wanted, judge};
 use crate::error::{Error, Result as StoreResult};
 use crate::oci::{Algorithm, Digest};
-use crate::store::{Archive, Blob, Piece, Store};
+use crate::store::{Archive, Blob, Piece, Store, ViewFile};
 
 /// Bytes read at once: large enough that reading costs nothing beside copying, small enough to stay in the cache.
 const CHUNK: u64 = 256 << 10;
@@ -71,18 +71,45 @@ pub fn respond_archive(
     method: &Method,
     request: &HeaderMap,
 ) -> Result<Response, ApiError> {
-    let mut headers = HeaderMap::with_capacity(24);
+    let mut headers = file_headers(&archive.tag);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
     let file = format!("attachment; filename=\"{}\"", archive.file_name);
     headers.insert(CONTENT_DISPOSITION, value(&file));
-    headers.insert(ETAG, value(&format!("\"{}\"", archive.tag)));
+    answer(&Source::Archive(store.clone(), Arc::new(archive)), headers, method, request)
+}
+
+/// The answer to a read of a file in a snapshot.
+///
+/// # Errors
+/// `RangeNotSatisfiable`; `PreconditionFailed`.
+pub fn respond_file(
+    file: ViewFile,
+    method: &Method,
+    request: &HeaderMap,
+    shown: Shown,
+) -> Result<Response, ApiError> {
+    let mut headers = file_headers(&file.tag);
+    if shown == Shown::Inline {
+        // Whatever it is, as text: nothing of it runs.
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.remove(CONTENT_DISPOSITION);
+    }
+    answer(&Source::File(Arc::new(file)), headers, method, request)
+}
+
+/// The headers of a file that changes with its name.
+fn file_headers(tag: &str) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(24);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
+    headers.insert(ETAG, value(&format!("\"{tag}\"")));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     // What a name stands for may change.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
     secure(&mut headers);
-    answer(&Source::Archive(store.clone(), Arc::new(archive)), headers, method, request)
+    headers
 }
 
 /// What the request wants of the source, below these headers; the tag among them is the source's own.
@@ -131,6 +158,7 @@ fn answer(
 /// What is read.
 enum Source {
     Blob(Arc<Blob>),
+    File(Arc<ViewFile>),
     Archive(Store, Arc<Archive>),
 }
 
@@ -138,6 +166,7 @@ impl Source {
     fn size(&self) -> u64 {
         match self {
             Source::Blob(blob) => blob.size,
+            Source::File(file) => file.file.size(),
             Source::Archive(_, archive) => archive.size,
         }
     }
@@ -157,7 +186,8 @@ impl Source {
     /// Puts one range at the end of a body.
     fn append(&self, range: ByteRange, body: &mut BlobBody) {
         match self {
-            Source::Blob(blob) => body.push(Part::Range(blob.clone(), range)),
+            Source::Blob(blob) => body.push(Part::Range(Opened::Blob(blob.clone()), range)),
+            Source::File(file) => body.push(Part::Range(Opened::File(file.clone()), range)),
             Source::Archive(store, archive) => {
                 for piece in archive.pieces(range.start, range.end) {
                     body.push(match piece {
@@ -234,9 +264,32 @@ fn multipart(source: &Source, ranges: &[ByteRange], headers: &mut HeaderMap) -> 
 
 enum Part {
     Text(Bytes),
-    Range(Arc<Blob>, ByteRange),
+    Range(Opened, ByteRange),
     /// Of a blob that is opened when its turn comes: an archive has more of them than may be open.
     Unopened(Box<(Store, Arc<Archive>, Digest)>, ByteRange),
+}
+
+/// What has bytes.
+#[derive(Clone)]
+enum Opened {
+    Blob(Arc<Blob>),
+    File(Arc<ViewFile>),
+}
+
+impl Opened {
+    fn file(&self) -> &crate::store::OpenFile {
+        match self {
+            Opened::Blob(blob) => &blob.file,
+            Opened::File(file) => &file.file,
+        }
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Opened::Blob(blob) => blob.digest.as_str(),
+            Opened::File(file) => &file.tag,
+        }
+    }
 }
 
 /// What a body waits for.
@@ -292,7 +345,7 @@ impl BlobBody {
         };
         match opening.as_mut().poll(context) {
             Poll::Ready(Ok(blob)) if range.end <= blob.size => {
-                self.part = Some(Part::Range(blob, range));
+                self.part = Some(Part::Range(Opened::Blob(blob), range));
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Ok(_)) => Poll::Ready(Err(io::Error::other("a blob has become shorter"))),
@@ -314,7 +367,7 @@ impl http_body::Body for BlobBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = &mut *self;
-        let (blob, range) = loop {
+        let (opened, range) = loop {
             match &mut this.part {
                 None => return Poll::Ready(None),
                 Some(Part::Text(text)) => {
@@ -325,12 +378,12 @@ impl http_body::Body for BlobBody {
                 }
                 Some(Part::Unopened(place, _)) => {
                     let digest = place.2.clone();
-                    ready!(this.poll_open(context)).inspect_err(|error| break_off(&digest, error))?;
+                    ready!(this.poll_open(context)).inspect_err(|error| break_off(digest.as_str(), error))?;
                 }
                 Some(Part::Range(_, range)) if range.start >= range.end => {
                     this.part = this.later.pop_front();
                 }
-                Some(Part::Range(blob, range)) => break (blob, *range),
+                Some(Part::Range(opened, range)) => break (opened, *range),
             }
         };
         let limit = usize::try_from(range.length().min(CHUNK)).expect("a chunk fits in memory");
@@ -340,12 +393,12 @@ impl http_body::Body for BlobBody {
                 this.waiting = None;
                 read.unwrap_or_else(|ended| Err(io::Error::other(ended)))
             }
-            Some(Waiting::Open(_)) | None => match blob.file.read_cached(range.start, limit) {
+            Some(Waiting::Open(_)) | None => match opened.file().read_cached(range.start, limit) {
                 Ok(Some(bytes)) => Ok(bytes),
                 Ok(None) => {
-                    let blob = blob.clone();
+                    let opened = opened.clone();
                     let mut waiting =
-                        tokio::task::spawn_blocking(move || blob.file.read_at(range.start, limit));
+                        tokio::task::spawn_blocking(move || opened.file().read_at(range.start, limit));
                     match Pin::new(&mut waiting).poll(context) {
                         Poll::Ready(read) => read.unwrap_or_else(|ended| Err(io::Error::other(ended))),
                         Poll::Pending => {
@@ -357,7 +410,7 @@ impl http_body::Body for BlobBody {
                 Err(error) => Err(error),
             },
         };
-        let bytes = read.inspect_err(|error| break_off(&blob.digest, error))?;
+        let bytes = read.inspect_err(|error| break_off(opened.name(), error))?;
         this.advance(bytes.len());
         Poll::Ready(Some(Ok(Frame::data(Bytes::from(bytes)))))
     }
@@ -372,6 +425,6 @@ impl http_body::Body for BlobBody {
 }
 
 /// The answer has begun: all that is left is to break it off, so that nobody takes a part for the whole.
-fn break_off(digest: &Digest, error: &io::Error) {
-    tracing::error!(blob.digest = %digest, "Reading a blob failed: {error}");
+fn break_off(name: &str, error: &io::Error) {
+    tracing::error!(blob.digest = %name, "Reading a blob failed: {error}");
 }

@@ -83,6 +83,9 @@ pub struct Extras {
     pub holders: Option<Vec<Holder>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inside: Option<Vec<String>>,
+    /// Keys of snapshots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub children: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_id: Option<i64>,
     /// Digests that are not stored here.
@@ -252,6 +255,7 @@ fn doc_of(error: &Error) -> &'static ProblemDoc {
             Conflict::SizeMismatch { .. } => kinds::SIZE_MISMATCH,
             Conflict::OffsetMismatch { .. } => kinds::OFFSET_MISMATCH,
             Conflict::ContentInUse { .. } => kinds::CONTENT_IN_USE,
+            Conflict::HasChildren { .. } => kinds::HAS_CHILDREN,
             Conflict::NotEmpty { .. } => kinds::NOT_EMPTY,
             Conflict::Incomplete { .. } => kinds::IMAGE_INCOMPLETE,
             Conflict::State { .. } => kinds::INVALID_STATE,
@@ -305,6 +309,9 @@ fn extras_of(error: &Error) -> Extras {
         }
         Error::Conflict(Conflict::ContentInUse { holders, .. }) => {
             Extras { holders: Some(holders.clone()), ..none }
+        }
+        Error::Conflict(Conflict::HasChildren { children, .. }) => {
+            Extras { children: Some(children.clone()), ..none }
         }
         Error::Conflict(Conflict::NotEmpty { inside, .. }) => Extras { inside: Some(inside.clone()), ..none },
         Error::Conflict(Conflict::Incomplete { missing, .. }) => {

@@ -47,6 +47,10 @@ impl Params {
         self.0.iter().map(|(name, _)| name.as_str())
     }
 
+    pub fn has(&self, name: &str) -> bool {
+        self.names().any(|known| known == name)
+    }
+
     /// A parameter that may be there once.
     ///
     /// # Errors

@@ -76,6 +76,9 @@ problems! {
     CONTENT_IN_USE "content-in-use" CONFLICT "Content in use",
         "Something still refers to the content or holds it by a lease.",
         "`holders` lists who; release them first, or use `?force=true`.";
+    HAS_CHILDREN "has-children" CONFLICT "Has children",
+        "Other snapshots stand on this one.",
+        "`children` lists the first of them; remove them first.";
     NOT_EMPTY "not-empty" CONFLICT "Not empty",
         "There is still something inside.",
         "`inside` lists what; remove it first.";

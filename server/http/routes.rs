@@ -9,7 +9,8 @@ use http::Method;
 
 use super::AppState;
 use super::api::{
-    content, data, events, images, ingests, leases, namespaces, pulls, registries, system, tokens,
+    content, data, events, files, images, ingests, leases, namespaces, pulls, registries, snapshots, system,
+    tokens,
 };
 use super::ui;
 
@@ -134,6 +135,20 @@ routes! {
     GET "/api/v1/pulls/{id}/events" Read ["namespace"] => pulls::events;
     POST "/api/v1/pulls/{id}/retry" Write ["namespace"] => pulls::retry;
     GET "/api/v1/pulls/{id}/trace" Read ["namespace"] => pulls::trace;
+
+    GET "/api/v1/snapshots" Read ["namespace" "kind" "parent" "sort" "filter" "label" "limit" "cursor"] => snapshots::list;
+    POST "/api/v1/snapshots" Write ["namespace"] => snapshots::prepare;
+    GET "/api/v1/snapshots/{key}" Read ["namespace"] => snapshots::show;
+    PATCH "/api/v1/snapshots/{key}" Write ["namespace"] => snapshots::update;
+    DELETE "/api/v1/snapshots/{key}" Write ["namespace"] => snapshots::remove;
+    POST "/api/v1/snapshots/{key}/commit" Write ["namespace"] => snapshots::commit;
+    GET "/api/v1/snapshots/{key}/mounts" Read ["namespace" "format"] => snapshots::mounts;
+    GET "/api/v1/snapshots/{key}/usage" Read ["namespace"] => snapshots::usage;
+    GET "/api/v1/snapshots/{key}/changes" Read ["namespace" "limit" "cursor"] => files::changes;
+    GET "/api/v1/snapshots/{key}/files" Read ["namespace" "path" "path_base64" "recursive" "limit" "cursor"] => files::list_of_snapshot;
+    GET "/api/v1/snapshots/{key}/files/data" Read ["namespace" "path" "path_base64" "inline"] => files::read_of_snapshot;
+    HEAD "/api/v1/snapshots/{key}/files/data" Read ["namespace" "path" "path_base64" "inline"] => files::read_of_snapshot;
+    GET "/api/v1/snapshots/{key}/archive" Read ["namespace"] => files::archive_of_snapshot;
 
     GET "/api/v1/registries" Admin [] => registries::list;
     GET "/api/v1/registries/{host}" Admin [] => registries::show;

@@ -248,8 +248,12 @@ impl Store {
                         .await?
                         .ok_or_else(|| Error::not_found("content", &name))?;
                     if_match.check(&tag_of(Time(row.updated_at)))?;
-                    if held == WhenHeld::Refuse {
-                        check_unused(tx, &owner, &name, now).await?;
+                    match &held {
+                        WhenHeld::Refuse => check_unused(tx, &owner, &name, now, &[]).await?,
+                        WhenHeld::RefuseUnlessBy(known) => {
+                            check_unused(tx, &owner, &name, now, known).await?;
+                        }
+                        WhenHeld::DeleteAnyway => {}
                     }
                     db::content::delete_record(tx, &owner, name.as_str()).await?;
                     db::content::delete_edges(tx, &owner, name.as_str()).await?;
@@ -276,26 +280,36 @@ impl Store {
 }
 
 /// What a deletion does when somebody needs the blob.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WhenHeld {
     Refuse,
+    /// Unless it is only these, by their ids.
+    RefuseUnlessBy(Vec<String>),
     DeleteAnyway,
 }
 
-/// Refuses while something refers to the blob, or a lease that somebody made holds it.
-async fn check_unused(tx: &mut db::Tx, namespace: &str, digest: &Digest, now: Time) -> Result<()> {
+/// Refuses while something refers to the blob, or a lease that somebody made holds it: something but these.
+async fn check_unused(
+    tx: &mut db::Tx,
+    namespace: &str,
+    digest: &Digest,
+    now: Time,
+    known: &[String],
+) -> Result<()> {
+    // As many more as do not count.
+    let most = NAMED_HOLDERS + known.len() as i64;
     let mut holders = Vec::new();
-    for (id, name) in db::images::list_by_digest(tx, namespace, digest.as_str(), NAMED_HOLDERS).await? {
+    for (id, name) in db::images::list_by_digest(tx, namespace, digest.as_str(), most).await? {
         holders.push(Holder { kind: "image".to_owned(), id, name: Some(name) });
     }
-    for edge in db::content::list_parents(tx, namespace, digest.as_str(), NAMED_HOLDERS).await? {
+    for edge in db::content::list_parents(tx, namespace, digest.as_str(), most).await? {
         holders.push(Holder { kind: "content".to_owned(), id: edge.parent, name: Some(edge.label) });
     }
-    let leases =
-        db::leases::list_holders(tx, namespace, "content", digest.as_str(), now.0, NAMED_HOLDERS).await?;
+    let leases = db::leases::list_holders(tx, namespace, "content", digest.as_str(), now.0, most).await?;
     for (id, _kind) in leases {
         holders.push(Holder { kind: "lease".to_owned(), id, name: None });
     }
+    holders.retain(|holder| !known.contains(&holder.id));
     if holders.is_empty() {
         return Ok(());
     }

@@ -15,7 +15,7 @@ use crate::db::leases::LeaseRow;
 use crate::db::{self, Tx};
 use crate::error::{Error, Result};
 use crate::events::Topic;
-use crate::id::{ImageId, IngestId, LeaseId, new_id};
+use crate::id::{ImageId, IngestId, LeaseId, SnapshotKey, new_id};
 use crate::oci::Digest;
 
 /// A lease as its namespace sees it.
@@ -74,6 +74,7 @@ pub enum ResourceKind {
     Content,
     Ingest,
     Image,
+    Snapshot,
 }
 
 impl ResourceKind {
@@ -82,6 +83,7 @@ impl ResourceKind {
             ResourceKind::Content => "content",
             ResourceKind::Ingest => "ingest",
             ResourceKind::Image => "image",
+            ResourceKind::Snapshot => "snapshot",
         }
     }
 }
@@ -90,9 +92,9 @@ impl std::str::FromStr for ResourceKind {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<ResourceKind> {
-        let all = [ResourceKind::Content, ResourceKind::Ingest, ResourceKind::Image];
+        let all = [ResourceKind::Content, ResourceKind::Ingest, ResourceKind::Image, ResourceKind::Snapshot];
         all.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| {
-            Error::invalid(format!("`{text}` is no type of resource: content, ingest or image"))
+            Error::invalid(format!("`{text}` is no type of resource: content, ingest, image or snapshot"))
         })
     }
 }
@@ -398,6 +400,7 @@ fn check_resource(kind: ResourceKind, id: &str) -> Result<()> {
         ResourceKind::Content => id.parse::<Digest>().map(drop),
         ResourceKind::Ingest => id.parse::<IngestId>().map(drop),
         ResourceKind::Image => id.parse::<ImageId>().map(drop),
+        ResourceKind::Snapshot => id.parse::<SnapshotKey>().map(drop),
     };
     fits.map_err(|error| error.in_field("rid"))
 }

@@ -15,8 +15,9 @@ use super::images::image_of;
 use super::leases::lease_of;
 use super::list::{Cursor, KeyValue, ListQuery, Resource, Sort};
 use super::namespaces::namespace_of;
+use super::snapshots::snapshot_of;
 use super::tokens::token_of;
-use super::{Content, Image, Ingest, Labels, Lease, Namespace, Store, Token};
+use super::{Content, Image, Ingest, Labels, Lease, Namespace, Snapshot, Store, Token};
 use crate::db;
 use crate::db::ingests::IngestRow;
 use crate::db::leases::LeaseRow;
@@ -84,6 +85,10 @@ impl Wanted {
 
     pub fn kind(self, kind: Option<&str>) -> Wanted {
         self.only("kind =", kind)
+    }
+
+    pub fn parent(self, parent: Option<&str>) -> Wanted {
+        self.only("parent =", parent)
     }
 
     pub fn state(self, state: Option<&str>) -> Wanted {
@@ -181,6 +186,18 @@ pub const LEASE_RESOURCES: Resource = Resource {
     tie_breaker: Sort::text("id", "id"),
 };
 
+pub const SNAPSHOTS: Resource = Resource {
+    schema: Schema::SNAPSHOTS,
+    sorts: &[
+        Sort::text("key", "key"),
+        Sort::number("size", "size"),
+        Sort::number("created_at", "created_at"),
+        Sort::number("updated_at", "updated_at"),
+    ],
+    default_sort: "created_at",
+    tie_breaker: Sort::text("key", "key"),
+};
+
 pub const TOKENS: Resource = Resource {
     schema: Schema::TOKENS,
     sorts: &[
@@ -251,6 +268,19 @@ impl Store {
     ) -> Result<Page<Image>> {
         let wanted = wanted.only("namespace =", Some(namespace));
         self.page(db::images::SELECT_IMAGES, query, &wanted, |row| ready(Ok(Some(image_of(row))))).await
+    }
+
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn list_snapshots(
+        &self,
+        namespace: &str,
+        query: &ListQuery,
+        wanted: Wanted,
+    ) -> Result<Page<Snapshot>> {
+        let wanted = wanted.only("namespace =", Some(namespace));
+        let view = |row| ready(Ok(Some(snapshot_of(row))));
+        self.page(db::snapshots::SELECT_SNAPSHOTS, query, &wanted, view).await
     }
 
     /// Leases that have expired are not there, whether or not their rows still are.

@@ -11,6 +11,7 @@ mod commit;
 mod content;
 mod edges;
 mod events;
+mod files;
 mod gate;
 mod idempotency;
 mod images;
@@ -27,6 +28,7 @@ mod registries;
 mod relabel;
 mod repair;
 mod seal;
+mod snapshots;
 mod sweep;
 mod tell;
 mod tokens;
@@ -36,6 +38,7 @@ pub mod labels;
 pub mod list;
 pub mod lists;
 
+pub use crate::disk::BlobFile as OpenFile;
 pub use arrival::{Committed, Put};
 pub use body::Placed;
 pub use cache::Blob;
@@ -43,6 +46,9 @@ pub use commit::CommitIngest;
 pub use content::{Content, ContentPatch, Presence, PutBody, WhenHeld};
 pub use edges::{Child, ChildPlatform, Children};
 pub use events::Follower;
+pub use files::{
+    ChangeKind, FileChange, FileEntry, FileKind, FileLayer, FilePage, FileQuery, Files, list_changes,
+};
 pub use idempotency::Keyed;
 pub use images::{
     Archive, ArchiveScope, BuildStep, History, Image, ImageCheck, ImageManifest, ImagePatch, ImageSource,
@@ -58,6 +64,10 @@ pub use put::PutStream;
 pub use receive::Append;
 pub use registries::{Expected, Merge, StoredRegistry};
 pub use repair::Repaired;
+pub use snapshots::{
+    CommitSnapshot, Form, Layer, Mount, NewKind, NewSnapshot, Snapshot, SnapshotKind, SnapshotPatch, Staged,
+    UnpackedLayer, View, ViewFile,
+};
 pub use tokens::{NewToken, SESSION_TIME, Scope, Session, Token, is_same};
 
 use std::sync::Arc;
@@ -69,6 +79,7 @@ use crate::clock::{Clock, Time};
 use crate::db::Db;
 use crate::disk::{Disk, Flush};
 use crate::error::{Error, Result};
+use crate::oci::tree::Tree;
 use crate::shutdown::Shutdown;
 
 /// The store: a cheap clone.
@@ -85,11 +96,31 @@ struct Inner {
     tail: events::Tail,
     gate: gate::Gate,
     keys: gate::Gate,
+    snapshots: gate::Gate,
+    /// Trees of committed snapshots, by directory.
+    trees: Trees,
+    /// Whether the files of snapshots are as their layers say; looked at once.
+    snapshot_form: tokio::sync::OnceCell<bool>,
     cache: cache::Blobs,
     ingests: live::Ingests,
     index_changed: Arc<Notify>,
     seal: seal::Seal,
     boot: String,
+}
+
+/// Trees that are in use, by directory; one weighs as many as it has files.
+type Trees = quick_cache::sync::Cache<String, Arc<Tree>, Weight>;
+
+/// Files whose trees are kept in memory: about 30 MiB.
+const TREE_INODES: u64 = 150_000;
+
+#[derive(Clone)]
+struct Weight;
+
+impl quick_cache::Weighter<String, Arc<Tree>> for Weight {
+    fn weight(&self, _id: &String, tree: &Arc<Tree>) -> u64 {
+        tree.inodes() as u64
+    }
 }
 
 /// What of the configuration the store goes by.
@@ -199,6 +230,9 @@ impl Store {
             tail: events::Tail::default(),
             gate: gate::Gate::new(),
             keys: gate::Gate::new(),
+            snapshots: gate::Gate::new(),
+            trees: Trees::with_weighter(64, TREE_INODES, Weight),
+            snapshot_form: tokio::sync::OnceCell::new(),
             cache: cache::Blobs::new(),
             ingests: live::Ingests::default(),
             index_changed: Arc::new(Notify::new()),

@@ -163,13 +163,15 @@ fn new_row(name: &str, labels: &Labels, now: Time) -> NamespaceRow {
 }
 
 async fn what_is_inside(tx: &mut db::Tx, name: &str, now: Time) -> Result<Vec<String>> {
-    let (images, content, ingests, leases, pulls) = db::namespaces::count_inside(tx, name, now.0).await?;
+    let (images, content, ingests, leases, pulls, snapshots) =
+        db::namespaces::count_inside(tx, name, now.0).await?;
     let counts = [
         (images, "images"),
         (content, "content"),
         (ingests, "ingests"),
         (leases, "leases"),
         (pulls, "pulls under way"),
+        (snapshots, "snapshots"),
     ];
     Ok(counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect())
 }

@@ -31,6 +31,10 @@ pub struct Repaired {
     pub undone_commits: u64,
     /// Files under `blobs/` whose name is no digest, or another than that of the bytes that came back under it.
     pub quarantined_files: u64,
+    /// Directories of snapshots without a row: an unpack or a removal was cut off.
+    pub stray_snapshots: u64,
+    /// Snapshots whose directory is gone, and those that stood on them.
+    pub dropped_snapshots: u64,
 }
 
 impl Repaired {
@@ -48,6 +52,7 @@ impl Store {
         let mut done = Repaired::default();
         self.repair_ingests(&mut done).await?;
         self.repair_blobs(&mut done).await?;
+        (done.stray_snapshots, done.dropped_snapshots) = self.repair_snapshots().await?;
         let default = super::namespaces::DEFAULT_NAMESPACE;
         let now = self.now();
         self.0

@@ -13,6 +13,7 @@ use crate::db::images::ImageRow;
 use crate::db::leases::LeaseRow;
 use crate::db::namespaces::NamespaceRow;
 use crate::db::pulls::PullRow;
+use crate::db::snapshots::SnapshotRow;
 use crate::db::{self, Tx};
 use crate::error::Result;
 use crate::events::Topic;
@@ -98,6 +99,15 @@ impl<'n> News<'n> {
 
     pub fn of_ingest(topic: Topic, namespace: &'n str, id: &'n str, reference: &str) -> News<'n> {
         News { topic, namespace, subject: id, fields: json!({"id": id, "ref": reference}) }
+    }
+
+    pub fn of_snapshot(topic: Topic, row: &'n SnapshotRow) -> News<'n> {
+        let fields = match topic {
+            Topic::SnapshotRemove => json!({"key": row.key}),
+            Topic::SnapshotCommit => json!({"name": row.key, "parent": row.parent}),
+            _ => json!({"key": row.key, "parent": row.parent, "labels": told_labels(&row.labels)}),
+        };
+        News { topic, namespace: &row.namespace, subject: &row.key, fields }
     }
 
     pub fn of_pull(topic: Topic, row: &'n PullRow) -> News<'n> {

@@ -110,6 +110,7 @@ fn path_of(route: &Route, namespace: Option<&str>) -> String {
         .replace("{digest}", &sha256(b"nothing"))
         .replace("{type}", "content")
         .replace("{rid}", &sha256(b"nothing"))
+        .replace("{key}", "nothing")
         .replace("{code}", "not-found")
         .replace("/tokens/{id}", "/tokens/tok_01m7z4bkprvpv503p3pmrevc0w")
         .replace("/images/{id}", "/images/img_01m7z4bkprvpv503p3pmrevc0w")

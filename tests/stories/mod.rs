@@ -17,6 +17,7 @@ mod ranges;
 mod registries;
 mod selections;
 mod sharing;
+mod snapshots;
 mod system;
 mod tokens;
 mod writers;

@@ -3,6 +3,7 @@
 pub mod content;
 pub mod data;
 pub mod events;
+pub mod files;
 pub mod images;
 pub mod ingests;
 pub mod leases;
@@ -10,6 +11,7 @@ pub mod lists;
 pub mod namespaces;
 pub mod pulls;
 pub mod registries;
+pub mod snapshots;
 pub mod streams;
 pub mod system;
 pub mod tokens;

@@ -72,6 +72,21 @@ impl Schema {
         maps: &[Map::Labels, Map::Annotations],
     };
 
+    pub const SNAPSHOTS: Schema = Schema {
+        fields: &[
+            ("key", Text),
+            ("parent", Text),
+            ("kind", Text),
+            ("diff_id", Text),
+            ("size", Number),
+            ("inodes", Number),
+            ("created_at", Time),
+            ("updated_at", Time),
+        ],
+        aliases: &[("name", "key")],
+        maps: &[Map::Labels],
+    };
+
     pub const LEASES: Schema = Schema {
         fields: &[
             ("id", Text),
@@ -102,6 +117,8 @@ impl Schema {
             ("event.image_name", Text),
             ("event.state", Text),
             ("event.error", Text),
+            ("event.key", Text),
+            ("event.parent", Text),
         ],
         aliases: &[],
         maps: &[Map::EventLabels],

@@ -11,11 +11,12 @@ use crate::db::ingests::IngestRow;
 use crate::db::leases::LeaseRow;
 use crate::db::namespaces::NamespaceRow;
 use crate::db::pulls::PullRow;
+use crate::db::snapshots::SnapshotRow;
 use crate::db::tokens::TokenRow;
 use crate::events::Event;
 use crate::store::filter::{Field, Fields, Value};
 use crate::store::list::KeyValue;
-use crate::store::{Content, Image, Ingest, Labels, Lease, Namespace, Token};
+use crate::store::{Content, Image, Ingest, Labels, Lease, Namespace, Snapshot, Token};
 
 /// A row that knows its sort keys.
 pub(in crate::store) trait Keyed {
@@ -85,6 +86,17 @@ impl Keyed for LeaseRow {
     }
 }
 
+impl Keyed for SnapshotRow {
+    fn key(&self, name: &str) -> KeyValue {
+        match name {
+            "size" => KeyValue::Number(self.size),
+            "created_at" => KeyValue::Number(self.created_at),
+            "updated_at" => KeyValue::Number(self.updated_at),
+            _ => text(&self.key),
+        }
+    }
+}
+
 impl Keyed for PullRow {
     fn key(&self, name: &str) -> KeyValue {
         match name {
@@ -138,7 +150,7 @@ macro_rules! labelled {
     };
 }
 
-labelled!(Content, Ingest, Image, Namespace, Lease);
+labelled!(Content, Ingest, Image, Namespace, Lease, Snapshot);
 
 fn shown(value: &str) -> Option<Value<'_>> {
     Some(Value::Text(Cow::Borrowed(value)))
@@ -224,6 +236,23 @@ impl Fields for Lease {
             Field::Named("id") => shown(&self.id),
             Field::Named("kind") => shown(&self.kind),
             Field::Named("expires_at") => self.expires_at.and_then(time),
+            Field::Named("created_at") => time(self.created_at),
+            Field::Named("updated_at") => time(self.updated_at),
+            Field::Named(_) | Field::Annotation(_) => None,
+        }
+    }
+}
+
+impl Fields for Snapshot {
+    fn field(&self, field: &Field) -> Option<Value<'_>> {
+        match field {
+            Field::Label(key) => of_map(&self.labels, key),
+            Field::Named("key") => shown(&self.key),
+            Field::Named("parent") => self.parent.as_deref().and_then(shown),
+            Field::Named("kind") => shown(self.kind.as_str()),
+            Field::Named("diff_id") => self.diff_id.as_deref().and_then(shown),
+            Field::Named("size") => self.size.and_then(size),
+            Field::Named("inodes") => self.inodes.and_then(size),
             Field::Named("created_at") => time(self.created_at),
             Field::Named("updated_at") => time(self.updated_at),
             Field::Named(_) | Field::Annotation(_) => None,

@@ -1,0 +1,201 @@
+//! Files of snapshots: listed, read, and all of them as one tar.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Method};
+use serde::Serialize;
+
+use super::lists::{JSON, NDJSON};
+use crate::error::{Error, Result, Unprocessable};
+use crate::http::accept::Accept;
+use crate::http::blob::{Shown, respond_file};
+use crate::http::error::{ApiError, ApiResult};
+use crate::http::extract::Path;
+use crate::http::params::Params;
+use crate::id::SnapshotKey;
+use crate::limits;
+use crate::oci::tree::{Kind, PATH_BYTES};
+use crate::store::{Caller, FilePage, FileQuery, Store};
+
+/// `GET /api/v1/snapshots/{key}/files`: what a mount would show, without one.
+pub async fn list_of_snapshot(
+    State(store): State<Store>,
+    caller: Caller,
+    Path(key): Path<SnapshotKey>,
+    params: Params,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let query = query_of(&params)?;
+    let view = store.view_snapshot(&caller.namespace, &key).await?;
+    let page = move |query: &FileQuery| view.files().list(query);
+    answer(&params, &headers, query, page)
+}
+
+/// `GET /api/v1/snapshots/{key}/changes`: what it changed of its parent.
+pub async fn changes(
+    State(store): State<Store>,
+    caller: Caller,
+    Path(key): Path<SnapshotKey>,
+    params: Params,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let query = query_of(&params)?;
+    let view = store.view_snapshot(&caller.namespace, &key).await?;
+    let changes = view.changes();
+    let page = move |query: &FileQuery| {
+        let from = match &query.after {
+            // The place in the list: it is made anew each time, and the same for what is committed.
+            Some(after) => String::from_utf8_lossy(after).parse().unwrap_or(0),
+            None => 0,
+        };
+        let items: Vec<_> = changes.iter().skip(from).take(query.limit).cloned().collect();
+        let next = from + items.len();
+        let last = (next < changes.len()).then(|| next.to_string().into_bytes());
+        Ok(FilePage { items, last })
+    };
+    answer(&params, &headers, query, page)
+}
+
+/// `GET` and `HEAD /api/v1/snapshots/{key}/files/data`: one file, or ranges of it.
+pub async fn read_of_snapshot(
+    State(store): State<Store>,
+    caller: Caller,
+    Path(key): Path<SnapshotKey>,
+    params: Params,
+    method: Method,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let path = path_of(&params)?.ok_or_else(|| Error::invalid_field("path", "say which file"))?;
+    let shown = if params.flag("inline")? { Shown::Inline } else { Shown::Attachment };
+    let view = store.view_snapshot(&caller.namespace, &key).await?;
+    let files = view.files();
+    let found = files.find(&path)?;
+    check_file(&found.inode.kind, &path)?;
+    let file = store.open_file(&view, &found).await?;
+    respond_file(file, &method, &headers, shown)
+}
+
+/// `GET /api/v1/snapshots/{key}/archive`: all files as one tar.
+pub async fn archive_of_snapshot(
+    State(store): State<Store>,
+    caller: Caller,
+    Path(key): Path<SnapshotKey>,
+) -> ApiResult<Response> {
+    let chunks = store.archive_snapshot(&caller.namespace, &key).await?;
+    let chunks = futures_util::stream::unfold(chunks, |mut chunks| async move {
+        chunks.recv().await.map(|chunk| (chunk, chunks))
+    });
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("application/x-tar")),
+        (CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"rootfs.tar\"")),
+    ];
+    Ok((headers, Body::from_stream(chunks)).into_response())
+}
+
+/// Only a file has bytes.
+pub(super) fn check_file(kind: &Kind, path: &[u8]) -> Result<()> {
+    let what = match kind {
+        Kind::File(_) => return Ok(()),
+        Kind::Directory(_) => "a directory",
+        Kind::Symlink(_) => "a link",
+        Kind::Fifo => "a fifo",
+        Kind::Device(_) => "a device",
+        Kind::Whiteout | Kind::LowerLink(_) => "no file of this layer",
+    };
+    let reason = format!("`{}` is {what}: it has no bytes to read", String::from_utf8_lossy(path));
+    Err(Error::Unprocessable(Unprocessable::ValidationFailed { reason }))
+}
+
+/// The path that is asked for, as text or, where it is none, in base 64.
+pub(super) fn path_of(params: &Params) -> Result<Option<Vec<u8>>> {
+    let plain = params.one("path")?.map(|path| path.as_bytes().to_vec());
+    let coded = params.one("path_base64")?.map(|text| STANDARD.decode(text));
+    let coded = coded.transpose().map_err(|_| Error::invalid_field("path_base64", "it is not base 64"))?;
+    let path = match (plain, coded) {
+        (Some(_), Some(_)) => {
+            return Err(Error::invalid_field("path_base64", "give one of `path` and `path_base64`"));
+        }
+        (plain, coded) => plain.or(coded),
+    };
+    if path.as_ref().is_some_and(|path| path.len() > PATH_BYTES || path.contains(&0)) {
+        return Err(Error::invalid_field(
+            "path",
+            format!("a path has at most {PATH_BYTES} bytes, and no NUL"),
+        ));
+    }
+    Ok(path)
+}
+
+pub(super) fn query_of(params: &Params) -> Result<FileQuery> {
+    let limit = match params.one("limit")? {
+        None => limits::LIST_PAGE_DEFAULT,
+        Some(text) => {
+            text.parse().ok().filter(|limit| (1..=limits::LIST_PAGE).contains(limit)).ok_or_else(|| {
+                Error::invalid_field(
+                    "limit",
+                    format!("limit is a whole number from 1 to {}", limits::LIST_PAGE),
+                )
+            })?
+        }
+    };
+    let after = params.one("cursor")?.map(|text| URL_SAFE_NO_PAD.decode(text));
+    let after =
+        after.transpose().map_err(|_| Error::invalid_field("cursor", "it is no cursor of this list"))?;
+    Ok(FileQuery {
+        path: path_of(params)?.unwrap_or_default(),
+        recursive: params.has("recursive") && params.flag("recursive")?,
+        after,
+        limit,
+    })
+}
+
+#[derive(Serialize)]
+struct PageBody<T> {
+    items: Vec<T>,
+    next_cursor: Option<String>,
+}
+
+/// A page of JSON, or all that is left as one line each.
+pub(super) fn answer<T: Serialize + Send + 'static>(
+    params: &Params,
+    headers: &HeaderMap,
+    mut query: FileQuery,
+    page: impl Fn(&FileQuery) -> Result<FilePage<T>> + Send + 'static,
+) -> ApiResult<Response> {
+    match Accept::of(headers).choose(&[JSON, NDJSON]) {
+        None => Err(ApiError::NotAcceptable { offered: "application/json, application/x-ndjson" }),
+        Some(NDJSON) => {
+            let mut left = if params.has("limit") { query.limit } else { usize::MAX };
+            query.limit = limits::LIST_PAGE.min(left);
+            let first = page(&query)?;
+            let lines = futures_util::stream::unfold(Some(first), move |current| {
+                let lines = current.map(|FilePage { items, last }| {
+                    left -= items.len();
+                    let mut text = Vec::new();
+                    for item in &items {
+                        serde_json::to_writer(&mut text, item).expect("texts and numbers are JSON");
+                        text.push(b'\n');
+                    }
+                    query.after = last;
+                    query.limit = limits::LIST_PAGE.min(left);
+                    let next = (query.after.is_some() && left > 0).then(|| page(&query).ok()).flatten();
+                    (Ok::<_, std::io::Error>(Bytes::from(text)), next)
+                });
+                std::future::ready(lines)
+            });
+            let kind = [(CONTENT_TYPE, HeaderValue::from_static(NDJSON))];
+            Ok((kind, Body::from_stream(lines)).into_response())
+        }
+        Some(_) => {
+            let FilePage { items, last } = page(&query)?;
+            let next_cursor = last.map(|last| URL_SAFE_NO_PAD.encode(last));
+            Ok(Json(PageBody { items, next_cursor }).into_response())
+        }
+    }
+}

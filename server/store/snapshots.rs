@@ -1,0 +1,577 @@
+//! Snapshots: file systems of layers on each other (containerd's snapshotter). Committed ones never change; active ones are
+//! written through a mount, or filled by an unpack; views are looked at.
+
+use serde::Serialize;
+
+use super::labels::{self, LabelPatch, Labels};
+use super::leases::hold;
+use super::namespaces::touch;
+use super::tell::{News, tell};
+use super::{Caller, Held, IfMatch, ResourceKind, Store, tag_of};
+use crate::clock::Time;
+use crate::db;
+use crate::db::Tx;
+use crate::db::snapshots::SnapshotRow;
+use crate::disk;
+use crate::error::{Conflict, Error, Result};
+use crate::events::Topic;
+use crate::id::SnapshotKey;
+use crate::limits;
+use crate::oci::tree::{ROOT, Tree, Usage};
+
+mod archive;
+mod mounts;
+mod unpacked;
+mod view;
+
+pub use mounts::Mount;
+pub use unpacked::{Staged, UnpackedLayer};
+pub use view::{Layer, View, ViewFile};
+
+/// containerd's label for a snapshot that somebody else provides under another key.
+const SNAPSHOT_REF: &str = "containerd.io/snapshot.ref";
+/// How many children a refusal names: enough to act on.
+const NAMED_CHILDREN: i64 = 20;
+
+/// A snapshot as its namespace sees it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Snapshot {
+    pub key: String,
+    pub namespace: String,
+    pub kind: SnapshotKind,
+    pub parent: Option<String>,
+    /// The layer that it was unpacked from.
+    pub diff_id: Option<String>,
+    /// What it takes itself, once it is committed: bytes, and files of any kind.
+    pub size: Option<u64>,
+    pub inodes: Option<u64>,
+    pub labels: Labels,
+    pub created_at: Time,
+    pub updated_at: Time,
+}
+
+impl Snapshot {
+    pub fn tag(&self) -> String {
+        tag_of(self.updated_at)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SnapshotKind {
+    Active,
+    View,
+    Committed,
+}
+
+impl SnapshotKind {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            SnapshotKind::Active => "active",
+            SnapshotKind::View => "view",
+            SnapshotKind::Committed => "committed",
+        }
+    }
+
+    /// The kind of a row. The table allows no other text than these.
+    fn of_row(text: &str) -> SnapshotKind {
+        match text {
+            "active" => SnapshotKind::Active,
+            "view" => SnapshotKind::View,
+            _ => SnapshotKind::Committed,
+        }
+    }
+}
+
+/// What may be made of a parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewKind {
+    Active,
+    View,
+}
+
+#[derive(Debug, Clone)]
+pub struct NewSnapshot {
+    pub key: SnapshotKey,
+    pub parent: Option<SnapshotKey>,
+    pub kind: NewKind,
+    pub labels: Labels,
+}
+
+#[derive(Debug, Clone)]
+pub struct CommitSnapshot {
+    pub name: SnapshotKey,
+    /// They take the place of those of the active snapshot.
+    pub labels: Labels,
+    /// Only for one that was prepared without a parent, or the same again.
+    pub parent: Option<SnapshotKey>,
+}
+
+#[derive(Debug, Clone)]
+pub struct SnapshotPatch {
+    pub labels: Option<LabelPatch>,
+    pub if_match: IfMatch,
+}
+
+impl Store {
+    /// Makes an active snapshot or a view on a committed one, or on nothing.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the key is taken, by whatever kind: what has it is held for the caller then. `NotFound` for the
+    /// parent or the lease; `Invalid` for a parent that is not committed, or a label.
+    pub async fn prepare_snapshot(
+        &self,
+        caller: &Caller,
+        new: NewSnapshot,
+    ) -> Result<(Snapshot, Vec<Mount>, Held)> {
+        let labels = labels::new_labels(new.labels.clone())?;
+        self.check_lease(caller).await?;
+        let (store, caller) = (self.clone(), caller.clone());
+        // To the end: a directory that was made for a client that hung up is somebody's to remove.
+        self.to_the_end("prepare a snapshot", async move {
+            let taken = [Some(new.key.to_string()), labels.get(SNAPSHOT_REF).cloned()];
+            for key in taken.into_iter().flatten() {
+                if store.hold_snapshot(&caller, &key).await?.is_some() {
+                    return Err(Error::already_exists("snapshot", key));
+                }
+            }
+            let id = store.on_disk(|disk| disk.make_snapshot()).await?;
+            let recorded = store.record_prepared(&caller, &new, labels, id.clone()).await;
+            if !matches!(recorded, Ok(Some(_))) {
+                store.remove_snapshot_files(id);
+            }
+            match recorded? {
+                Some((snapshot, held)) => {
+                    let mounts = store.mounts_of(&snapshot.namespace, &snapshot.key).await?;
+                    Ok((snapshot, mounts, held))
+                }
+                None => {
+                    store.hold_snapshot(&caller, &new.key).await?;
+                    Err(Error::already_exists("snapshot", &new.key))
+                }
+            }
+        })
+        .await
+    }
+
+    /// `None` when the key is taken.
+    async fn record_prepared(
+        &self,
+        caller: &Caller,
+        new: &NewSnapshot,
+        labels: Labels,
+        id: String,
+    ) -> Result<Option<(Snapshot, Held)>> {
+        let form = self.match_root(caller, new, &id).await?;
+        let (owner, now, grace) = (caller.clone(), self.now(), self.0.settings.grace_lease);
+        let kind = match new.kind {
+            NewKind::Active => SnapshotKind::Active,
+            NewKind::View => SnapshotKind::View,
+        };
+        let row = SnapshotRow {
+            namespace: caller.namespace.clone(),
+            key: new.key.to_string(),
+            id,
+            kind: kind.as_str().to_owned(),
+            parent: new.parent.as_ref().map(ToString::to_string),
+            diff_id: None,
+            form: form.as_str().to_owned(),
+            opaque: 0,
+            size: 0,
+            inodes: 0,
+            labels: labels::to_json(&labels),
+            created_at: now.0,
+            updated_at: now.0,
+        };
+        self.0
+            .db
+            .write(move |tx| {
+                Box::pin(async move {
+                    touch(tx, &owner.namespace, now).await?;
+                    if let Some(parent) = &row.parent {
+                        lock_parent(tx, &owner.namespace, parent).await?;
+                    }
+                    if !db::snapshots::insert_snapshot(tx, &row).await? {
+                        return Ok(None);
+                    }
+                    let held = hold(tx, &owner, ResourceKind::Snapshot, &row.key, grace, now).await?;
+                    // A view is nobody's news, as with containerd.
+                    if row.kind == SnapshotKind::Active.as_str() {
+                        tell(tx, now, News::of_snapshot(Topic::SnapshotPrepare, &row)).await?;
+                    }
+                    Ok(Some((snapshot_of(row), held)))
+                })
+            })
+            .await
+    }
+
+    /// Makes the root of a new snapshot as that of its parent: a mount shows the root of the top one.
+    async fn match_root(&self, caller: &Caller, new: &NewSnapshot, id: &str) -> Result<Form> {
+        let form = self.snapshot_form().await?;
+        let Some(parent) = &new.parent else { return Ok(form) };
+        let view = match self.view_snapshot(&caller.namespace, parent).await {
+            // What is wrong with the parent is said where it is locked.
+            Err(Error::NotFound { .. }) => return Ok(form),
+            view => view?,
+        };
+        let (meta, id) = (view.merged().root().inode.meta.clone(), id.to_owned());
+        self.on_disk(move |disk| disk.dress_root(&id, &meta, form == Form::Real)).await?;
+        Ok(form)
+    }
+
+    /// Whether new snapshots are as their layers say; looked at once.
+    pub(super) async fn snapshot_form(&self) -> Result<Form> {
+        let form = &self.0.snapshot_form;
+        let find = async { self.on_disk(disk::Disk::can_keep_owners).await };
+        let real = *form.get_or_try_init(|| find).await?;
+        Ok(if real { Form::Real } else { Form::Ours })
+    }
+
+    /// Holds a snapshot for the caller; `None` when there is none.
+    ///
+    /// # Errors
+    /// `NotFound` for the lease.
+    pub async fn hold_snapshot(&self, caller: &Caller, key: &str) -> Result<Option<(Snapshot, Held)>> {
+        let (owner, key, now) = (caller.clone(), key.to_owned(), self.now());
+        let grace = self.0.settings.grace_lease;
+        self.0
+            .db
+            .write(move |tx| {
+                Box::pin(async move {
+                    let found = db::snapshots::lock_snapshot(tx, &owner.namespace, &key).await?;
+                    let Some(row) = found else { return Ok(None) };
+                    let held = hold(tx, &owner, ResourceKind::Snapshot, &key, grace, now).await?;
+                    Ok(Some((snapshot_of(row), held)))
+                })
+            })
+            .await
+    }
+
+    /// Makes an active snapshot a committed one, under a new name: what it holds now, on the disk for certain.
+    ///
+    /// # Errors
+    /// `NotFound`; `AlreadyExists` when the name is taken (it is held for the caller then, and the active snapshot stays);
+    /// `Conflict` (state) for what is not active; `Invalid` for another parent than it has, or a label;
+    /// `ValidationFailed` for more files than a layer may have.
+    pub async fn commit_snapshot(
+        &self,
+        caller: &Caller,
+        key: &str,
+        commit: CommitSnapshot,
+    ) -> Result<(Snapshot, Held)> {
+        let labels = labels::new_labels(commit.labels.clone())?;
+        self.check_lease(caller).await?;
+        let (store, caller, key) = (self.clone(), caller.clone(), key.to_owned());
+        self.to_the_end("commit a snapshot", async move {
+            let _turn = store.0.snapshots.enter(&(&caller.namespace, &key)).await;
+            let row = store.find_snapshot_row(&caller.namespace, &key).await?;
+            check_active(&row)?;
+            check_new_parent(&row, commit.parent.as_deref())?;
+            let id = row.id.clone();
+            let sealed = store.on_disk(move |disk| {
+                let directory = disk.open_snapshot(&id)?;
+                let (tree, usage) = disk::read_tree(std::os::fd::AsFd::as_fd(&directory))?;
+                disk.seal_snapshot(&id, &tree)?;
+                Ok((tree, usage))
+            });
+            let (tree, usage) = sealed.await?;
+            let committed = SnapshotRow {
+                key: commit.name.to_string(),
+                kind: SnapshotKind::Committed.as_str().to_owned(),
+                parent: commit.parent.as_ref().map(ToString::to_string).or_else(|| row.parent.clone()),
+                opaque: i64::from(is_opaque(&tree)),
+                labels: labels::to_json(&labels),
+                ..with_usage(row, usage)
+            };
+            match store.record_committed(&caller, Some(key), committed).await? {
+                Some(committed) => Ok(committed),
+                None => {
+                    store.hold_snapshot(&caller, &commit.name).await?;
+                    Err(Error::already_exists("snapshot", &commit.name))
+                }
+            }
+        })
+        .await
+    }
+
+    /// Records a committed snapshot, in place of an active one if there was one. `None` when the name is taken.
+    async fn record_committed(
+        &self,
+        caller: &Caller,
+        active: Option<String>,
+        row: SnapshotRow,
+    ) -> Result<Option<(Snapshot, Held)>> {
+        let (owner, now, grace) = (caller.clone(), self.now(), self.0.settings.grace_lease);
+        let row = SnapshotRow { created_at: now.0, updated_at: now.0, ..row };
+        self.0
+            .db
+            .write(move |tx| {
+                Box::pin(async move {
+                    touch(tx, &owner.namespace, now).await?;
+                    if let Some(parent) = &row.parent {
+                        lock_parent(tx, &owner.namespace, parent).await?;
+                    }
+                    if let Some(active) = &active {
+                        let found = db::snapshots::lock_snapshot(tx, &owner.namespace, active).await?;
+                        let found = found.ok_or_else(|| Error::not_found("snapshot", active))?;
+                        check_active(&found)?;
+                        let taken = db::snapshots::find_snapshot(tx, &owner.namespace, &row.key).await?;
+                        if taken.is_some() {
+                            return Ok(None);
+                        }
+                        db::snapshots::delete_snapshot(tx, &owner.namespace, active).await?;
+                        db::leases::forget_resource(tx, &owner.namespace, "snapshot", active).await?;
+                    }
+                    if !db::snapshots::insert_snapshot(tx, &row).await? {
+                        return match active {
+                            // Somebody took the name meanwhile: all of this is undone.
+                            Some(_) => Err(Error::already_exists("snapshot", &row.key)),
+                            None => Ok(None),
+                        };
+                    }
+                    let held = hold(tx, &owner, ResourceKind::Snapshot, &row.key, grace, now).await?;
+                    let news = News::of_snapshot(Topic::SnapshotCommit, &row);
+                    tell(tx, now, news.with("key", active.as_deref().unwrap_or(&row.key))).await?;
+                    Ok(Some((snapshot_of(row), held)))
+                })
+            })
+            .await
+    }
+
+    /// # Errors
+    /// `NotFound`.
+    pub async fn find_snapshot(&self, namespace: &str, key: &str) -> Result<Snapshot> {
+        self.find_snapshot_row(namespace, key).await.map(snapshot_of)
+    }
+
+    async fn find_snapshot_row(&self, namespace: &str, key: &str) -> Result<SnapshotRow> {
+        let mut conn = self.0.db.read().await?;
+        let row = db::snapshots::find_snapshot(&mut conn, namespace, key).await?;
+        row.ok_or_else(|| Error::not_found("snapshot", key))
+    }
+
+    /// # Errors
+    /// `NotFound`, `PreconditionFailed`, `Invalid` for a label.
+    pub async fn update_snapshot(
+        &self,
+        namespace: &str,
+        key: &str,
+        patch: SnapshotPatch,
+    ) -> Result<Snapshot> {
+        let (store, owner, key, now) = (self.clone(), namespace.to_owned(), key.to_owned(), self.now());
+        self.0
+            .db
+            .write(move |tx| {
+                Box::pin(async move {
+                    let found = db::snapshots::lock_snapshot(tx, &owner, &key).await?;
+                    let mut row = found.ok_or_else(|| Error::not_found("snapshot", &key))?;
+                    patch.if_match.check(&tag_of(Time(row.updated_at)))?;
+                    if let Some(change) = patch.labels {
+                        let mut labels = labels::from_json(&row.labels);
+                        labels::apply_patch(&mut labels, change)?;
+                        row.labels = labels::to_json(&labels);
+                    }
+                    row.updated_at = store.after(Time(row.updated_at)).0;
+                    db::snapshots::update_labels(tx, &row).await?;
+                    tell(tx, now, News::of_snapshot(Topic::SnapshotUpdate, &row)).await?;
+                    Ok(snapshot_of(row))
+                })
+            })
+            .await
+    }
+
+    /// Removes a snapshot. Its key is free at once; its files go in the background.
+    ///
+    /// # Errors
+    /// `NotFound`, `PreconditionFailed`; `Conflict` (has children) while others stand on it.
+    pub async fn remove_snapshot(&self, namespace: &str, key: &str, if_match: IfMatch) -> Result<()> {
+        let (store, owner, key, now) = (self.clone(), namespace.to_owned(), key.to_owned(), self.now());
+        self.to_the_end("remove a snapshot", async move {
+            let _turn = store.0.snapshots.enter(&(&owner, &key)).await;
+            let removing = store.0.db.write(move |tx| {
+                Box::pin(async move {
+                    let found = db::snapshots::lock_snapshot(tx, &owner, &key).await?;
+                    let row = found.ok_or_else(|| Error::not_found("snapshot", &key))?;
+                    if_match.check(&tag_of(Time(row.updated_at)))?;
+                    let children = db::snapshots::list_children(tx, &owner, &key, NAMED_CHILDREN).await?;
+                    if !children.is_empty() {
+                        let children = children.into_iter().map(|(key,)| key).collect();
+                        return Err(Error::Conflict(Conflict::HasChildren { key, children }));
+                    }
+                    db::leases::forget_resource(tx, &owner, "snapshot", &key).await?;
+                    db::snapshots::delete_snapshot(tx, &owner, &key).await?;
+                    tell(tx, now, News::of_snapshot(Topic::SnapshotRemove, &row)).await?;
+                    Ok(row.id)
+                })
+            });
+            let id = removing.await?;
+            store.0.trees.remove(&id);
+            store.remove_snapshot_files(id);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes a directory that no row names, in the background. What a stop interrupts the next start finishes.
+    fn remove_snapshot_files(&self, id: String) {
+        let store = self.clone();
+        self.0.shutdown.spawn("remove-snapshot", async move {
+            if let Err(error) = store.on_disk(move |disk| disk.remove_snapshot(&id)).await {
+                let why = crate::error::with_causes(&error);
+                tracing::warn!("Could not remove the files of a snapshot: {why}");
+            }
+        });
+    }
+
+    /// What a snapshot takes itself, its parents apart: as it was committed, or as it is now; a view takes nothing.
+    ///
+    /// # Errors
+    /// `NotFound`; `ValidationFailed` for an active one with more files than a layer may have.
+    pub async fn measure_snapshot(&self, namespace: &str, key: &str) -> Result<Usage> {
+        let row = self.find_snapshot_row(namespace, key).await?;
+        match SnapshotKind::of_row(&row.kind) {
+            SnapshotKind::Committed => {
+                Ok(Usage { bytes: row.size.unsigned_abs(), inodes: row.inodes.unsigned_abs() })
+            }
+            SnapshotKind::View => Ok(Usage::default()),
+            SnapshotKind::Active => self.read_active(row.id).await.map(|(_, usage)| usage),
+        }
+    }
+
+    async fn read_active(&self, id: String) -> Result<(Tree, Usage)> {
+        self.on_disk(move |disk| {
+            let directory = disk.open_snapshot(&id)?;
+            disk::read_tree(std::os::fd::AsFd::as_fd(&directory))
+        })
+        .await
+    }
+
+    /// Makes directories and rows of snapshots agree after any end: a directory without a row goes, a row without a
+    /// directory as well, with all that stands on it. How many of each.
+    pub(super) async fn repair_snapshots(&self) -> Result<(u64, u64)> {
+        const PAGE: i64 = 1000;
+        let mut on_disk: std::collections::BTreeSet<String> =
+            self.on_disk(disk::Disk::walk_snapshots).await?.into_iter().collect();
+        let mut lost = Vec::new();
+        let mut after = String::new();
+        loop {
+            let rows = {
+                let mut conn = self.0.db.read().await?;
+                db::snapshots::list_ids_after(&mut conn, &after, PAGE).await?
+            };
+            let Some((last, ..)) = rows.last() else { break };
+            after.clone_from(last);
+            lost.extend(rows.into_iter().filter(|(id, ..)| !on_disk.remove(id)));
+        }
+        let strays = on_disk.len() as u64;
+        for id in on_disk {
+            self.on_disk(move |disk| disk.remove_snapshot(&id)).await?;
+        }
+        let mut dropped = 0;
+        for (_, namespace, key) in lost {
+            dropped += self.drop_lost(&namespace, &key).await?;
+        }
+        Ok((strays, dropped))
+    }
+
+    /// Drops a row whose directory is gone, and those that stand on it.
+    async fn drop_lost(&self, namespace: &str, key: &str) -> Result<u64> {
+        let mut dropped = 0;
+        let mut left = vec![key.to_owned()];
+        while let Some(key) = left.last().cloned() {
+            let children = {
+                let mut conn = self.0.db.read().await?;
+                db::snapshots::list_children(&mut conn, namespace, &key, NAMED_CHILDREN).await?
+            };
+            if !children.is_empty() {
+                left.extend(children.into_iter().map(|(key,)| key));
+                continue;
+            }
+            left.pop();
+            match self.remove_snapshot(namespace, &key, IfMatch::Absent).await {
+                Ok(()) => {
+                    tracing::error!(snapshot.key = %key, "The files of snapshot `{key}` are gone: it is dropped");
+                    dropped += 1;
+                }
+                Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(dropped)
+    }
+}
+
+/// How the files of a snapshot are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Theirs are the owners and attributes that layers say.
+    Real,
+    /// They are ours, and what layers say stands in attributes of theirs.
+    Ours,
+}
+
+impl Form {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Form::Real => "real",
+            Form::Ours => "ours",
+        }
+    }
+}
+
+/// A parent that stays as it is until the transaction ends.
+async fn lock_parent(tx: &mut Tx, namespace: &str, parent: &str) -> Result<()> {
+    let found = db::snapshots::lock_snapshot(tx, namespace, parent).await?;
+    let found = found.ok_or_else(|| Error::not_found("snapshot", parent))?;
+    if found.kind == SnapshotKind::Committed.as_str() {
+        return Ok(());
+    }
+    let reason = format!("`{parent}` is {}: only a committed snapshot can be a parent", found.kind);
+    Err(Error::invalid_field("parent", reason))
+}
+
+fn check_active(row: &SnapshotRow) -> Result<()> {
+    if row.kind == SnapshotKind::Active.as_str() {
+        return Ok(());
+    }
+    let reason = format!("the snapshot `{}` is {}: only an active one can be committed", row.key, row.kind);
+    Err(Error::Conflict(Conflict::State { reason }))
+}
+
+fn check_new_parent(row: &SnapshotRow, parent: Option<&str>) -> Result<()> {
+    match (&row.parent, parent) {
+        (Some(own), Some(parent)) if own != parent => {
+            Err(Error::invalid_field("parent", format!("the snapshot stands on `{own}` already")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_opaque(tree: &Tree) -> bool {
+    tree.directory(ROOT).is_some_and(|root| root.opaque)
+}
+
+fn with_usage(row: SnapshotRow, usage: Usage) -> SnapshotRow {
+    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    SnapshotRow { size: signed(usage.bytes), inodes: signed(usage.inodes), ..row }
+}
+
+pub(super) fn snapshot_of(row: SnapshotRow) -> Snapshot {
+    let kind = SnapshotKind::of_row(&row.kind);
+    let committed = kind == SnapshotKind::Committed;
+    Snapshot {
+        kind,
+        size: committed.then(|| row.size.unsigned_abs()),
+        inodes: committed.then(|| row.inodes.unsigned_abs()),
+        labels: labels::from_json(&row.labels),
+        created_at: Time(row.created_at),
+        updated_at: Time(row.updated_at),
+        key: row.key,
+        namespace: row.namespace,
+        parent: row.parent,
+        diff_id: row.diff_id,
+    }
+}
+
+/// The chain of a snapshot: as many as an image may have layers, and one on top.
+const CHAIN: i64 = limits::MANIFEST_LAYERS as i64 + 1;
