@@ -137,6 +137,8 @@ limits! {
         "A label's key and value together, as in containerd.";
     LABELS "labels": usize = 64, "labels",
         "Labels on one record, so that a record stays small enough to list.";
+    TOKEN_NAME_BYTES "token_name_bytes": usize = 255, "bytes",
+        "The name of a token, which is for people.";
     TOKEN_NAMESPACES "token_namespaces": usize = 100, "namespaces",
         "What one token may name; one without a limit names none.";
 
@@ -147,6 +149,8 @@ limits! {
         "Ingests open at once in one namespace; each is a directory and a row.";
     WRITER_TTL "writer_ttl": Duration = 600, "seconds",
         "The longest writer_ttl: a writer that is gone must not hold an ingest for long.";
+    FINISHING_TIME "finishing_time": Duration = 5, "seconds",
+        "How long a new writer waits for one whose request has ended and whose bytes are being synced.";
     MANIFEST_BYTES "manifest_bytes": u64 = 4 * MIB, "bytes",
         "A manifest or index, which is held in memory; the size registries accept.";
     INDEX_DEPTH "index_depth": usize = 4, "levels",
@@ -177,6 +181,12 @@ limits! {
         "Headers between two files of an archive, long names and pax records among them: they are held in memory.";
     ARCHIVE_WINDOW "archive_window": u64 = 8 * MIB, "bytes",
         "What a zstd decoder looks back on, which it holds in memory: what RFC 8878 (3.1.1.1.2) wants decoders to have.";
+    ARCHIVE_SHELF_BYTES "archive_shelf_bytes": u64 = 4 * MIB, "bytes",
+        "Files of an archive, together, that are most likely of no use: they are held in memory until it is known.";
+    ARCHIVE_LINKS "archive_links": usize = 8, "links",
+        "Links of an archive that lead to links.";
+    LAYOUT_FILE_BYTES "layout_file_bytes": u64 = 4 * KIB, "bytes",
+        "The file oci-layout of an archive, which is one short line.";
     CONFIG_FILE_BYTES "config_file_bytes": u64 = MIB, "bytes",
         "The configuration file.";
 
@@ -249,6 +259,20 @@ limits! {
         "Headers that are sent to one host of a registry.";
     REGISTRY_TOKEN_HOSTS "registry_token_hosts": usize = 16, "hosts",
         "Token servers that may have the credential of one host.";
+    REGISTRY_HEADER_BYTES "registry_header_bytes": usize = 8 * KIB as usize, "bytes",
+        "The value of one such header: hosts take no longer ones.";
+    REGISTRY_CONNECT_TIME "registry_connect_time": Duration = 300, "seconds",
+        "The longest connect_timeout of a host: pulls wait for it.";
+    REGISTRY_TOKENS "registry_tokens": usize = KIB as usize, "tokens",
+        "Tokens of registries that are kept, one for each repository in use.";
+    REGISTRY_TOKEN_TIME "registry_token_time": Duration = 3_600, "seconds",
+        "How long such a token is kept at most, whatever its maker says.";
+    REGISTRY_TOKEN_BYTES "registry_token_bytes": usize = 64 * KIB as usize, "bytes",
+        "The answer of a token server: tokens of real registries have up to about 5,000 bytes.";
+    CREDENTIAL_BYTES "credential_bytes": usize = 16 * KIB as usize, "bytes",
+        "A user name, password or token for a registry: those of cloud registries have up to about 5,000.";
+    CHALLENGE_PARAMETER_BYTES "challenge_parameter_bytes": usize = KIB as usize, "bytes",
+        "A scope or a service that a registry names, and that is repeated to its token server.";
     PEM_BYTES "pem_bytes": usize = 256 * KIB as usize, "bytes",
         "Certificates and keys in one field of a registry's settings, or in one file of a hosts directory.";
     UPSTREAM_RETRY_AFTER "upstream_retry_after": Duration = 300, "seconds",
@@ -263,6 +287,54 @@ limits! {
         "How long a pull follows another, of another registry, that gets next to nothing of a blob that both want.";
     FOLLOWED_BYTES "followed_bytes": u64 = 256 * KIB, "bytes",
         "What that other pull must get meanwhile to be followed on.";
+    UPSTREAM_CONNECT_TIME "upstream_connect_time": Duration = 10, "seconds",
+        "How long a connection to a registry may take, TLS included, unless its settings say another time.";
+    UPSTREAM_HEADER_TIME "upstream_header_time": Duration = 30, "seconds",
+        "How long a registry may take until the head of an answer, for each redirect anew.";
+    UPSTREAM_STALL_TIME "upstream_stall_time": Duration = 60, "seconds",
+        "How long is waited for the bytes of a body, in which some must come: `upstream_pace_bytes`.";
+    UPSTREAM_BODY_TIME "upstream_body_time": Duration = 300, "seconds",
+        "How long a whole document, token or error may take, however steadily it comes: somebody waits for it.";
+    UPSTREAM_TRIES "upstream_tries": u32 = 5, "tries",
+        "Tries in a row for one document or blob, of a registry that has not answered yet: a name that was never right is told soon.";
+    UPSTREAM_TRIES_ONCE_ANSWERED "upstream_tries_once_answered": u32 = 11, "tries",
+        "The same of a registry that has answered: it will be back. With the usual waits that is some minutes.";
+    UPSTREAM_WAIT "upstream_wait": Duration = 30, "seconds",
+        "The longest wait between two tries that no registry asked for.";
+    UPSTREAM_ERROR_BYTES "upstream_error_bytes": usize = 16 * KIB as usize, "bytes",
+        "What is read of a registry's refusal for its code, which is a courtesy.";
+    UPSTREAM_HOST_BYTES "upstream_host_bytes": usize = 255, "bytes",
+        "The name of a host as it is told: one in DNS has no more, and a stranger's URL may.";
+    UPSTREAM_URL_BYTES "upstream_url_bytes": usize = KIB as usize, "bytes",
+        "A URL as it is told: a stranger redirects to one of any length.";
+    UPSTREAM_CLIENTS "upstream_clients": usize = 64, "clients",
+        "HTTP clients kept, one for each set of certificates and addresses in use; each holds connections.";
+    UPSTREAM_IDLE_CONNECTIONS "upstream_idle_connections": usize = 10, "connections",
+        "Connections to one host kept for the next request: the layers of a pull share them.";
+    UPSTREAM_IDLE_TIME "upstream_idle_time": Duration = 30, "seconds",
+        "How long such a connection is kept: a registry closes it as well.";
+    TRACE_HEADER_BYTES "trace_header_bytes": usize = 512, "bytes",
+        "The value of a header in a trace: it is a stranger's text.";
+    REGISTRY_ENDPOINTS "registry_endpoints": usize = 32, "hosts",
+        "Hosts that one pull asks, those of a hosts directory as well, which may list any number.";
+    PLAIN_HOSTS "plain_hosts": usize = 256, "hosts",
+        "Hosts remembered to have no TLS, where none is needed.";
+    PLAIN_HOST_TIME "plain_host_time": Duration = 3_600, "seconds",
+        "How long that is remembered: a host may get a certificate.";
+    RANGELESS_REGISTRIES "rangeless_registries": usize = 256, "registries",
+        "Registries remembered to ignore ranges.";
+    RANGELESS_TIME "rangeless_time": Duration = 3_600, "seconds",
+        "How long that is remembered: it may have been a proxy on the way.";
+    DOCKER_CONFIG_BYTES "docker_config_bytes": u64 = MIB, "bytes",
+        "Docker's configuration file, and the answer of a credential helper: both are held in memory.";
+    CREDENTIAL_HELPER_TIME "credential_helper_time": Duration = 30, "seconds",
+        "How long a credential helper may take: some of them ask a cloud.";
+    PLAN_WAIT "plan_wait": Duration = 5, "seconds",
+        "The longest wait between two tries of a plan, whose client waits as well.";
+    PULL_TRIES "pull_tries": u32 = 10, "tries",
+        "Tries in a row of a step of a pull when a part of this service does not answer: two minutes, with the usual waits.";
+    INGEST_BUSY_TRIES "ingest_busy_tries": u32 = 30, "tries",
+        "How often a pull asks, once a second, for an ingest that somebody else writes.";
     PULL_PROGRESS_BYTES "pull_progress_bytes": u64 = 64 * KIB, "bytes",
         "What a broken download must have gained for its retries to be counted afresh.";
 }

@@ -17,18 +17,13 @@ use crate::jobs::flights::Seen;
 use crate::jobs::pull::{labels_of, recorded_type, upstream};
 use crate::jobs::run::{Ended, Job, unless};
 use crate::jobs::view::{BlobState, PullWait};
+use crate::limits;
 use crate::oci::{Descriptor, Digest};
 use crate::registry::{BlobStream, Place, Repository, Retries, is_elsewhere};
 use crate::store::{CommitIngest, Ingest, OpenIngest, Opened, Put, PutBody};
 
-/// How often an ingest that somebody else writes is asked for again.
-const BUSY_TRIES: u32 = 30;
 /// How long it is left alone in between.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
-/// How long a registry is not asked for ranges after it has ignored one.
-const RANGELESS_TIME: Duration = Duration::from_secs(3_600);
-/// Registries remembered to ignore ranges.
-const MOST_RANGELESS: usize = 256;
 
 /// One blob to fetch.
 pub(super) struct Fetch<'a> {
@@ -126,7 +121,7 @@ impl Fetch<'_> {
             writer_ttl: None,
             token: None,
         };
-        for _ in 0..BUSY_TRIES {
+        for _ in 0..limits::INGEST_BUSY_TRIES {
             match self.job.jobs.0.store.open_ingest(&self.job.caller, open.clone()).await {
                 Ok(Opened::Exists(exists)) => {
                     self.check_size(exists.content.size)?;
@@ -197,7 +192,7 @@ impl Fetch<'_> {
             offset = store.find_ingest(self.namespace(), id).await?.offset;
             let before = std::mem::replace(&mut there, self.show_what_is_there(id, offset).await?);
             retries.received(there.saturating_sub(before));
-            if is_disturbance(&error) && disturbed < BUSY_TRIES {
+            if is_disturbance(&error) && disturbed < limits::INGEST_BUSY_TRIES {
                 disturbed += 1;
                 unless(self.halt, tokio::time::sleep(BUSY_WAIT)).await?;
             } else {
@@ -313,10 +308,10 @@ impl Fetch<'_> {
         }
         let (now, host) = (self.job.now(), self.job.request.reference.api_host().to_owned());
         let mut rangeless = self.job.jobs.0.rangeless.lock().unwrap_or_else(PoisonError::into_inner);
-        if rangeless.len() >= MOST_RANGELESS {
+        if rangeless.len() >= limits::RANGELESS_REGISTRIES {
             rangeless.clear();
         }
-        rangeless.insert(host, now.plus(RANGELESS_TIME));
+        rangeless.insert(host, now.plus(limits::RANGELESS_TIME));
     }
 
     async fn commit(&self, ingest: &Ingest) -> Result<(), Ended> {

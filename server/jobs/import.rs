@@ -23,9 +23,6 @@ use crate::oci::{Descriptor, Digest};
 use crate::store::{Caller, Expiry, Held, Image, Labels, Lease, NewLease, Store, Target, check_image_name};
 use crate::unpack::Compression;
 
-/// What is kept in memory of files that are most likely of no use, together.
-const SHELF_BYTES: u64 = 4 << 20;
-
 /// What images are to be called.
 #[derive(Debug, Clone, Default)]
 pub struct Naming {
@@ -117,7 +114,7 @@ impl Jobs {
             files: HashMap::new(),
             links: HashMap::new(),
             shelf: HashMap::new(),
-            shelf_left: SHELF_BYTES,
+            shelf_left: limits::ARCHIVE_SHELF_BYTES,
             is_layout: false,
             index: None,
             docker: None,

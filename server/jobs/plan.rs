@@ -23,9 +23,6 @@ use crate::oci::{Descriptor, Digest, Document, Platform};
 use crate::registry::{Fetched, Repository, Resolved, Retries, Trace, Transport};
 use crate::store::{Caller, Presence, Target};
 
-/// The longest wait before a registry is asked again for a plan.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
-
 /// What a pull would do.
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
@@ -220,7 +217,7 @@ impl InMemory<'_> {
             };
             let random = u64::from_le_bytes(crate::id::random_bytes());
             match retries.failed(&error, random) {
-                Some(wait) if wait <= LONGEST_WAIT => tokio::time::sleep(wait).await,
+                Some(wait) if wait <= limits::PLAN_WAIT => tokio::time::sleep(wait).await,
                 Some(_) | None => return Err(error.into()),
             }
         }

@@ -26,9 +26,6 @@ use crate::store::Caller;
 const TELL_EVERY: Duration = Duration::from_millis(250);
 /// How often the picture is written down, in `TELL_EVERY`s.
 const WRITE_EVERY: u32 = 8;
-/// How often in a row a step is tried when a part of this service does not answer, the first time included. With the
-/// usual waits that is two minutes.
-const ATTEMPTS: u32 = 10;
 
 /// A pull at work.
 pub(super) struct Job {
@@ -118,7 +115,7 @@ impl Tries {
             (self.failures, self.most_bytes) = (0, bytes_done);
         }
         self.failures += 1;
-        self.failures < ATTEMPTS
+        self.failures < limits::PULL_TRIES
     }
 }
 
@@ -317,10 +314,10 @@ mod tests {
             let mut tries = Tries::default();
             (1..100).take_while(|number| tries.failed(number * gained)).count()
         };
-        assert_eq!(failures(0), ATTEMPTS as usize - 1);
+        assert_eq!(failures(0), limits::PULL_TRIES as usize - 1);
         assert_eq!(failures(limits::PULL_PROGRESS_BYTES), 99);
         let mut tries = Tries::default();
         let same = (1..100).take_while(|_| tries.failed(limits::PULL_PROGRESS_BYTES)).count();
-        assert_eq!(same, ATTEMPTS as usize - 1, "the same bytes again are no progress");
+        assert_eq!(same, limits::PULL_TRIES as usize - 1, "the same bytes again are no progress");
     }
 }

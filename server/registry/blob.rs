@@ -33,9 +33,6 @@ pub struct BlobStream {
     from: Option<Answerer>,
 }
 
-/// Longest time for a whole document, token or error, however steadily it comes.
-const WHOLE_BODY_TIME: Duration = Duration::from_secs(300);
-
 /// What comes of a blob.
 #[derive(Debug)]
 pub enum Arrived {
@@ -235,7 +232,7 @@ pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
 pub(super) async fn read_bounded(answer: Answer, limit: usize, stall: Duration) -> Result<(Bytes, Url)> {
     let Answer { response, url, .. } = answer;
     let whole = Body::new(response, url.clone(), stall).collect(limit);
-    match tokio::time::timeout(WHOLE_BODY_TIME, whole).await {
+    match tokio::time::timeout(limits::UPSTREAM_BODY_TIME, whole).await {
         Ok(whole) => Ok((whole?, url)),
         Err(_) => Err(upstream(UpstreamKind::Unreachable, &url, "its answer took too long")),
     }

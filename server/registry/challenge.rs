@@ -1,7 +1,6 @@
 //! `WWW-Authenticate`: what a registry wants before it answers (RFC 9110, section 11.6.1; distribution token spec).
 
-/// Longest scope or service repeated to a realm, in bytes.
-const LONGEST_PARAMETER_BYTES: usize = 1024;
+use crate::limits;
 
 /// One challenge of the header.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +42,7 @@ impl Wanted {
 impl Challenge {
     fn parameter(&self, name: &str) -> Option<String> {
         let (_, value) = self.parameters.iter().find(|(given, _)| given == name)?;
-        let fits = !value.is_empty() && value.len() <= LONGEST_PARAMETER_BYTES;
+        let fits = !value.is_empty() && value.len() <= limits::CHALLENGE_PARAMETER_BYTES;
         fits.then(|| value.clone())
     }
 }

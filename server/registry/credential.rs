@@ -7,9 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
 use crate::id::hex;
-
-/// Longest user name, password or token, in bytes: tokens of cloud registries have up to about 5,000.
-const LONGEST_BYTES: usize = 16 * 1024;
+use crate::limits;
 
 /// Text that is in no `Debug`, no log and no answer.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -50,23 +48,29 @@ impl Credential {
     /// `Invalid` for what no header can carry; the text is not repeated.
     pub fn check(self) -> Result<Credential> {
         let text = |secret: &Secret| {
-            !secret.0.is_empty() && secret.0.len() <= LONGEST_BYTES && !secret.0.contains(char::is_control)
+            !secret.0.is_empty()
+                && secret.0.len() <= limits::CREDENTIAL_BYTES
+                && !secret.0.contains(char::is_control)
         };
         let graphic = |secret: &Secret| text(secret) && secret.0.bytes().all(|c| c.is_ascii_graphic());
         match &self {
             // RFC 7617, section 2: a colon would end the name.
             Credential::Password { username, .. }
                 if username.is_empty()
-                    || username.len() > LONGEST_BYTES
+                    || username.len() > limits::CREDENTIAL_BYTES
                     || username.contains(|c: char| c == ':' || c.is_control()) =>
             {
                 Err(Error::invalid("a user name is text without `:` and control characters"))
             }
             Credential::Password { password, .. } if !text(password) => Err(Error::invalid(format!(
-                "a password has 1 to {LONGEST_BYTES} bytes and no control characters"
+                "a password has 1 to {} bytes and no control characters",
+                limits::CREDENTIAL_BYTES
             ))),
             Credential::IdentityToken { token } | Credential::RegistryToken { token } if !graphic(token) => {
-                Err(Error::invalid(format!("a token is 1 to {LONGEST_BYTES} visible ASCII characters")))
+                Err(Error::invalid(format!(
+                    "a token is 1 to {} visible ASCII characters",
+                    limits::CREDENTIAL_BYTES
+                )))
             }
             Credential::Password { .. }
             | Credential::IdentityToken { .. }

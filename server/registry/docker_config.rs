@@ -4,19 +4,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
 
 use base64::Engine as _;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::error::{Error, Result};
+use crate::limits;
 use crate::registry::credential::{Credential, Secret};
 
-/// Longest file, and longest answer of a helper.
-const LONGEST_BYTES: u64 = 1 << 20;
-/// How long a helper may take: some of them ask a cloud.
-const HELPER_TIME: Duration = Duration::from_secs(30);
 /// Under what names Docker keeps what is for Docker Hub.
 const HUB: &str = "registry-1.docker.io";
 const HUB_KEYS: [&str; 3] = ["https://index.docker.io/v1/", "index.docker.io", "docker.io"];
@@ -109,7 +105,7 @@ fn host_of(key: &str) -> String {
 
 async fn read(path: &PathBuf) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    tokio::fs::File::open(path).await?.take(LONGEST_BYTES).read_to_end(&mut bytes).await?;
+    tokio::fs::File::open(path).await?.take(limits::DOCKER_CONFIG_BYTES).read_to_end(&mut bytes).await?;
     Ok(bytes)
 }
 
@@ -142,7 +138,7 @@ async fn ask_helper(name: &str, server: &str) -> Result<Option<Credential>, Stri
         return Err("a helper's name in it is not one".to_owned());
     }
     let told = format!("the helper docker-credential-{name}");
-    let answer = tokio::time::timeout(HELPER_TIME, run_helper(name, server)).await;
+    let answer = tokio::time::timeout(limits::CREDENTIAL_HELPER_TIME, run_helper(name, server)).await;
     let answer = answer.map_err(|_| format!("{told} did not answer in time"))?;
     let (bytes, succeeded) = answer.map_err(|error| format!("{told}: {}", error.kind()))?;
     if !succeeded {
@@ -171,7 +167,7 @@ async fn run_helper(name: &str, server: &str) -> io::Result<(Vec<u8>, bool)> {
     }
     let mut bytes = Vec::new();
     if let Some(output) = child.stdout.take() {
-        output.take(LONGEST_BYTES).read_to_end(&mut bytes).await?;
+        output.take(limits::DOCKER_CONFIG_BYTES).read_to_end(&mut bytes).await?;
     }
     Ok((bytes, child.wait().await?.success()))
 }

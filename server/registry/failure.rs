@@ -10,17 +10,15 @@ use url::Url;
 
 use crate::clock::Time;
 use crate::error::{Error, Upstream, UpstreamKind};
+use crate::limits;
 use crate::registry::address::Refused;
 use crate::registry::trace::cut;
-
-/// Longest `host[:port]` that is told, in bytes: a name in DNS has no more, and a stranger's URL may.
-const LONGEST_HOST_BYTES: usize = 255;
 
 /// `host[:port]` of `url`, as it may be shown.
 pub(super) fn host_of(url: &Url) -> String {
     let host = url.host_str().unwrap_or("unknown host");
     let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-    cut(&host, LONGEST_HOST_BYTES)
+    cut(&host, limits::UPSTREAM_HOST_BYTES)
 }
 
 pub(super) fn upstream(kind: UpstreamKind, url: &Url, reason: impl Into<String>) -> Error {

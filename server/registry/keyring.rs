@@ -7,14 +7,13 @@ use reqwest::header::HeaderValue;
 
 use crate::clock::Time;
 use crate::error::Result;
+use crate::limits;
 use crate::registry::auth::Scope;
 use crate::registry::credential::Secret;
 use crate::registry::endpoint::Endpoint;
 
 /// How long before its end a token is no longer used: it must still count when the request arrives.
 const MARGIN: Duration = Duration::from_secs(5);
-/// Most tokens kept: one per repository in use.
-const MOST_KEPT: usize = 1024;
 
 /// A scope at one endpoint. Two that speak for different registries may be paths of one origin, or be told apart by `ns`
 /// alone: a token of the one opens nothing at the other.
@@ -54,7 +53,7 @@ pub(super) struct Keyring {
 
 impl Default for Keyring {
     fn default() -> Keyring {
-        Keyring { kept: Cache::new(MOST_KEPT), refreshed: Cache::new(MOST_KEPT) }
+        Keyring { kept: Cache::new(limits::REGISTRY_TOKENS), refreshed: Cache::new(limits::REGISTRY_TOKENS) }
     }
 }
 
@@ -134,10 +133,10 @@ mod tests {
     #[tokio::test]
     async fn only_so_many_tokens_are_kept() {
         let keyring = Keyring::default();
-        for number in 0..MOST_KEPT * 3 {
+        for number in 0..limits::REGISTRY_TOKENS * 3 {
             let made = async { Ok(kept("t", Time(0))) };
             keyring.obtain(&key(&number.to_string()), None, Time(0), made).await.expect("a token");
         }
-        assert!(keyring.kept.len() <= MOST_KEPT);
+        assert!(keyring.kept.len() <= limits::REGISTRY_TOKENS);
     }
 }

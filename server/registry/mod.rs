@@ -32,13 +32,13 @@ mod transport;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 
 use crate::clock::{Clock, Time};
 use crate::error::Result;
+use crate::limits;
 use crate::oci::Reference;
 
 pub use address::AddressPolicy;
@@ -64,12 +64,6 @@ use failure::{error_code, refused_by};
 use keyring::Keyring;
 use places::Places;
 use transport::{Answer, Clients, Failed, Peer, Redirects, Request, Wire};
-
-/// Longest error body looked at for its code, in bytes.
-const MAX_ERROR_BYTES: usize = 16 * 1024;
-/// Most hosts remembered to speak plain HTTP, and for how long.
-const MOST_PLAIN_HOSTS: usize = 256;
-const PLAIN_TIME: Duration = Duration::from_secs(3_600);
 
 /// The client for all registries: connections, tokens and what was learned about hosts. A cheap clone.
 #[derive(Clone)]
@@ -206,7 +200,7 @@ impl Registry {
         let (url, headers) = (answer.url.clone(), answer.response.headers().clone());
         // The code is a courtesy: an error body that cannot be read changes nothing.
         let patience = self.patience();
-        let body = read_bounded(answer, MAX_ERROR_BYTES, patience.stall);
+        let body = read_bounded(answer, limits::UPSTREAM_ERROR_BYTES, patience.stall);
         let body = tokio::time::timeout(patience.header, body).await.ok().and_then(Result::ok);
         let code = body.and_then(|(body, _)| error_code(&body));
         Err(refused_by(&url, status, &headers, code.as_deref(), self.0.clock.now()))
@@ -214,10 +208,10 @@ impl Registry {
 
     fn remember_plain(&self, authority: &str) {
         let mut plain_hosts = self.plain_hosts();
-        if plain_hosts.len() >= MOST_PLAIN_HOSTS {
+        if plain_hosts.len() >= limits::PLAIN_HOSTS {
             plain_hosts.clear();
         }
-        plain_hosts.insert(authority.to_owned(), self.0.clock.now().plus(PLAIN_TIME));
+        plain_hosts.insert(authority.to_owned(), self.0.clock.now().plus(limits::PLAIN_HOST_TIME));
     }
 
     fn is_plain(&self, authority: &str) -> bool {

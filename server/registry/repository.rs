@@ -8,6 +8,7 @@ use reqwest::Method;
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 
 use crate::error::{Error, Result, Upstream, UpstreamKind};
+use crate::limits;
 use crate::oci::{Descriptor, Digest};
 use crate::registry::address::AddressPolicy;
 use crate::registry::blob::{BlobStream, content_length, given_range};
@@ -30,9 +31,6 @@ pub struct Repository {
     pub(super) sends_to: Arc<Mutex<AddressPolicy>>,
 }
 
-/// Most endpoints of one registry.
-const MOST_ENDPOINTS: usize = 32;
-
 /// The two places where a registry keeps bytes under a digest.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Shelf {
@@ -47,7 +45,7 @@ impl Repository {
         name: String,
         trace: Trace,
     ) -> Repository {
-        let endpoints: Arc<[Endpoint]> = endpoints.into_iter().take(MOST_ENDPOINTS).collect();
+        let endpoints: Arc<[Endpoint]> = endpoints.into_iter().take(limits::REGISTRY_ENDPOINTS).collect();
         let sends_to = Arc::new(Mutex::new(policy_of(&endpoints)));
         let ranks = Ranks::new(endpoints.len());
         Repository { registry, endpoints, ranks, name, trace, sends_to }

@@ -54,10 +54,11 @@ impl RetryPolicy {
 impl Default for RetryPolicy {
     fn default() -> RetryPolicy {
         RetryPolicy {
-            max_attempts: 5,
-            attempts_once_answered: 11,
+            max_attempts: limits::UPSTREAM_TRIES,
+            attempts_once_answered: limits::UPSTREAM_TRIES_ONCE_ANSWERED,
+            // Not a limit: where the waits begin.
             first_wait: Duration::from_millis(500),
-            longest_wait: Duration::from_secs(30),
+            longest_wait: limits::UPSTREAM_WAIT,
             longest_retry_after: limits::UPSTREAM_RETRY_AFTER,
             progress_bytes: limits::PULL_PROGRESS_BYTES,
         }

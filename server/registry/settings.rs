@@ -30,8 +30,6 @@ const OUR_HEADERS: [&str; 11] = [
     "upgrade",
     "expect",
 ];
-const LONGEST_HEADER_BYTES: usize = 8 * 1024;
-const LONGEST_CONNECT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How one registry is reached.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,13 +189,14 @@ impl HostSettings {
                 return wrong("headers", "a name that is no header's, or of a header that is ours to write");
             }
             let bad = |value: &Secret| {
-                value.expose().len() > LONGEST_HEADER_BYTES || HeaderValue::from_str(value.expose()).is_err()
+                value.expose().len() > limits::REGISTRY_HEADER_BYTES
+                    || HeaderValue::from_str(value.expose()).is_err()
             };
             if values.iter().any(bad) {
                 return wrong("headers", "a value that no header can carry");
             }
         }
-        if self.connect_timeout.is_some_and(|time| time.is_zero() || time > LONGEST_CONNECT_TIMEOUT) {
+        if self.connect_timeout.is_some_and(|time| time.is_zero() || time > limits::REGISTRY_CONNECT_TIME) {
             return wrong(
                 "connect_timeout",
                 "a connection is given more than no time, and up to five minutes",

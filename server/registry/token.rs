@@ -10,6 +10,7 @@ use url::{Url, form_urlencoded};
 
 use crate::clock::Time;
 use crate::error::{Error, Result, UpstreamKind};
+use crate::limits;
 use crate::registry::Registry;
 use crate::registry::auth::{Refusal, basic, bearer};
 use crate::registry::blob::read_bounded;
@@ -21,10 +22,6 @@ use crate::registry::transport::{Redirects, Request, Wire, has_user_info};
 
 /// How long a token counts when its maker does not say: the token spec's default.
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
-/// No token is kept longer, whatever its maker says.
-const LONGEST_LIFE: Duration = Duration::from_secs(3600);
-/// Longest answer of a token server, in bytes: tokens of real registries have up to about 5,000.
-const MAX_TOKEN_ANSWER_BYTES: usize = 64 * 1024;
 /// Who we are to a token server (RFC 6749, section 2.2).
 const CLIENT_ID: &str = "orlop";
 
@@ -77,7 +74,7 @@ impl TokenAnswer {
 
     fn life(&self) -> Duration {
         let said = self.expires_in.as_ref().and_then(Seconds::whole).filter(|seconds| *seconds > 0);
-        said.map_or(DEFAULT_LIFE, Duration::from_secs).min(LONGEST_LIFE)
+        said.map_or(DEFAULT_LIFE, Duration::from_secs).min(limits::REGISTRY_TOKEN_TIME)
     }
 }
 
@@ -181,7 +178,7 @@ impl Registry {
 
     async fn ask_for_token(&self, request: Request<'_>) -> Result<(TokenAnswer, Url)> {
         let answer = self.accept(self.0.clients.send(request).await?).await?;
-        let (body, url) = read_bounded(answer, MAX_TOKEN_ANSWER_BYTES, self.patience().stall).await?;
+        let (body, url) = read_bounded(answer, limits::REGISTRY_TOKEN_BYTES, self.patience().stall).await?;
         let answer = serde_json::from_slice(&body).ok();
         let answer = answer.ok_or_else(|| bad_answer(&url, "its answer has no token in it"))?;
         Ok((answer, url))

@@ -9,10 +9,8 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, RETRY_AFTER, WWW_AUTHENTICA
 use url::Url;
 
 use crate::registry::challenge::Wanted;
+use crate::limits;
 use crate::registry::transport::shown;
-
-/// Longest value of a header that is told, in bytes: it is a stranger's text.
-const LONGEST_VALUE_BYTES: usize = 512;
 
 /// Who is told of each request and of each change of plan; mostly nobody.
 #[derive(Clone, Default)]
@@ -95,7 +93,7 @@ impl Outcome {
             Some((name, text.to_owned()))
         });
         let found = found.chain(told_challenge(response).map(|text| ("www-authenticate", text)));
-        let cut = |(name, text): (_, String)| (name, cut(&text, LONGEST_VALUE_BYTES));
+        let cut = |(name, text): (_, String)| (name, cut(&text, limits::TRACE_HEADER_BYTES));
         Outcome::Answered { status: response.status().as_u16(), headers: found.map(cut).collect() }
     }
 }
@@ -174,7 +172,7 @@ mod tests {
         assert_eq!(crate::registry::failure::host_of(&url).len(), 255);
         let realm = "a".repeat(900);
         let answered = told(&format!("Bearer realm=\"https://{realm}\""));
-        assert!(answered.len() <= LONGEST_VALUE_BYTES && answered.ends_with('…'), "{answered}");
+        assert!(answered.len() <= limits::TRACE_HEADER_BYTES && answered.ends_with('…'), "{answered}");
         assert_eq!(cut("aéa\n", 4), "aéa");
         assert_eq!(cut("aéaéa", 5), "a…");
     }

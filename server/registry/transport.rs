@@ -18,14 +18,6 @@ use crate::registry::failure::{bad_answer, no_connection, sent_by_stranger, upst
 use crate::registry::ranks::Answerer;
 use crate::registry::trace::{Exchange, Outcome, Trace, cut};
 
-/// Idle connections kept per host, and for how long: a pull's layers reuse them.
-const IDLE_CONNECTIONS: usize = 10;
-const IDLE_TIME: Duration = Duration::from_secs(30);
-/// Longest URL that is told, in bytes: a stranger redirects to one of any length.
-const LONGEST_SHOWN_BYTES: usize = 1024;
-/// Most clients kept, one for each set of terms in use.
-const MOST_CLIENTS: usize = 64;
-
 /// How long to wait for a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
@@ -40,9 +32,9 @@ pub struct Patience {
 impl Default for Patience {
     fn default() -> Patience {
         Patience {
-            connect: Duration::from_secs(10),
-            header: Duration::from_secs(30),
-            stall: Duration::from_secs(60),
+            connect: limits::UPSTREAM_CONNECT_TIME,
+            header: limits::UPSTREAM_HEADER_TIME,
+            stall: limits::UPSTREAM_STALL_TIME,
         }
     }
 }
@@ -294,7 +286,7 @@ impl Clients {
             source: Some(source.into()),
         })?;
         // All of them may be in use: they cost a handshake each to get back, and memory is bounded.
-        if made.len() >= MOST_CLIENTS {
+        if made.len() >= limits::UPSTREAM_CLIENTS {
             made.clear();
         }
         made.insert(terms, client.clone());
@@ -320,8 +312,8 @@ impl Clients {
             // Retries are the caller's, who knows what they cost.
             .retry(reqwest::retry::never())
             .connect_timeout(terms.trust.connect_timeout().unwrap_or(self.patience.connect))
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .pool_idle_timeout(IDLE_TIME)
+            .pool_max_idle_per_host(limits::UPSTREAM_IDLE_CONNECTIONS)
+            .pool_idle_timeout(limits::UPSTREAM_IDLE_TIME)
             .tls_certs_merge(roots)
             .tls_danger_accept_invalid_certs(terms.lax);
         if let Some(own) = terms.trust.identity() {
@@ -341,7 +333,7 @@ pub(super) fn shown(url: &Url) -> String {
     let _ = bare.set_password(None);
     let hidden = bare.query().is_some_and(|query| !query.starts_with("ns="));
     bare.set_query(None);
-    cut(&if hidden { format!("{bare}?…") } else { bare.to_string() }, LONGEST_SHOWN_BYTES)
+    cut(&if hidden { format!("{bare}?…") } else { bare.to_string() }, limits::UPSTREAM_URL_BYTES)
 }
 
 /// `Bearer` of `Bearer ey…`; of what has no scheme, that there is something.

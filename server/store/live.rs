@@ -13,10 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::tokens::is_same;
 use crate::clock::Time;
 use crate::error::{Error, Result};
+use crate::limits;
 use crate::oci::{Algorithm, Digest, Hasher};
 
-/// How long a newcomer waits for a writer whose request has ended and whose bytes are being synced.
-const FINISHING_WAIT: Duration = Duration::from_secs(5);
 /// What a caller is told to wait when another request writes.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
 
@@ -196,7 +195,7 @@ impl Live {
     /// `Busy` while somebody else writes; `WriterLost` when the token is not the writer's; `NotFound` after an
     /// abort.
     pub async fn take_turn(self: &Arc<Live>, id: &str, token: Option<&str>, now: Time) -> Result<Turn> {
-        let patience = tokio::time::sleep(FINISHING_WAIT);
+        let patience = tokio::time::sleep(limits::FINISHING_TIME);
         tokio::pin!(patience);
         loop {
             // Registered before the look at the slot, so that a turn that ends between is not missed.

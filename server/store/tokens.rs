@@ -81,7 +81,6 @@ const PREFIX: &str = "orl_";
 pub const SESSION_TIME: Duration = Duration::from_secs(12 * 3600);
 /// `last_used_at` is kept to this, so that reading does not write.
 const USE_RESOLUTION: i64 = 60_000_000;
-const NAME_BYTES: usize = 255;
 
 impl Store {
     /// Makes a token; the second value is its secret, which nobody can ask for again.
@@ -91,7 +90,7 @@ impl Store {
     pub async fn create_token(&self, new: NewToken) -> Result<(Token, String)> {
         let now = self.now();
         if new.name.is_empty()
-            || new.name.len() > NAME_BYTES
+            || new.name.len() > limits::TOKEN_NAME_BYTES
             || new.name.contains(|c: char| c.is_ascii_control())
         {
             return Err(Error::invalid_field(

@@ -11,9 +11,6 @@ use crate::oci::media_type::{OCI_CONFIG, OCI_MANIFEST};
 use crate::oci::{Descriptor, ImageConfig, Reference};
 use crate::unpack::Compression;
 
-/// Links that lead to links.
-const HOPS: usize = 8;
-
 impl Import<'_> {
     /// The images of `docker save`: a manifest is made for each, of its config and its layers as they are.
     pub(super) async fn read_docker(&mut self, bytes: &[u8]) -> Result<Vec<Found>> {
@@ -74,7 +71,7 @@ impl Import<'_> {
     /// The blob that the archive has at a path, through its own links.
     async fn find(&mut self, path: &str) -> Result<Stored> {
         let mut at = path.to_owned();
-        for _ in 0..HOPS {
+        for _ in 0..limits::ARCHIVE_LINKS {
             if let Some(stored) = self.files.get(&at) {
                 return Ok(stored.clone());
             }

@@ -6,7 +6,7 @@ use futures_util::stream::unfold;
 
 use super::layout::check_layout;
 use super::names::{check_names, target_of};
-use super::{Found, Import, Imported, SHELF_BYTES, Stored, refuse};
+use super::{Found, Import, Imported, Stored, refuse};
 use crate::error::{Conflict, Error, Result};
 use crate::limits;
 use crate::oci::layout::{DOCKER_FILE, INDEX_FILE, LAYOUT_FILE, blob_at};
@@ -16,8 +16,6 @@ use crate::unpack::{Archive, Compression, Entry, EntryKind};
 
 /// A file up to this many bytes is taken whole and written in one go; a longer one streams to the disk.
 const IN_MEMORY: u64 = 1 << 20;
-/// `oci-layout` is one short line.
-const LAYOUT_BYTES: u64 = 4 << 10;
 /// The first bytes of a file, which tell its compression.
 const PREFIX: usize = 6;
 
@@ -63,7 +61,7 @@ impl Import<'_> {
                 self.links.insert(path, target.clone());
             }
             (EntryKind::File, LAYOUT_FILE) => {
-                check_layout(&entry.read("oci-layout", LAYOUT_BYTES).await?)?;
+                check_layout(&entry.read("oci-layout", limits::LAYOUT_FILE_BYTES).await?)?;
                 self.is_layout = true;
             }
             (EntryKind::File, INDEX_FILE) => {
@@ -79,7 +77,7 @@ impl Import<'_> {
                     && entry.size <= self.shelf_left =>
             {
                 self.shelf_left -= entry.size;
-                let bytes = entry.read("a file of the archive", SHELF_BYTES).await?;
+                let bytes = entry.read("a file of the archive", limits::ARCHIVE_SHELF_BYTES).await?;
                 self.shelf.insert(path, bytes.into());
             }
             (EntryKind::File, other) => {
