@@ -25,6 +25,11 @@ use crate::store::{CommitIngest, Ingest, OpenIngest, Opened, Put, PutBody};
 /// How long it is left alone in between.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
 
+/// The ref of the ingest in which pulls fetch a blob: each goes on with what another left.
+pub(super) fn ingest_ref(digest: &Digest) -> String {
+    format!("pull-{digest}")
+}
+
 /// One blob to fetch.
 pub(super) struct Fetch<'a> {
     pub job: &'a Job,
@@ -107,7 +112,7 @@ impl Fetch<'_> {
         if let Some(bytes) = self.descriptor.embedded() {
             return self.put(bytes.into()).await.map(|()| None);
         }
-        let mut reference = format!("pull-{}", self.digest());
+        let mut reference = ingest_ref(self.digest());
         if self.flight.get().is_some_and(|boarded| boarded.overtakes) {
             // The other one writes the ingest of that name.
             reference = format!("{reference}-{}", self.job.id);

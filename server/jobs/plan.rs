@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result, UpstreamKind};
 use crate::jobs::documents::embedded;
+use crate::jobs::fetch::ingest_ref;
 use crate::jobs::registries::Own;
 use crate::jobs::request::Request;
 use crate::jobs::run::Ended;
@@ -277,11 +278,6 @@ impl Shelf for InMemory<'_> {
     fn leave_out(&self, referrer: &Descriptor, why: String) {
         self.left_out().insert(referrer.digest.clone(), why);
     }
-}
-
-/// The ref of the ingest in which a pull fetches a blob.
-fn ingest_ref(digest: &Digest) -> String {
-    format!("pull-{digest}")
 }
 
 impl Plan {
