@@ -185,7 +185,7 @@ fn clock_time(at: &str) -> String {
     at.split_once('T').and_then(|(_, time)| time.get(..8)).map(escape).unwrap_or_default()
 }
 
-/// A line for each request, and one below it for what kept it from an answer: that may be long.
+/// A line for each request, and one below it for what kept it from an answer, or from all of it: that may be long.
 fn requests(trace: &Value) -> String {
     let items = trace.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let row = |item: &Value| {
@@ -194,17 +194,19 @@ fn requests(trace: &Value) -> String {
         let took = item.get("duration_ms").and_then(Value::as_u64).unwrap_or(0);
         let answer = status.unwrap_or_else(|| "none".to_owned());
         let what = format!("{} {}", text(item, "method"), text(item, "url"));
-        vec![time, answer, format!("{took} ms"), text(item, "authorization"), text(item, "range"), what]
+        let body = item.get("received_bytes").and_then(Value::as_u64).map(human_bytes).unwrap_or_default();
+        let took = format!("{took} ms");
+        vec![time, answer, took, body, text(item, "authorization"), text(item, "range"), what]
     };
     let rows: Vec<Vec<String>> = items.iter().map(row).collect();
-    let told = table(&["TIME", "ANSWER", "TOOK", "AUTH", "RANGE", "REQUEST"], &rows);
+    let told = table(&["TIME", "ANSWER", "TOOK", "BODY", "AUTH", "RANGE", "REQUEST"], &rows);
     let mut lines = told.lines();
     let mut shown: Vec<String> = lines.next().map(str::to_owned).into_iter().collect();
     for (line, item) in lines.zip(items) {
         shown.push(line.to_owned());
-        shown.extend(
-            Some(text(item, "error")).filter(|error| !error.is_empty()).map(|error| format!("  {error}")),
-        );
+        let said = |name: &str| Some(text(item, name)).filter(|said| !said.is_empty());
+        shown.extend(said("error").map(|error| format!("  {error}")));
+        shown.extend(said("cut").map(|why| format!("  cut: {why}")));
     }
     shown.join("\n")
 }
@@ -259,7 +261,7 @@ mod tests {
         let told = requests(&json!({"items": items}));
         let lines: Vec<&str> = told.lines().collect();
         assert_eq!(lines.len(), 4);
-        assert_eq!(lines[2], "10:00:00.000000Z  none    7 ms               GET u2");
+        assert_eq!(lines[2], "10:00:00.000000Z  none    7 ms                     GET u2");
         assert_eq!(lines[3], format!("  {long}"));
     }
 }

@@ -319,13 +319,19 @@ impl Job {
     /// Who listens to the requests of this pull: its log, and its trace where one is wanted.
     fn tracer(&self) -> Trace {
         let (live, clock, wanted) = (self.live.clone(), self.jobs.0.clock.clone(), self.request.trace);
-        Trace::to(move |told| {
-            if let Told::Fallback { from, to, reason } = &told {
-                live.log(clock.now(), LogLevel::Warn, format!("{from} does not help: {reason}; asking {to}"));
+        Trace::to(move |told| match told {
+            Told::Fallback { from, to, reason } => {
+                let message = format!("{from} does not help: {reason}; asking {to}");
+                live.log(clock.now(), LogLevel::Warn, message);
             }
-            if let Some(line) = TraceLine::of(&told, clock.now()).filter(|_| wanted) {
+            Told::Exchange(exchange) if wanted => {
+                let line = TraceLine::of(exchange, clock.now());
                 live.change(|record| record.detail.trace.get_or_insert_default().push(line));
             }
+            Told::Body(received) if wanted => {
+                live.change(|record| record.detail.trace.get_or_insert_default().note_body(received));
+            }
+            Told::Exchange(_) | Told::Body(_) => {}
         })
     }
 }

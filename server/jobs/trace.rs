@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
 use crate::limits;
-use crate::registry::{Outcome, Told};
+use crate::registry::{Exchange, Outcome, Received};
 
 /// What a pull remembers of its requests: the last of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,9 +16,12 @@ pub struct PullTrace {
     pub dropped: u64,
 }
 
-/// A request and its answer, or that another host was asked.
+/// A request and its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceLine {
+    /// Of the exchange among those of one attempt; none once it is over.
+    #[serde(skip)]
+    number: Option<u64>,
     pub at: Time,
     pub method: String,
     /// Without user information, and without the text of its query.
@@ -36,6 +39,12 @@ pub struct TraceLine {
     /// Why there was no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Bytes of its body that came; `None` for one that nobody read, or that is still being read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received_bytes: Option<u64>,
+    /// Why less of the body was read than there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<String>,
     /// Until the head of the answer, in milliseconds.
     pub duration_ms: u64,
 }
@@ -48,29 +57,38 @@ impl PullTrace {
             self.dropped += 1;
         }
     }
+
+    /// Notes how much came of a body. Of equal numbers the last is meant: the others are of earlier attempts.
+    pub(super) fn note_body(&mut self, received: Received) {
+        let line = self.items.iter_mut().rfind(|line| line.number == Some(received.exchange));
+        if let Some(line) = line {
+            (line.received_bytes, line.cut) = (Some(received.bytes), received.cut);
+        }
+    }
 }
 
 impl TraceLine {
-    /// `None` for what is told in the pull's log instead.
-    pub(super) fn of(told: &Told, at: Time) -> Option<TraceLine> {
-        let Told::Exchange(exchange) = told else { return None };
-        let (status, headers, error) = match &exchange.outcome {
+    pub(super) fn of(exchange: Exchange, at: Time) -> TraceLine {
+        let (status, headers, error) = match exchange.outcome {
             Outcome::Answered { status, headers } => {
                 let headers = headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-                (Some(*status), headers, None)
+                (Some(status), headers, None)
             }
-            Outcome::Failed { reason } => (None, Vec::new(), Some(reason.clone())),
+            Outcome::Failed { reason } => (None, Vec::new(), Some(reason)),
         };
-        Some(TraceLine {
+        TraceLine {
+            number: Some(exchange.number),
             at,
-            method: exchange.method.clone(),
-            url: exchange.url.clone(),
-            authorization: exchange.authorization.clone(),
-            range: exchange.range.clone(),
+            method: exchange.method,
+            url: exchange.url,
+            authorization: exchange.authorization,
+            range: exchange.range,
             status,
             headers,
             error,
+            received_bytes: None,
+            cut: None,
             duration_ms: u64::try_from(exchange.took.as_millis()).unwrap_or(u64::MAX),
-        })
+        }
     }
 }

@@ -14,6 +14,7 @@ use crate::limits;
 use crate::registry::failure::{bad_answer, no_connection, upstream};
 use crate::registry::places::Place;
 use crate::registry::ranks::Answerer;
+use crate::registry::trace::Counting;
 use crate::registry::transport::Answer;
 
 /// The bytes of a blob as they arrive. Drop it to stop. Their digest is the reader's to check.
@@ -49,6 +50,9 @@ struct Body {
     /// Time spent waiting, and bytes received, since the last time that enough had come.
     waited: Duration,
     received: u64,
+    counting: Counting,
+    /// Bytes still to come, where the head of the answer says how many.
+    left: Option<u64>,
 }
 
 impl BlobStream {
@@ -69,9 +73,9 @@ impl BlobStream {
         place: Place,
     ) -> Result<BlobStream> {
         let given = given_range(&answer, size, &wanted)?;
-        let Answer { response, url, from, .. } = answer;
+        let Answer { response, url, from, counting, .. } = answer;
         let (offset, to_skip) = (wanted.start, wanted.start - given.start);
-        let body = Some(Body::new(response, url, stall));
+        let body = Some(Body::new(response, url, stall, counting));
         Ok(BlobStream { body, size, offset, end: given.end, to_skip, place, from })
     }
 
@@ -136,25 +140,32 @@ impl BlobStream {
                 true => format!("it sends more than the {} bytes that were promised", self.size),
                 false => format!("it sends more than its range, which ends at byte {}", self.end),
             };
-            return Err(upstream(UpstreamKind::Mismatch, &body.url, reason));
+            return Err(body.end_early(upstream(UpstreamKind::Mismatch, &body.url, reason)));
         }
         self.offset += bytes.len() as u64;
         Ok(Some(Arrived::Bytes(bytes)))
     }
 
     fn finish(&mut self) -> Result<()> {
-        let Some(body) = self.body.take() else { return Ok(()) };
+        let Some(mut body) = self.body.take() else { return Ok(()) };
         if self.offset < self.end {
             let reason = format!("the body ended at byte {} of {}", self.offset, self.size);
-            return Err(upstream(UpstreamKind::Unreachable, &body.url, reason));
+            return Err(body.end_early(upstream(UpstreamKind::Unreachable, &body.url, reason)));
         }
         Ok(())
     }
 }
 
 impl Body {
-    fn new(response: Response, url: Url, stall: Duration) -> Body {
-        Body { response, url, stall, waited: Duration::ZERO, received: 0 }
+    fn new(response: Response, url: Url, stall: Duration, mut counting: Counting) -> Body {
+        counting.begin();
+        let left = content_length(response.headers());
+        Body { response, url, stall, waited: Duration::ZERO, received: 0, counting, left }
+    }
+
+    fn end_early(&mut self, error: Error) -> Error {
+        self.counting.cut(&error);
+        error
     }
 
     /// The next bytes, under the stall watch. Only waiting counts: a slow reader is not a slow peer.
@@ -163,9 +174,10 @@ impl Body {
         let left = self.stall.saturating_sub(self.waited);
         let Ok(bytes) = tokio::time::timeout(left, self.response.chunk()).await else {
             let reason = format!("it stalled: next to nothing came for {} s", self.stall.as_secs_f32());
-            return Err(upstream(UpstreamKind::Unreachable, &self.url, reason));
+            return Err(self.end_early(upstream(UpstreamKind::Unreachable, &self.url, reason)));
         };
-        let bytes = bytes.map_err(|error| no_connection(&self.url, &error))?;
+        let bytes = bytes.map_err(|error| self.end_early(no_connection(&self.url, &error)))?;
+        self.count(bytes.as_ref());
         self.waited += began.elapsed();
         self.received += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
         // Less would let a peer drip a byte per wait, and hold a pull for ever.
@@ -175,16 +187,27 @@ impl Body {
         Ok(bytes)
     }
 
+    fn count(&mut self, bytes: Option<&Bytes>) {
+        let come = bytes.map_or(0, |bytes| bytes.len() as u64);
+        self.counting.count(come);
+        self.left = self.left.map(|left| left.saturating_sub(come));
+        if bytes.is_none() || self.left == Some(0) {
+            self.counting.end();
+        }
+    }
+
     async fn collect(mut self, limit: usize) -> Result<Bytes> {
         let too_long = |url| bad_answer(url, format!("its answer is longer than {limit} bytes"));
         let announced = content_length(self.response.headers()).unwrap_or(0);
         if announced > limit as u64 {
-            return Err(too_long(&self.url));
+            let error = too_long(&self.url);
+            return Err(self.end_early(error));
         }
         let mut whole = Vec::with_capacity(announced as usize);
         while let Some(bytes) = self.next().await? {
             if whole.len() + bytes.len() > limit {
-                return Err(too_long(&self.url));
+                let error = too_long(&self.url);
+                return Err(self.end_early(error));
             }
             whole.extend_from_slice(&bytes);
         }
@@ -230,8 +253,8 @@ pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
 /// # Errors
 /// `Upstream`: `Unreachable` when it breaks off or takes too long, `BadAnswer` at the first byte past the limit.
 pub(super) async fn read_bounded(answer: Answer, limit: usize, stall: Duration) -> Result<(Bytes, Url)> {
-    let Answer { response, url, .. } = answer;
-    let whole = Body::new(response, url.clone(), stall).collect(limit);
+    let Answer { response, url, counting, .. } = answer;
+    let whole = Body::new(response, url.clone(), stall, counting).collect(limit);
     match tokio::time::timeout(limits::UPSTREAM_BODY_TIME, whole).await {
         Ok(whole) => Ok((whole?, url)),
         Err(_) => Err(upstream(UpstreamKind::Unreachable, &url, "its answer took too long")),

@@ -54,7 +54,7 @@ pub use probe::{Probe, Step, StepName};
 pub use repository::Repository;
 pub use retry::{Retries, RetryPolicy, retriable};
 pub use settings::{ClientCertificate, HostSettings, RegistrySettings};
-pub use trace::{Exchange, Outcome, Told, Trace};
+pub use trace::{Exchange, Outcome, Received, Told, Trace};
 pub use transport::Patience;
 
 use auth::{Refusal, Scope, refused_with};

@@ -2,25 +2,34 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::Response;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use url::Url;
 
-use crate::registry::challenge::Wanted;
 use crate::limits;
+use crate::registry::challenge::Wanted;
 use crate::registry::transport::shown;
 
 /// Who is told of each request and of each change of plan; mostly nobody.
 #[derive(Clone, Default)]
-pub struct Trace(Option<Arc<dyn Fn(Told) + Send + Sync>>);
+pub struct Trace(Option<Arc<Listening>>);
+
+struct Listening {
+    listener: Box<dyn Fn(Told) + Send + Sync>,
+    /// The number of the next exchange.
+    next: AtomicU64,
+}
 
 /// What is told.
 #[derive(Debug, Clone)]
 pub enum Told {
     /// A request and its answer.
     Exchange(Exchange),
+    /// Nothing more is read of the body of an answer.
+    Body(Received),
     /// An endpoint did not help, and another is asked.
     Fallback { from: String, to: String, reason: String },
 }
@@ -28,6 +37,8 @@ pub enum Told {
 /// One request, and the head of its answer.
 #[derive(Debug, Clone)]
 pub struct Exchange {
+    /// Its own among those of the trace.
+    pub number: u64,
     pub method: String,
     /// Without user information, without the text of its query, and cut where it is longer than any that we make.
     pub url: String,
@@ -52,25 +63,50 @@ pub enum Outcome {
     },
 }
 
+/// How much came of the body of an answer.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// Of the exchange that it belongs to.
+    pub exchange: u64,
+    pub bytes: u64,
+    /// Why less of it was read than there is.
+    pub cut: Option<String>,
+}
+
+/// Counts the bytes of a body, and tells of them when it is read no more. Of one that nobody begins to read nothing is told.
+#[derive(Debug)]
+pub(super) struct Counting {
+    trace: Trace,
+    exchange: u64,
+    is_begun: bool,
+    bytes: u64,
+    cut: Option<String>,
+}
+
 impl Trace {
     /// Tells everything to `listener`, at once and in the middle of a request: it must not wait.
     pub fn to(listener: impl Fn(Told) + Send + Sync + 'static) -> Trace {
-        Trace(Some(Arc::new(listener)))
+        Trace(Some(Arc::new(Listening { listener: Box::new(listener), next: AtomicU64::new(0) })))
     }
 
     pub const fn nobody() -> Trace {
         Trace(None)
     }
 
-    pub(super) fn tell(&self, exchange: impl FnOnce() -> Exchange) {
-        if let Some(listener) = &self.0 {
-            listener(Told::Exchange(exchange()));
-        }
+    /// Tells of the exchange, which is given a number; what counts the body of its answer.
+    pub(super) fn tell(&self, exchange: impl FnOnce(u64) -> Exchange) -> Counting {
+        let number = self.0.as_ref().map_or(0, |listening| {
+            let number = listening.next.fetch_add(1, Ordering::Relaxed);
+            (listening.listener)(Told::Exchange(exchange(number)));
+            number
+        });
+        Counting { trace: self.clone(), exchange: number, is_begun: false, bytes: 0, cut: None }
     }
 
     pub(super) fn tell_fallback(&self, from: &str, to: &str, reason: impl fmt::Display) {
-        if let Some(listener) = &self.0 {
-            listener(Told::Fallback { from: from.to_owned(), to: to.to_owned(), reason: reason.to_string() });
+        if let Some(listening) = &self.0 {
+            let (from, to, reason) = (from.to_owned(), to.to_owned(), reason.to_string());
+            (listening.listener)(Told::Fallback { from, to, reason });
         }
     }
 }
@@ -78,6 +114,35 @@ impl Trace {
 impl fmt::Debug for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_some() { "Trace(on)" } else { "Trace(off)" })
+    }
+}
+
+impl Counting {
+    pub fn begin(&mut self) {
+        self.is_begun = true;
+        self.cut("nobody wanted the rest of it");
+    }
+
+    pub fn count(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+
+    /// It was read to its end.
+    pub fn end(&mut self) {
+        self.cut = None;
+    }
+
+    pub fn cut(&mut self, why: impl fmt::Display) {
+        self.cut = Some(why.to_string());
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        if let Some(listening) = self.trace.0.as_ref().filter(|_| self.is_begun) {
+            let (exchange, bytes, cut) = (self.exchange, self.bytes, self.cut.take());
+            (listening.listener)(Told::Body(Received { exchange, bytes, cut }));
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::registry::address::{AddressPolicy, GuardedResolver, Refused, is_loopb
 use crate::registry::endpoint::Trust;
 use crate::registry::failure::{bad_answer, no_connection, sent_by_stranger, upstream};
 use crate::registry::ranks::Answerer;
-use crate::registry::trace::{Exchange, Outcome, Trace, cut};
+use crate::registry::trace::{Counting, Exchange, Outcome, Trace, cut};
 
 /// How long to wait for a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +85,8 @@ pub(super) struct Answer {
     pub peer: Peer,
     /// The endpoint of a repository that it is from; none for what is asked elsewhere.
     pub from: Option<Answerer>,
+    /// Who hears how much of its body comes.
+    pub counting: Counting,
 }
 
 /// Whom a request has come to.
@@ -168,7 +170,7 @@ impl Clients {
     pub async fn try_send(&self, request: Request<'_>) -> Result<Answer, Failed> {
         let (mut url, mut addresses, mut peer) = (request.url.clone(), request.addresses, Peer::Asked);
         for hop in 0..=limits::REDIRECTS {
-            let response = match self.send_once(&request, &url, addresses, peer).await {
+            let (response, counting) = match self.send_once(&request, &url, addresses, peer).await {
                 Err(failed) if hop > 0 => {
                     let narrowed = addresses != request.addresses;
                     let error = failed.error;
@@ -183,7 +185,7 @@ impl Clients {
                     return Err(bad_answer(&url, why).into());
                 }
                 Some(next) => url = next,
-                None => return Ok(Answer { response, url, addresses, peer, from: None }),
+                None => return Ok(Answer { response, url, addresses, peer, from: None, counting }),
             }
             if url.origin() != request.url.origin() {
                 peer = Peer::Stranger;
@@ -199,10 +201,11 @@ impl Clients {
         url: &Url,
         addresses: AddressPolicy,
         peer: Peer,
-    ) -> Result<Response, Failed> {
+    ) -> Result<(Response, Counting), Failed> {
         let began = Instant::now();
         let answered = self.attempt(request, url, addresses, peer).await;
-        request.trace.tell(|| Exchange {
+        let counting = request.trace.tell(|number| Exchange {
+            number,
             method: request.method.to_string(),
             url: shown(url),
             authorization: match peer {
@@ -221,7 +224,7 @@ impl Clients {
             },
             took: began.elapsed(),
         });
-        answered
+        Ok((answered?, counting))
     }
 
     async fn attempt(

@@ -300,6 +300,27 @@ story!(a_trace_tells_each_request_and_no_secret, async |app| {
     assert_eq!(app.get(place).await.expect(409).problem_code(), "invalid-state");
 });
 
+story!(a_trace_tells_how_much_came_of_each_body_and_why_it_ended_early, async |app| {
+    let registry = private(Auth::Token { realm: None, expires_in: 300 }).await;
+    registry.fail("/blobs/", Fault::CutAfter(3), 1);
+    let pulled = pull(app, &registry, json!({"trace": true})).await;
+    assert_eq!(outcome(&pulled), ("succeeded", ""));
+    let id = pulled["id"].as_str().expect("an id");
+    let trace = app.get(format!("{PULLS}/{id}/trace")).await.expect(200).json();
+    let items = trace["items"].as_array().expect("a list");
+    let cut = items.iter().find(|line| line["cut"].is_string()).unwrap_or_else(|| panic!("{trace}"));
+    assert_eq!((&cut["status"], &cut["received_bytes"]), (&json!(200), &json!(3)));
+    assert!(cut["cut"].as_str().expect("words").contains("the connection broke"), "{cut}");
+    let whole: u64 = items.iter().filter_map(|line| line["received_bytes"].as_u64()).sum();
+    assert!(whole >= pulled["progress"]["bytes_network"].as_u64().expect("bytes"), "{trace}");
+    let unread = items.iter().filter(|line| line["method"] == "HEAD" || line["status"] == 401);
+    assert!(unread.clone().count() > 0 && unread.clone().all(|line| line["received_bytes"].is_null()));
+
+    let (exit, said) = orlop(app, &["pulls", "trace", id], "").await;
+    assert!(exit == 0 && said.contains("  BODY  ") && said.contains("  3 B  "), "{said}");
+    assert!(said.contains("\n  cut: ") && said.contains("the connection broke"), "{said}");
+});
+
 story!(a_test_goes_step_by_step_to_the_one_that_fails, async |app| {
     let registry = private(Auth::Token { realm: None, expires_in: 300 }).await;
     registry.hand_tokens_to(TokenFor::Password("ci:s3cret"));
