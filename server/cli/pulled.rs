@@ -43,7 +43,12 @@ pub async fn print_pulled(context: &Context, job: &Value, before: &Before) -> Re
 
 fn move_of(name: &str, before: Option<&str>, after: &str) -> Option<String> {
     let before = before.filter(|before| *before != after)?;
-    Some(format!("moved {} from {} to {}", escape(name), escape(before), escape(after)))
+    Some(moved_line(name, before, after))
+}
+
+/// That a name stands for something else now.
+pub fn moved_line(name: &str, from: &str, to: &str) -> String {
+    format!("moved {} from {} to {}", escape(name), escape(from), escape(to))
 }
 
 /// Only where the server chose: who named platforms knows them. That it cannot be told fails no pull.

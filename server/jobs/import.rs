@@ -37,6 +37,8 @@ pub struct Naming {
 pub struct Imported {
     /// In the archive's order.
     pub images: Vec<Image>,
+    /// Of their names those that stood for something else.
+    pub moved: Vec<MovedName>,
     /// What has no name in the archive: it is stored, and goes with its lease.
     pub unnamed: Vec<Target>,
     pub stored_blobs: u64,
@@ -44,6 +46,14 @@ pub struct Imported {
     /// What was in the archive and here before.
     pub existing_blobs: u64,
     pub existing_bytes: u64,
+}
+
+/// A name, and the digests that it stood for and stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MovedName {
+    pub name: String,
+    pub from: String,
+    pub to: String,
 }
 
 /// An import at work.

@@ -36,7 +36,7 @@ pub use begin::Created;
 pub use event::{
     LogLevel, PullEnd, PullEvent, PullEventBody, PullLog, PullPhaseChange, PullReset, ResetReason,
 };
-pub use import::{Imported, Naming};
+pub use import::{Imported, MovedName, Naming};
 pub use look::{Events, Follow};
 pub use plan::{Plan, PlanBlob, PlanTotals};
 pub use request::{CredentialUse, ForeignLayers, PullRequest, Selection};

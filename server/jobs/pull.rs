@@ -129,8 +129,8 @@ async fn name_image(job: &Job, target: Descriptor, converted_from: Option<Digest
         }),
         labels,
     };
-    let (image, _held) = job.jobs.0.store.create_image(&job.caller, image, NameTaken::Move).await?;
-    job.live.change(|record| record.detail.image_id = Some(image.id));
+    let named = job.jobs.0.store.create_image(&job.caller, image, NameTaken::Move).await?;
+    job.live.change(|record| record.detail.image_id = Some(named.image.id));
     Ok(())
 }
 

@@ -71,6 +71,15 @@ pub struct ImagePatch {
     pub if_match: IfMatch,
 }
 
+/// An image that was given its name.
+#[derive(Debug, Clone)]
+pub struct NamedImage {
+    pub image: Image,
+    pub held: Held,
+    /// The digest that the name stood for before, where that is another one.
+    pub moved_from: Option<String>,
+}
+
 /// What becomes of an image that has the name already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NameTaken {
@@ -83,12 +92,7 @@ impl Store {
     /// # Errors
     /// `Invalid`; `AlreadyExists`; `NotFound` for the lease or the image to copy; `Unprocessable` when the target
     /// disagrees with what is stored, or leaves out what nobody knows.
-    pub async fn create_image(
-        &self,
-        caller: &Caller,
-        new: NewImage,
-        taken: NameTaken,
-    ) -> Result<(Image, Held)> {
+    pub async fn create_image(&self, caller: &Caller, new: NewImage, taken: NameTaken) -> Result<NamedImage> {
         check_image_name(&new.name)?;
         let labels = labels::new_labels(new.labels)?;
         let target = match new.source {
@@ -115,14 +119,16 @@ impl Store {
         self.change_image(move |tx| {
             Box::pin(async move {
                 touch(tx, &owner.namespace, now).await?;
-                let (row, topic) = if db::images::insert_image(tx, &row).await? {
-                    (row, Topic::ImageCreate)
+                let (row, topic, stood_for) = if db::images::insert_image(tx, &row).await? {
+                    (row, Topic::ImageCreate, None)
                 } else {
-                    (move_name(tx, row, taken, &store).await?, Topic::ImageUpdate)
+                    let (row, stood_for) = move_name(tx, row, taken, &store).await?;
+                    (row, Topic::ImageUpdate, Some(stood_for))
                 };
                 tell(tx, now, News::of_image(topic, &row)).await?;
                 let held = hold(tx, &owner, ResourceKind::Image, &row.id, grace, now).await?;
-                Ok((image_of(row), held))
+                let moved_from = stood_for.filter(|digest| *digest != row.digest);
+                Ok(NamedImage { image: image_of(row), held, moved_from })
             })
         })
         .await
@@ -236,8 +242,13 @@ impl Store {
     }
 }
 
-/// Points a name that is taken to the new target, if that is what is wanted.
-async fn move_name(tx: &mut db::Tx, new: ImageRow, taken: NameTaken, store: &Store) -> Result<ImageRow> {
+/// Points a name that is taken to the new target, if that is what is wanted; also the digest that it stood for.
+async fn move_name(
+    tx: &mut db::Tx,
+    new: ImageRow,
+    taken: NameTaken,
+    store: &Store,
+) -> Result<(ImageRow, String)> {
     let stands = db::images::lock_by_name(tx, &new.namespace, &new.name).await?;
     let Some(stands) = stands.filter(|_| taken == NameTaken::Move) else {
         return Err(Error::already_exists("image", &new.name));
@@ -252,7 +263,7 @@ async fn move_name(tx: &mut db::Tx, new: ImageRow, taken: NameTaken, store: &Sto
         ..new
     };
     db::images::update_image(tx, &row).await?;
-    Ok(row)
+    Ok((row, stands.digest))
 }
 
 /// # Errors

@@ -476,3 +476,17 @@ story!(a_large_blob_streams_through, async |app| {
         assert_eq!(refused.to_string(), "409 digest-mismatch", "{namespace}");
     }
 });
+
+story!(an_import_says_which_names_it_moved, async |app| {
+    let image = async |platform| Image::multi_platform(Kind::Oci, &[platform]).await;
+    let (first, second) = (image("linux/amd64").await, image("linux/arm64").await);
+    let archive = |image: &Image| {
+        let named = listed(image.top(), &[("io.containerd.image.name", "a")]);
+        Tar::default().layout(&[named]).blobs(&image.blobs).end()
+    };
+    for again in [&first, &first] {
+        assert_eq!(import(app, "", &archive(again)).await["moved"], json!([]), "it stays where it is");
+    }
+    let moved = import(app, "", &archive(&second)).await["moved"].clone();
+    assert_eq!(moved, json!([{"name": "a", "from": first.top().digest, "to": second.top().digest}]));
+});

@@ -15,6 +15,7 @@ use super::find_id;
 use crate::cli::client::{causes, refused};
 use crate::cli::context::{Context, Output, say, write_line};
 use crate::cli::failure::{Exit, Failure};
+use crate::cli::pulled::moved_line;
 use crate::cli::text::{escape, human_bytes};
 
 /// Tries without a byte gained; each waits a second longer than the one before.
@@ -241,6 +242,10 @@ fn summary(imported: &Value, until: Option<&str>) -> String {
         let until = until.map(|until| format!(" until {until}")).unwrap_or_default();
         text.push_str(&format!("\n{unnamed} without a name, kept{until}: orlop image tag DIGEST NAME"));
     }
+    for moved in imported.get("moved").and_then(Value::as_array).into_iter().flatten() {
+        let said = |name: &str| moved.get(name).and_then(Value::as_str).unwrap_or_default();
+        text.push_str(&format!("\n{}", moved_line(said("name"), said("from"), said("to"))));
+    }
     text
 }
 
@@ -255,13 +260,15 @@ mod tests {
         let imported = json!({
             "images": [{"name": "a\u{1b}:1", "target": {"digest": "sha256:aa"}}],
             "unnamed": [{"digest": "sha256:bb"}],
+            "moved": [{"name": "a\u{1b}:1", "from": "sha256:00", "to": "sha256:aa"}],
             "stored_blobs": 3, "stored_bytes": 2048, "existing_blobs": 1,
         });
         assert_eq!(lines(&imported), "a\\x1b:1 sha256:aa\n- sha256:bb\n");
         assert_eq!(
             summary(&imported, Some("tomorrow")),
             "stored 3 blobs, 2.0 KiB; 1 were there already\n\
-             1 without a name, kept until tomorrow: orlop image tag DIGEST NAME"
+             1 without a name, kept until tomorrow: orlop image tag DIGEST NAME\n\
+             moved a\\x1b:1 from sha256:00 to sha256:aa"
         );
     }
 }

@@ -97,7 +97,10 @@ pub async fn create(
     let keyed = idempotency.keyed(&caller.namespace, &create);
     let new = create.try_into()?;
     let (maker, finder, owner) = (store.clone(), store.clone(), caller.clone());
-    let make = async move { maker.create_image(&caller, new, NameTaken::Refuse).await };
+    let make = async move {
+        let named = maker.create_image(&caller, new, NameTaken::Refuse).await?;
+        Ok((named.image, named.held))
+    };
     let find = async move |id: String| finder.hold_image(&owner, &id).await;
     let (image, held) = store.make_once(keyed, make, |(image, _)| &image.id, find).await?;
     let location = location(&format!("/api/v1/images/{}", image.id), &image.namespace);

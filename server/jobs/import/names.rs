@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Found, Import, refuse};
+use super::{Found, Import, MovedName, refuse};
 use crate::error::Result;
 use crate::oci::{Descriptor, Digest};
 use crate::store::{ImageSource, Labels, NameTaken, NewImage, NewTarget, Target, check_image_name};
@@ -16,8 +16,16 @@ impl Import<'_> {
             annotations: BTreeMap::new(),
         });
         let new = NewImage { name, source, labels: Labels::new() };
-        let (image, _) = self.store.create_image(&self.caller, new, NameTaken::Move).await?;
+        let named = self.store.create_image(&self.caller, new, NameTaken::Move).await?;
+        let image = named.image;
         self.store.hint_media_types(&image).await?;
+        if let Some(from) = named.moved_from {
+            self.done.moved.push(MovedName {
+                name: image.name.clone(),
+                from,
+                to: image.target.digest.clone(),
+            });
+        }
         self.done.images.push(image);
         Ok(())
     }
