@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::client::{Call, refused};
-use super::context::{Careful, Context, Output, write_line};
+use super::context::{Careful, Context, Output, say, write_line};
 use super::failure::{Exit, Failure};
 use super::secret::read_secret;
 use super::text::{escape, table, to_pretty_json};
@@ -27,7 +27,7 @@ pub enum RegistryCommand {
         /// The settings, as `PUT /api/v1/registries/{host}` takes them; `-` is stdin
         file: PathBuf,
     },
-    /// Give the server a credential for a registry; the password comes on stdin
+    /// Give the server a credential for a registry, and try it; the password comes on stdin
     #[command(before_help = "Examples:\n  \
         orlop registry login ghcr.io -u ci\n  \
         orlop registry login registry.example.com --token < token")]
@@ -138,7 +138,34 @@ async fn login(context: &Context, host: &str, credential: Value) -> Result<(), F
         }
     };
     settings["credential"] = credential;
-    replace(context, host, doing, &settings, condition).await
+    replace(context, host, doing, &settings, condition).await?;
+    say(&escape(&try_login(context, host).await));
+    Ok(())
+}
+
+/// What came of a try with the credential that is stored now. That it fails takes nothing back: the registry may be away.
+async fn try_login(context: &Context, host: &str) -> String {
+    match ask_for_test(context, host, None).await {
+        Ok(tested) => login_words(&tested),
+        Err(failure) => {
+            format!("stored, and not tried: {}; try with `orlop registry test {host}`", failure.why)
+        }
+    }
+}
+
+/// The registry's own host has the last word, for mirrors have credentials of their own.
+fn login_words(tested: &Value) -> String {
+    let hosts = tested.get("hosts").and_then(Value::as_array);
+    let last_step =
+        |host: &Value| host.get("steps").and_then(Value::as_array).and_then(|steps| steps.last().cloned());
+    let Some(step) = hosts.and_then(|hosts| hosts.last()).and_then(last_step) else {
+        return "stored, and not tried".to_owned();
+    };
+    let said = |name: &str| step.get(name).and_then(Value::as_str).unwrap_or_default();
+    match step.get("ok") {
+        Some(Value::Bool(true)) => format!("stored, and tried: {}", said("detail")),
+        _ => format!("stored, and a try fails at {}: {}", said("step"), said("detail")),
+    }
 }
 
 /// Settings that were nothing but the credential go with it: they would still stand before those of `_default`.
@@ -253,17 +280,21 @@ async fn remove(context: &Context, host: &str, careful: &Careful) -> Result<(), 
     write_line(&escape(host))
 }
 
-async fn test(context: &Context, host: &str, repository: Option<String>) -> Result<Exit, Failure> {
+async fn ask_for_test(context: &Context, host: &str, repository: Option<String>) -> Result<Value, Failure> {
     let body = match repository {
         Some(repository) => json!({"repository": repository}),
         None => json!({}),
     };
     let call = call(context, Method::POST, &[host, "test"], format!("try registry {host}"));
-    let tested = call.json(&body).fetch().await?;
+    call.json(&body).fetch().await
+}
+
+async fn test(context: &Context, host: &str, repository: Option<String>) -> Result<Exit, Failure> {
+    let tested = ask_for_test(context, host, repository).await?;
     context.print(&tested, steps)?;
     let ok = tested.get("ok").and_then(Value::as_bool) == Some(true);
     if !ok && context.output == Output::Text {
-        super::context::say("no host of this registry lets a pull in");
+        say("no host of this registry lets a pull in");
     }
     Ok(if ok { Exit::Success } else { Exit::Upstream })
 }

@@ -440,6 +440,21 @@ story!(a_login_and_a_logout_change_the_credential_alone, async |app| {
     assert_eq!(after, before);
 });
 
+story!(a_login_says_whether_the_credential_opens_anything, async |app| {
+    let registry = private(Auth::Password("ci:s3cret")).await;
+    let host = registry.host();
+    let login =
+        async |host: &str, word: &str| orlop(app, &["registry", "login", host, "-u", "ci"], word).await;
+    let (exit, said) = login(&host, "wrong\n").await;
+    assert_eq!(exit, 0, "it is stored: {said}");
+    assert!(said.contains("stored, and a try fails at auth: what we send is refused"), "{said}");
+    let (exit, said) = login(&host, "s3cret\n").await;
+    assert!(exit == 0 && said.contains("stored, and tried: let in as `ci`"), "{said}");
+    let (exit, said) = login("127.0.0.1:1", "s3cret\n").await;
+    assert!(exit == 0 && said.contains("stored, and a try fails at connect"), "{said}");
+    assert_eq!(app.get(of("127.0.0.1:1")).await.expect(200).json()["credential"]["username"], "ci");
+});
+
 story!(a_login_takes_no_registry_away_from_the_mirrors_of_all, async |app| {
     app.put(of("_default")).json(json!({"mirrors": [{"url": "https://m.io"}]})).await.expect(201);
     let (exit, said) = orlop(app, &["registry", "login", "r.io", "-u", "ci"], "s3cret\n").await;
