@@ -109,6 +109,9 @@ pub struct Blob {
     pub state: BlobState,
     #[serde(default)]
     pub wait: Option<Wait>,
+    /// Why it is skipped.
+    #[serde(default)]
+    pub reason: Option<String>,
 }
 
 /// What a blob waits for.

@@ -45,6 +45,10 @@ pub fn total_line(pull: &Pull) -> String {
         let phase = pull.phase.as_deref().unwrap_or(pull.state.as_str());
         return format!("total  {}{}", escape(phase), waiting.unwrap_or_default());
     }
+    if pull.state.is_final() && !progress.bytes_total_final {
+        // A share of what nobody knows would be one of the documents alone.
+        return format!("total  {}/unknown  {}", human_bytes(progress.bytes_done), pull.state.as_str());
+    }
     let lower_bound = if progress.bytes_total_final { "" } else { "≥" };
     let part =
         human_part(progress.bytes_done, progress.bytes_total).replacen('/', &format!("/{lower_bound}"), 1);
@@ -128,8 +132,11 @@ pub fn blob_change(blob: &Blob) -> String {
     format!("{digest}  {}  {state}{}", escape(&blob.role), wait_words(blob))
 }
 
-/// `  until 10:05:00 UTC: registry.example: the registry limits our requests`; nothing for a blob that does not wait.
+/// `  until 10:05:00 UTC: registry.example: the registry limits our requests`, or why it is skipped.
 fn wait_words(blob: &Blob) -> String {
+    if let Some(reason) = &blob.reason {
+        return format!("  {}", escape(reason));
+    }
     match &blob.wait {
         Some(Wait { until: Some(until), reason }) => format!("  {}: {}", until_words(until), escape(reason)),
         Some(Wait { until: None, reason }) => format!("  {}", escape(reason)),
@@ -179,7 +186,7 @@ mod tests {
 
     fn blob(at: usize, state: BlobState) -> Blob {
         let digest = format!("sha256:{at:064x}");
-        Blob { digest, role: "layer".to_owned(), size: 4 * MIB, offset: MIB, state, wait: None }
+        Blob { digest, role: "layer".to_owned(), size: 4 * MIB, offset: MIB, state, wait: None, reason: None }
     }
 
     fn running(states: &[BlobState]) -> Pull {
@@ -211,6 +218,13 @@ mod tests {
         pull.progress.stalled_seconds = 12;
         let line = total_line(&pull);
         assert!(line.starts_with("total  412.3/≥980.1 MiB  42 %  stalled 12 s   reused"), "{line}");
+    }
+
+    #[test]
+    fn a_pull_that_ended_before_its_blobs_were_known_has_no_share_of_them() {
+        let mut pull = Pull { state: State::Failed, ..running(&[]) };
+        (pull.progress.bytes_total_final, pull.progress.bytes_total) = (false, pull.progress.bytes_done);
+        assert_eq!(total_line(&pull), "total  412.3 MiB/unknown  failed");
     }
 
     #[test]

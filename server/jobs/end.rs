@@ -1,7 +1,6 @@
 //! How a pull ends: its lease, its credential, and its row before anybody hears of it.
 
 use crate::error::{Error, Result, with_causes};
-use crate::jobs::progress::Picture;
 use crate::jobs::record::Record;
 use crate::jobs::run::{Ended, Job};
 use crate::jobs::view::{JobError, JobState};
@@ -38,7 +37,14 @@ impl Job {
         (last.state, last.error) = (state, error);
         last.row.finished_at = Some(now.0);
         (last.detail.lease_until, last.detail.end_id) = (lease_until, Some(end_id));
-        last.picture.as_mut().map(Picture::settle);
+        let how = match state {
+            JobState::Cancelled => "was cancelled",
+            JobState::Failed => "failed",
+            JobState::Succeeded | JobState::Queued | JobState::Running | JobState::Cancelling => "ended",
+        };
+        if let Some(picture) = &mut last.picture {
+            picture.settle(how);
+        }
         // The row first: nobody hears of an end that a restart could take back.
         self.write_end(&mut last).await?;
         // Not before: a start that finds the pull unfinished needs it.

@@ -30,6 +30,8 @@ pub(super) struct Picture {
 #[derive(Debug, Clone)]
 struct Tracked {
     shown: PullBlob,
+    /// Whether it was to be fetched, and the pull ended before.
+    left_behind: bool,
     network: u64,
     resumed: u64,
     reused: u64,
@@ -53,7 +55,7 @@ impl Picture {
             error: None,
             reason: None,
         };
-        self.blobs.push(Tracked { shown, network: 0, resumed: 0, reused: 0 });
+        self.blobs.push(Tracked { shown, left_behind: false, network: 0, resumed: 0, reused: 0 });
     }
 
     /// From now on no blob becomes known.
@@ -158,20 +160,22 @@ impl Picture {
         self.change(digest, |_| {});
     }
 
-    /// The pull has ended: nothing moves any more.
-    pub fn settle(&mut self) {
+    /// The pull has ended, and how in words: nothing moves any more, and what is not here will not come. It was wanted, so
+    /// it counts: a pull without it is not at its end.
+    pub fn settle(&mut self, how: &str) {
         self.waiting_until = None;
         for blob in &mut self.blobs {
             blob.shown.wait = None;
             match blob.shown.state {
-                BlobState::Downloading | BlobState::Verifying | BlobState::Committing => {
-                    blob.shown.state = BlobState::Waiting;
-                }
                 BlobState::Waiting
-                | BlobState::Exists
-                | BlobState::Done
-                | BlobState::Failed
-                | BlobState::Skipped => {}
+                | BlobState::Downloading
+                | BlobState::Verifying
+                | BlobState::Committing => {
+                    let what = if blob.shown.offset == 0 { "it was fetched" } else { "all of it was here" };
+                    (blob.shown.state, blob.left_behind) = (BlobState::Skipped, true);
+                    blob.shown.reason = Some(format!("the pull {how} before {what}"));
+                }
+                BlobState::Exists | BlobState::Done | BlobState::Failed | BlobState::Skipped => {}
             }
         }
     }
@@ -189,7 +193,8 @@ impl Picture {
     }
 
     pub fn progress(&self, now: Time) -> PullProgress {
-        let counted = || self.blobs.iter().filter(|blob| blob.shown.state != BlobState::Skipped);
+        let counts = |blob: &&Tracked| blob.left_behind || blob.shown.state != BlobState::Skipped;
+        let counted = || self.blobs.iter().filter(counts);
         let sum = |bytes: fn(&Tracked) -> u64| counted().map(bytes).fold(0, u64::saturating_add);
         let bytes_total = sum(|blob| blob.shown.size);
         let bytes_done = sum(|blob| blob.shown.offset);
@@ -371,8 +376,10 @@ mod tests {
         assert_eq!(picture.blobs()[1].wait, None);
         picture.wait(None, limited(400));
         assert_eq!(picture.progress(at(210)).waiting_until, Some(at(400)), "nothing at all is done");
-        picture.settle();
-        assert!(picture.blobs().iter().all(|blob| blob.wait.is_none()));
+        picture.settle("failed");
+        assert!(picture.blobs().iter().all(|blob| blob.wait.is_none() && blob.state == BlobState::Skipped));
+        assert_eq!(picture.blobs()[0].reason.as_deref(), Some("the pull failed before it was fetched"));
+        assert_eq!(picture.progress(at(210)).bytes_total, 150, "they were wanted all the same");
         assert_eq!(picture.progress(at(210)).waiting_until, None);
     }
 

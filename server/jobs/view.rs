@@ -209,7 +209,7 @@ pub enum BlobState {
     Committing,
     Done,
     Failed,
-    /// Not fetched, for a reason that is told with it.
+    /// Not fetched, or not to its end, for a reason that is told with it: it is not to be, or the pull ended before.
     Skipped,
 }
 
@@ -228,7 +228,7 @@ impl BlobState {
     }
 }
 
-/// How far a pull is, in bytes and blobs. What is skipped does not count.
+/// How far a pull is, in bytes and blobs. What is not to be fetched does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PullProgress {
     pub bytes_total: u64,

@@ -6,6 +6,8 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::support::app::{TestApp, story};
+use crate::support::eventually::eventually;
+use crate::support::fixture_registry::{Fault, FixtureRegistry, sha256};
 use crate::support::request::{Answer, Request};
 
 const PULLS: &str = "/api/v1/pulls";
@@ -106,4 +108,54 @@ story!(events_come_in_the_form_that_weighs_most, async |app| {
         assert_eq!(answer.header("content-type"), form, "{accepts}");
     }
     assert_eq!(app.get(&events).header("Accept", "text/html").await.to_string(), "406 not-acceptable");
+});
+
+/// A pull at its end.
+async fn ended(app: &TestApp, asked: Value) -> Value {
+    let made = app.post(PULLS).json(asked).await.expect(202);
+    app.get(format!("{}?wait=60s", made.place())).await.expect(200).json()
+}
+
+story!(what_a_failed_pull_has_not_fetched_waits_no_more, async |app| {
+    let registry = FixtureRegistry::start().await;
+    registry.push_image("app", Some("v1"), "linux/amd64", &[b"first", b"second"]);
+    registry.fail(&sha256(b"first"), Fault::Status(404, vec![]), 1);
+    registry.fail(&sha256(b"second"), Fault::StallAfter(2), 100);
+    let asked = json!({"ref": format!("{}/app:v1", registry.host()), "platforms": ["linux/amd64"]});
+    let pull = ended(app, asked).await;
+    assert_eq!(pull["state"], "failed", "{pull}");
+    let blob = |bytes: &[u8]| {
+        let blobs = pull["blobs"].as_array().expect("blobs");
+        blobs.iter().find(|blob| blob["digest"] == sha256(bytes)).expect("the blob").clone()
+    };
+    assert_eq!(blob(b"first")["state"], "failed");
+    let second = blob(b"second");
+    assert_eq!(
+        (&second["state"], &second["error"], &second["wait"]),
+        (&json!("skipped"), &Value::Null, &Value::Null)
+    );
+    assert!(second["reason"].as_str().expect("words").starts_with("the pull failed before"), "{second}");
+    // It was wanted all the same: without it the pull would seem to be at its end.
+    let progress = &pull["progress"];
+    assert!(progress["bytes_done"].as_u64() < progress["bytes_total"].as_u64(), "{progress}");
+    assert_eq!((&progress["blobs_total"], &progress["eta_seconds"]), (&json!(4), &Value::Null), "{progress}");
+});
+
+story!(what_a_cancelled_pull_has_not_fetched_waits_no_more, async |app| {
+    let registry = FixtureRegistry::start().await;
+    registry.push_image("app", Some("v1"), "linux/amd64", &[b"layer"]);
+    registry.fail(&sha256(b"layer"), Fault::StallAfter(2), 100);
+    let asked = json!({"ref": format!("{}/app:v1", registry.host()), "platforms": ["linux/amd64"]});
+    let made = app.post(PULLS).json(asked).await.expect(202);
+    let is_there =
+        |pull: &Value| pull["blobs"].as_array().is_some_and(|blobs| blobs.iter().any(|b| b["offset"] == 2));
+    eventually("two bytes are there", async || {
+        is_there(&app.get(made.place()).await.expect(200).json()).then_some(())
+    })
+    .await;
+    app.delete(made.place()).await.expect(202);
+    let pull = app.get(format!("{}?wait=60s", made.place())).await.expect(200).json();
+    let layer = pull["blobs"].as_array().expect("blobs").last().expect("the layer").clone();
+    assert_eq!((&layer["state"], &layer["offset"]), (&json!("skipped"), &json!(2)), "{layer}");
+    assert_eq!(layer["reason"], "the pull was cancelled before all of it was here");
 });

@@ -39,7 +39,7 @@ function draw(pull) {
   set(tail, last);
   attribute(part(row, "name"), "title", pull.ref);
   set(part(row, "note"), note(pull));
-  drawBar(row, progress);
+  drawBar(row, progress, FINAL.has(pull.state));
   const stalled = runs && progress.stalled_seconds > STALLED_AFTER;
   set(part(row, "rate"), runs ? `${bytes(progress.rate_bps)}/s` : NONE);
   const waits = runs && progress.waiting_until;

@@ -94,9 +94,10 @@ export function rest(word) {
   set(asOf, "");
 }
 
-// The bar, the amount and the share within an element.
-export function drawBar(element, progress) {
-  const total = progress.bytes_total;
+// The bar, the amount and the share within an element. What ended before all of its blobs were known has no share of them.
+export function drawBar(element, progress, isOver) {
+  const isKnown = !isOver || progress.bytes_total_final;
+  const total = isKnown ? progress.bytes_total : 0;
   const tenths = (count) => total ? Math.min(1000, Math.floor(count * 1000 / total)) : 0;
   const reused = tenths(progress.bytes_reused);
   const resumed = Math.min(tenths(progress.bytes_resumed), 1000 - reused);
@@ -112,7 +113,7 @@ export function drawBar(element, progress) {
   place("resumed", reused, resumed);
   place("network", reused + resumed, network);
   const { bytes_done: done } = progress;
-  const amount = !total ? NONE : done >= total ? bytes(total) : `${bytes(done)} of ${bytes(total)}`;
+  const amount = !isKnown ? `${bytes(done)} of unknown` : !total ? NONE : done >= total ? bytes(total) : `${bytes(done)} of ${bytes(total)}`;
   const percent = Math.floor(tenths(done) / 10);
   if (total) attribute(bar, "aria-valuenow", String(percent)); else bar.removeAttribute("aria-valuenow");
   attribute(bar, "aria-valuetext", amount);

@@ -34,7 +34,7 @@ function draw() {
   set(part(head(), "phase"), runs && pull.phase || "");
   for (const blob of blobs.values()) drawBlob(blob);
   if (!progress) return;
-  drawBar(total, progress);
+  drawBar(total, progress, FINAL.has(pull.state));
   set(part(total, "rate"), runs ? `${bytes(progress.rate_bps)}/s` : NONE);
   set(part(total, "eta"), runs && progress.eta_seconds != null ? watch(progress.eta_seconds) : NONE);
   set(part(total, "blobs"), blobsInWords(progress));
@@ -65,7 +65,7 @@ function drawBlob(blob) {
   drawBar(row, {
     bytes_total: blob.size, bytes_done: blob.offset, bytes_reused: reused, bytes_resumed: 0,
     bytes_network: blob.offset - reused,
-  });
+  }, false);
 }
 
 // Who listens hears of each quarter once, and of no number between.

@@ -140,6 +140,17 @@ async fn silence_is_told_in_words_and_a_total_that_may_grow_is_told_as_such() {
 }
 
 #[tokio::test]
+async fn a_pull_that_ended_before_its_blobs_were_known_shows_no_share_of_them() {
+    let mut early = sample(JobState::Failed);
+    early.progress.bytes_total_final = false;
+    early.progress.bytes_total = early.progress.bytes_done;
+    let text = html(&page_of(&early)).await;
+    assert_has(&text, &["730 MiB of unknown"]);
+    let share = text.split("<dt>Share</dt>").nth(1).expect("its share");
+    assert!(share.starts_with("<dd class=\"num\" data-k=\"percent\">–</dd>"), "{}", &share[..80]);
+}
+
+#[tokio::test]
 async fn what_waits_says_for_what_and_what_was_chosen_is_told() {
     let mut waits = sample(JobState::Running);
     waits.progress.waiting_until = Some(before(-300));

@@ -40,7 +40,9 @@ pub struct Bar {
 impl PullView {
     pub fn new(pull: &Pull, now: Time) -> PullView {
         let progress = &pull.progress;
-        let bar = Bar::new(progress);
+        // What ended before all of its blobs were known has no share of them.
+        let is_known = progress.bytes_total_final || !pull.state.is_final();
+        let bar = if is_known { Bar::new(progress) } else { Bar::new(&PullProgress::default()) };
         let runs = pull.state == JobState::Running;
         PullView {
             id: pull.id.clone(),
@@ -54,7 +56,10 @@ impl PullView {
             failure: pull.error.as_ref().map(|error| error.detail.clone()),
             percent: bar.percent.map_or(NONE.to_owned(), |percent| format!("{percent} %")),
             bar,
-            amount: amount(progress.bytes_done, progress.bytes_total),
+            amount: match is_known {
+                true => amount(progress.bytes_done, progress.bytes_total),
+                false => format!("{} of unknown", show::bytes(progress.bytes_done)),
+            },
             rate: if runs { format!("{}/s", show::bytes(progress.rate_bps)) } else { NONE.to_owned() },
             eta: match progress.waiting_until.filter(|_| runs) {
                 Some(_) => "waits".to_owned(),
