@@ -6,6 +6,7 @@
 mod docker;
 mod entries;
 mod layout;
+mod looks;
 mod names;
 
 use std::collections::HashMap;

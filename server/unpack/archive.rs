@@ -26,6 +26,9 @@ pub struct Archive {
     archive: tokio_tar::Archive<Outgoing>,
     entries: tokio_tar::Entries<Outgoing>,
     watch: Arc<Watch>,
+    compression: Compression,
+    /// What it begins with, without its compression: less than a block where there is no more.
+    first_block: Vec<u8>,
     /// Files and links that were there, by their plain paths.
     known: HashSet<String>,
     count: usize,
@@ -64,7 +67,7 @@ impl Archive {
         let mut incoming: Reader = Box::new(Incoming { reader: Box::new(body), watch: watch.clone() });
         let prefix = read_prefix(&mut incoming).await.map_err(|error| watch.explain(&error))?;
         let compression = Compression::of(&prefix);
-        let Some(reader) = decoded(prefix, incoming, compression) else {
+        let Some(mut reader) = decoded(prefix, incoming, compression) else {
             let name = match compression {
                 Compression::Foreign(name) => name,
                 Compression::None | Compression::Gzip | Compression::Zstd => "something else",
@@ -73,9 +76,21 @@ impl Archive {
                 "the archive is packed with {name}: send it plain, or as gzip or zstd"
             )));
         };
+        let mut first_block = Vec::new();
+        let reading = (&mut reader).take(BLOCK).read_to_end(&mut first_block).await;
+        reading.map_err(|error| watch.explain(&error))?;
+        let reader = Box::new(io::Cursor::new(first_block.clone()).chain(reader));
         let mut archive = tokio_tar::Archive::new(Outgoing { reader, watch: watch.clone() });
         let entries = archive.entries().map_err(|error| watch.explain(&error))?;
-        Ok(Archive { archive, entries, watch, known: HashSet::new(), count: 0 })
+        Ok(Archive { archive, entries, watch, compression, first_block, known: HashSet::new(), count: 0 })
+    }
+
+    pub fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    pub fn first_block(&self) -> &[u8] {
+        &self.first_block
     }
 
     /// The next entry; `None` at the end.

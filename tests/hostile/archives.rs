@@ -170,6 +170,33 @@ story!(an_archive_that_is_cut_or_damaged_is_refused, async |app| {
     }
 });
 
+story!(what_is_no_archive_is_told_by_what_it_looks_like, async |app| {
+    let mut gzip = async_compression::tokio::write::GzipEncoder::new(Vec::new());
+    gzip.write_all(b"<!DOCTYPE html><title>Sign in</title>").await.expect("memory");
+    gzip.shutdown().await.expect("memory");
+    let image = json!({"schemaVersion": 2, "config": {}, "layers": []}).to_string();
+    let long = "words and words\n".repeat(100);
+    for (bytes, words) in [
+        (&b""[..], "it is empty"),
+        (b"<!DOCTYPE html>\n<html>", "an HTML page"),
+        (b"\xef\xbb\xbf <html lang=en>", "an HTML page"),
+        (b"<?xml version=\"1.0\"?>", "XML"),
+        (image.as_bytes(), "JSON"),
+        (b"PK\x03\x04and more", "a zip file"),
+        (b"\x7fELF\x02\x01\x01", "a program"),
+        (b"hsqs and more", "a squashfs"),
+        (long.as_bytes(), "text, which begins with `words and words"),
+        (&[7; 4096], "bytes that begin with 07 07 07 07"),
+        (&[7; 20], "bytes that begin with 07 07 07 07"),
+        (&gzip.into_inner(), "a gzip of an HTML page"),
+    ] {
+        let said = refused(app, words, bytes.to_vec()).await;
+        let expected = format!("422 validation-failed: this is no archive of images: {}", words);
+        assert!(said.starts_with(expected.trim_end()) || said.contains(words), "{said}");
+        assert!(said.starts_with("422 validation-failed: this is no archive of images: "), "{said}");
+    }
+});
+
 story!(sizes_that_are_only_said_cost_nothing, async |app| {
     let before = files(app.data_dir());
     for size in [1 << 40, 1 << 62, u64::MAX >> 1, u64::MAX] {

@@ -5,6 +5,7 @@ use futures_util::Stream;
 use futures_util::stream::unfold;
 
 use super::layout::check_layout;
+use super::looks::check_first_block;
 use super::names::{check_names, target_of};
 use super::{Found, Import, Imported, Stored, refuse};
 use crate::error::{Conflict, Error, Result};
@@ -26,6 +27,7 @@ impl Import<'_> {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let mut archive = Archive::open(body).await?;
+        check_first_block(archive.first_block(), archive.compression())?;
         while let Some(entry) = archive.next().await? {
             self.take(entry).await?;
         }
