@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::error::{Result, UpstreamKind};
 use crate::jobs::pull::{add_label, fetch_leaf, labels_of, recorded_type, upstream};
 use crate::jobs::run::{Ended, Job};
-use crate::jobs::select::Shelf;
+use crate::jobs::select::{Shelf, Wanted};
 use crate::jobs::taken::Leaf;
 use crate::jobs::view::{BlobRole, BlobState, JobError};
 use crate::limits;
@@ -26,8 +26,8 @@ pub(super) struct Stored<'a> {
 }
 
 impl Shelf for Stored<'_> {
-    async fn document(&self, descriptor: &Descriptor, fetched: Option<Fetched>) -> Result<Document, Ended> {
-        Box::pin(fetch_document(self.job, self.repository, descriptor, fetched)).await
+    async fn document(&self, wanted: Wanted<'_>, fetched: Option<Fetched>) -> Result<Document, Ended> {
+        Box::pin(fetch_document(self.job, self.repository, wanted, fetched)).await
     }
 
     async fn platform(&self, config: &Descriptor) -> Result<Option<Platform>, Ended> {
@@ -61,9 +61,10 @@ impl Shelf for Stored<'_> {
 async fn fetch_document(
     job: &Job,
     repository: &Repository,
-    descriptor: &Descriptor,
+    wanted: Wanted<'_>,
     fetched: Option<Fetched>,
 ) -> Result<Document, Ended> {
+    let descriptor = wanted.descriptor;
     let digest = &descriptor.digest;
     let role = if descriptor.kind() == Kind::Index { BlobRole::Index } else { BlobRole::Manifest };
     job.draw(|picture| picture.add(descriptor, role));
@@ -90,8 +91,10 @@ async fn fetch_document(
         (Some(fetched), _) => (fetched.bytes, fetched.document),
         (None, Some(known)) => known,
         (None, None) => {
-            let fetched =
-                job.ask(Some(digest), || repository.fetch_document(descriptor)).await.map_err(failed)?;
+            let ask = || async {
+                repository.fetch_document(descriptor).await.map_err(|error| wanted.explain(error))
+            };
+            let fetched = job.ask(Some(digest), ask).await.map_err(failed)?;
             (fetched.bytes, fetched.document)
         }
     };

@@ -13,7 +13,7 @@ use crate::jobs::fetch::ingest_ref;
 use crate::jobs::registries::Own;
 use crate::jobs::request::Request;
 use crate::jobs::run::Ended;
-use crate::jobs::select::{Shelf, Tree, upstream_of};
+use crate::jobs::select::{Shelf, Tree, Wanted, upstream_of};
 use crate::jobs::taken::Leaf;
 use crate::jobs::view::BlobRole;
 use crate::jobs::{CredentialUse, Jobs, PullRequest, convert};
@@ -240,7 +240,8 @@ impl InMemory<'_> {
 }
 
 impl Shelf for InMemory<'_> {
-    async fn document(&self, descriptor: &Descriptor, fetched: Option<Fetched>) -> Result<Document, Ended> {
+    async fn document(&self, wanted: Wanted<'_>, fetched: Option<Fetched>) -> Result<Document, Ended> {
+        let descriptor = wanted.descriptor;
         if let Some(fetched) = fetched {
             return Ok(fetched.document);
         }
@@ -252,8 +253,10 @@ impl Shelf for InMemory<'_> {
         match parsed {
             Some(document) => Ok(document),
             None => {
-                let fetched = Box::pin(self.ask(|| self.repository.fetch_document(descriptor))).await?;
-                Ok(fetched.document)
+                let ask = || async {
+                    self.repository.fetch_document(descriptor).await.map_err(|error| wanted.explain(error))
+                };
+                Ok(Box::pin(self.ask(ask)).await?.document)
             }
         }
     }

@@ -10,6 +10,7 @@ use crate::jobs::run::Ended;
 use crate::jobs::taken::{Leaf, Taken, check_size, refused, too_many};
 use crate::jobs::view::BlobRole;
 use crate::limits;
+use crate::oci::digest::excerpt;
 use crate::oci::manifest::{Index, Manifest};
 use crate::oci::media_type;
 use crate::oci::platform::NoMatch;
@@ -19,9 +20,12 @@ use crate::registry::Fetched;
 /// Where the walk gets what it looks into.
 pub(super) trait Shelf: Sync {
     /// The document of a descriptor, verified and parsed. `fetched` is it where it came along already.
+    ///
+    /// # Errors
+    /// Of one that the registry lacks what [`Wanted::explain`] makes of it.
     fn document(
         &self,
-        descriptor: &Descriptor,
+        wanted: Wanted<'_>,
         fetched: Option<Fetched>,
     ) -> impl Future<Output = Result<Document, Ended>> + Send;
 
@@ -37,6 +41,34 @@ pub(super) trait Shelf: Sync {
 
     /// A referrer that was listed does not come along.
     fn leave_out(&self, referrer: &Descriptor, why: String);
+}
+
+/// A document that is to be looked into.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub descriptor: &'a Descriptor,
+    /// The index that names it.
+    pub index: Option<&'a Digest>,
+}
+
+impl Wanted<'_> {
+    /// A registry that lacks what its own index names is not asked for another spelling.
+    pub fn explain(&self, error: Error) -> Error {
+        let (Error::Upstream(told), Some(index)) = (&error, self.index) else { return error };
+        if told.kind != UpstreamKind::NotFound {
+            return error;
+        }
+        let Descriptor { digest, platform, .. } = self.descriptor;
+        // A stranger's text.
+        let name = |platform: &Platform| excerpt(&platform.normalized().to_string());
+        let named = platform.as_ref().map(|platform| format!(" for {}", name(platform)));
+        let status = told.status.map(|status| format!(" (status {status})")).unwrap_or_default();
+        let reason = format!(
+            "the registry does not have the manifest {digest}{}, which its index {index} names{status}",
+            named.unwrap_or_default()
+        );
+        Error::Upstream(Upstream { kind: UpstreamKind::PartMissing, reason, ..told.clone() })
+    }
 }
 
 /// What a pull takes.
@@ -174,7 +206,9 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         self.taken.take_document(&node.descriptor)?;
-        let document = match shelf.document(&node.descriptor, node.fetched.take()).await {
+        let fetched = node.fetched.take();
+        let wanted = Wanted { descriptor: &node.descriptor, index: node.path.last() };
+        let document = match shelf.document(wanted, fetched).await {
             // Lists of referrers are kept by hand at some registries, and go stale.
             Err(Ended::Failed(error)) if node.is_referrer() && is_not_found(&error) => {
                 shelf.leave_out(&node.descriptor, error.to_string());

@@ -159,3 +159,21 @@ story!(what_a_cancelled_pull_has_not_fetched_waits_no_more, async |app| {
     assert_eq!((&layer["state"], &layer["offset"]), (&json!("skipped"), &json!(2)), "{layer}");
     assert_eq!(layer["reason"], "the pull was cancelled before all of it was here");
 });
+
+story!(a_manifest_that_its_registry_lacks_is_no_misspelt_tag, async |app| {
+    let registry = FixtureRegistry::start().await;
+    let index = registry.push_index("app", "v1", &[("linux/amd64", b"gone"), ("linux/arm64", b"gone too")]);
+    let asked = json!({"ref": format!("{}/app:v1", registry.host()), "platforms": ["linux/arm64"]});
+    let words = format!(
+        "the registry does not have the manifest {} for linux/arm64, which its index {index} names (status 404)",
+        sha256(b"gone too")
+    );
+    let pull = ended(app, asked.clone()).await;
+    for error in [&pull["error"], &pull["blobs"][1]["error"]] {
+        assert_eq!(error["code"], "upstream-not-found", "{pull}");
+        assert!(error["detail"].as_str().expect("words").ends_with(&words), "{error}");
+        assert!(!error["hint"].as_str().expect("a hint").contains("spelt"), "{error}");
+    }
+    let plan = app.post(format!("{PULLS}?dry_run=true")).json(asked).await.json();
+    assert!(plan["detail"].as_str().expect("words").ends_with(&words), "{plan}");
+});
