@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::parse_duration;
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::oci::digest::excerpt;
 use crate::oci::{Platform, Reference};
 use crate::registry::Credential;
 use crate::store::labels::{self, Labels};
@@ -23,8 +25,8 @@ pub struct PullRequest {
     /// `None`: the full reference.
     pub image_name: Option<String>,
     pub labels: Labels,
-    /// How long after its end the pull's lease goes on.
-    pub keep: Option<Duration>,
+    /// How long after its end the pull's lease goes on, as people write it: `24h`.
+    pub keep: Option<String>,
     /// The credential for the registry itself, in place of what is configured.
     pub auth: Option<Credential>,
     pub credential: CredentialUse,
@@ -127,10 +129,8 @@ impl Request {
             }
         }
         let selection = check_selection(&asked.selection, &platforms)?;
-        if asked.keep.is_some_and(|keep| keep.is_zero()) {
-            return Err(Error::invalid_field("keep", "a lease lives longer than no time at all"));
-        }
-        if asked.keep.is_some() && caller.lease.is_some() {
+        let keep = asked.keep.as_deref().map(check_keep).transpose()?;
+        if keep.is_some() && caller.lease.is_some() {
             let reason =
                 "the lease that the request names keeps the image; `keep` is for a lease of the pull's own";
             return Err(Error::invalid_field("keep", reason));
@@ -155,7 +155,7 @@ impl Request {
             insecure: asked.insecure,
             image_name,
             labels: labels::new_labels(asked.labels.clone())?,
-            keep_micros: asked.keep.map(|keep| u64::try_from(keep.as_micros()).unwrap_or(u64::MAX)),
+            keep_micros: keep.map(|keep| u64::try_from(keep.as_micros()).unwrap_or(u64::MAX)),
             max_concurrency,
             lease: caller.lease.clone(),
             reach: match &caller.reach {
@@ -205,6 +205,14 @@ impl Request {
             reach: self.reach.clone().map_or(Reach::Everywhere, Reach::Only),
         }
     }
+}
+
+fn check_keep(text: &str) -> Result<Duration> {
+    parse_duration(text).ok().filter(|keep| !keep.is_zero()).ok_or_else(|| {
+        let shown = excerpt(text);
+        let reason = "is a length of time from 1s to ten years, as in 90s, 15m, 24h or 7d";
+        Error::invalid_field("keep", format!("`keep` {reason}; `{shown}` is none"))
+    })
 }
 
 fn check_concurrency(asked: u64) -> Result<usize> {
@@ -345,9 +353,9 @@ mod tests {
             assert_eq!(of(&[], selection), "referrer_types");
         }
         assert_eq!(field(PullRequest { image_name: Some("a\n".into()), ..asked("a") }, None), "image_name");
-        let keep = Some(Duration::from_secs(1));
+        let keep = Some("1s".to_owned());
         assert_eq!(field(PullRequest { keep, ..asked("a") }, Some("mine")), "keep");
-        assert_eq!(field(PullRequest { keep: Some(Duration::ZERO), ..asked("a") }, None), "keep");
+        assert_eq!(field(PullRequest { keep: Some("0s".to_owned()), ..asked("a") }, None), "keep");
         for bad in [0, 65, u64::MAX] {
             let asked = PullRequest { max_concurrency: Some(bad), ..asked("a") };
             assert_eq!(field(asked, None), "max_concurrency");

@@ -177,3 +177,20 @@ story!(a_manifest_that_its_registry_lacks_is_no_misspelt_tag, async |app| {
     let plan = app.post(format!("{PULLS}?dry_run=true")).json(asked).await.json();
     assert!(plan["detail"].as_str().expect("words").ends_with(&words), "{plan}");
 });
+
+story!(a_time_to_keep_that_is_none_is_refused_in_words, async |app| {
+    for keep in ["0s", "-1h", "soon", "1.5h", ""] {
+        for query in ["", "?dry_run=true"] {
+            let asked = json!({"ref": NOWHERE, "keep": keep});
+            let refused = app.post(format!("{PULLS}{query}")).json(asked).await.expect(400).json();
+            let detail = refused["detail"].as_str().expect("words");
+            assert_eq!(refused["field"], "keep", "{refused}");
+            assert!(
+                detail.starts_with(
+                    "`keep` is a length of time from 1s to ten years, as in 90s, 15m, 24h or 7d"
+                ),
+                "{detail}"
+            );
+        }
+    }
+});

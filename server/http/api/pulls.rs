@@ -13,7 +13,6 @@ use super::lists::{Asked, NDJSON};
 use super::registries::Auth;
 use super::streams::{self, EVENT_STREAM, Heart, LAST_EVENT_ID, Place, Said};
 use super::{changed, made, moving, tagged};
-use crate::clock::parse_duration;
 use crate::error::Error;
 use crate::http::AppState;
 use crate::http::accept::Accept;
@@ -90,14 +89,13 @@ pub async fn create(
     headers: HeaderMap,
     JsonBody(create): JsonBody<Create>,
 ) -> ApiResult<Response> {
-    let keep = create.keep.as_deref().map(parse_duration).transpose();
     let request = PullRequest {
         reference: create.reference,
         platforms: create.platforms,
         insecure: create.insecure,
         image_name: create.image_name,
         labels: create.labels,
-        keep: keep.map_err(|error| error.in_field("keep"))?,
+        keep: create.keep,
         auth: create.auth.map(|auth| auth.credential("auth")).transpose()?,
         credential: create.credential,
         trace: create.trace,

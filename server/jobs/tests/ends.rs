@@ -124,7 +124,7 @@ async fn a_lease_that_was_asked_for_is_handed_over_however_often_that_does_not_w
     let refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON leases WHEN NEW.kind = 'user'
         BEGIN SELECT RAISE(ABORT, 'not now'); END";
     disturb(directory.path(), refuse).await;
-    let keep = Some(Duration::from_secs(24 * 3600));
+    let keep = Some("24h".to_owned());
     let asked = PullRequest { keep, ..ask(format!("{}/app:v1", registry.host())) };
     let created = server.jobs.create_pull(&caller("default"), &asked, None).await.expect("a pull");
     let Created::New(pull) = created else { panic!("nothing else runs") };
@@ -152,7 +152,7 @@ async fn a_lease_that_cannot_be_handed_over_is_so_after_the_next_start() {
     let refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON leases WHEN NEW.kind = 'user'
         BEGIN SELECT RAISE(ABORT, 'not now'); END";
     disturb(directory.path(), refuse).await;
-    let keep = Some(Duration::from_secs(24 * 3600));
+    let keep = Some("24h".to_owned());
     let asked = PullRequest { keep, ..ask(format!("{}/app:v1", registry.host())) };
     let created = first.jobs.create_pull(&caller("default"), &asked, None).await.expect("a pull");
     let Created::New(pull) = created else { panic!("nothing else runs") };

@@ -28,7 +28,7 @@ async fn another_namespace_borrows_what_it_may_and_a_kept_image_has_a_lease() {
     let big = layer(9, 50_000);
     registry.push_image("app", Some("v1"), "linux/amd64", &[&big]);
     let server = Server::start(directory.path()).await;
-    let keep = Some(Duration::from_secs(600));
+    let keep = Some("10m".to_owned());
     let asked = PullRequest { keep, ..ask(format!("{}/app:v1", registry.host())) };
     let kept = server.pull(asked.clone()).await;
     let lease = server.store.find_lease("default", &kept.lease_id.expect("a lease")).await.expect("it");
