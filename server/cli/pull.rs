@@ -109,7 +109,6 @@ pub async fn pull(context: &Context, mut args: PullArgs) -> Result<Exit, Failure
         let why = "one name cannot stand for several images";
         return Err(Failure::usage("pull several images under --name", why));
     }
-    args.references.iter().try_for_each(|reference| check_reference(reference))?;
     if args.dry_run {
         return plan_all(context, &args).await;
     }
@@ -182,18 +181,6 @@ fn as_of_job(failure: Failure) -> Failure {
         (Exit::Usage, Some(code), None) => Failure { exit: Exit::of_job(code), ..failure },
         _ => failure,
     }
-}
-
-/// Refuses `127.0.0.1:5000`, which reads as the image `127.0.0.1` of Docker Hub with the tag `5000`: nobody means that.
-fn check_reference(reference: &str) -> Result<(), Failure> {
-    let Some((host, port)) = reference.split_once(':') else { return Ok(()) };
-    let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-    if host.contains('/') || !is_port || !(host.contains('.') || host == "localhost") {
-        return Ok(());
-    }
-    let why = "it names a host and its port, and no repository there";
-    let hint = format!("{reference}/REPOSITORY; of Docker Hub, docker.io/library/{reference}");
-    Err(Failure::usage(format!("pull {reference}"), why).hint(hint))
 }
 
 /// Follows one pull to its end: `orlop pulls logs -f`.
@@ -408,18 +395,5 @@ mod tests {
         };
         assert_eq!(exit(json!({"code": "validation-failed"})), 11);
         assert_eq!(exit(json!({"code": "invalid-argument", "field": "ref"})), 2);
-    }
-
-    #[test]
-    fn a_host_without_a_repository_is_no_image_of_docker_hub() {
-        for host in ["127.0.0.1:15000", "localhost:5000", "registry.example.com:443"] {
-            let refused = check_reference(host).expect_err(host);
-            assert_eq!((refused.exit, refused.why.contains("no repository")), (Exit::Usage, true), "{host}");
-        }
-        for good in
-            ["alpine", "alpine:3", "alpine:3.22", "localhost:5000/a", "my.app:v1", "ghcr.io/o/r:1", "a:5000"]
-        {
-            check_reference(good).expect(good);
-        }
     }
 }

@@ -77,6 +77,14 @@ impl FromStr for Reference {
         if text.contains("://") {
             return Err(wrong("leave out the scheme, as in registry.example.com/app:1.2"));
         }
+        if is_host_and_port(text) {
+            let shown = excerpt(text);
+            let why = format!(
+                "it names a host and its port, and no repository there ({shown}/REPOSITORY; of Docker Hub, \
+                 docker.io/library/{shown})"
+            );
+            return Err(wrong(&why));
+        }
         let (rest, digest) = match text.split_once('@') {
             None => (text, None),
             Some((rest, digest)) => (rest, Some(digest.parse::<Digest>()?)),
@@ -102,6 +110,14 @@ impl FromStr for Reference {
         };
         Ok(Reference { host, repository, tag: tag.map(str::to_owned), digest })
     }
+}
+
+/// Whether it is `127.0.0.1:5000`, which would read as the image `127.0.0.1` of Docker Hub with the tag `5000`: nobody means
+/// that.
+fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.split_once(':') else { return false };
+    let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    is_port && !host.contains('/') && (host.contains('.') || host == "localhost")
 }
 
 /// The host in front, if there is one: the first component is a host when it cannot be a user's name.
@@ -252,6 +268,9 @@ mod tests {
             ("GHCR.io/org/app__x:T", "ghcr.io/org/app__x:T"),
             ("[::1]:5000/app", "[::1]:5000/app:latest"),
             ("127.0.0.1:5000/a---b", "127.0.0.1:5000/a---b:latest"),
+            ("my.app:v1", "docker.io/library/my.app:v1"),
+            ("a:5000", "docker.io/library/a:5000"),
+            ("docker.io/library/127.0.0.1:5000", "docker.io/library/127.0.0.1:5000"),
         ] {
             assert_eq!(written.parse::<Reference>().expect(written).to_string(), full);
         }

@@ -194,3 +194,14 @@ story!(a_time_to_keep_that_is_none_is_refused_in_words, async |app| {
         }
     }
 });
+
+story!(a_host_without_a_repository_is_no_image_of_docker_hub, async |app| {
+    for host in ["127.0.0.1:15000", "localhost:5000", "registry.example.com:443"] {
+        let refused = app.post(PULLS).json(json!({"ref": host})).await.expect(400).json();
+        let detail = refused["detail"].as_str().expect("words");
+        assert_eq!(refused["field"], "ref", "{refused}");
+        assert!(detail.contains("no repository"), "{detail}");
+        assert!(detail.contains(&format!("{host}/REPOSITORY")), "{detail}");
+        assert!(detail.contains(&format!("docker.io/library/{host}")), "{detail}");
+    }
+});
