@@ -173,7 +173,12 @@ impl Jobs {
             )));
         }
         let reference: Reference = format!("{host}/{}", repository.unwrap_or("x")).parse().map_err(wrong)?;
-        let endpoints = self.endpoints(&reference, Transport::Verified, Own::Configured).await?;
+        let rules = &self.0.settings.sources.rules;
+        match repository {
+            Some(_) => rules.check(&reference)?,
+            None => rules.check_registry(&reference)?,
+        }
+        let endpoints = self.known_endpoints(&reference, Transport::Verified, Own::Configured).await?;
         // As it is asked for: Docker Hub's `alpine` is `library/alpine`.
         let repository = repository.map(|_| reference.repository());
         let probes = endpoints.iter().map(|endpoint| self.0.registry.probe(endpoint, repository));
@@ -192,6 +197,16 @@ impl Jobs {
         own: Own,
     ) -> Result<Vec<Endpoint>> {
         self.0.settings.sources.rules.check(reference)?;
+        self.known_endpoints(reference, transport, own).await
+    }
+
+    /// The same, of what the lists allow.
+    async fn known_endpoints(
+        &self,
+        reference: &Reference,
+        transport: Transport,
+        own: Own,
+    ) -> Result<Vec<Endpoint>> {
         let addresses = self.0.settings.addresses;
         let mut endpoints = match self.settings_for(reference.host()).await? {
             Some(found) => found.settings.endpoints(reference, addresses, found.named),

@@ -39,6 +39,20 @@ enum List {
 }
 
 impl Rules {
+    /// Whether anything of the registry may be pulled that `reference` names.
+    ///
+    /// # Errors
+    /// `Refused`, naming the registry.
+    pub fn check_registry(&self, reference: &Reference) -> Result<()> {
+        let host = reference.host();
+        let denied = self.denied.iter().any(|rule| rule.fits_all_of(host));
+        let named = self.allowed.iter().any(|rule| rule.fits_host(host, List::Allowed));
+        match denied || !(named || self.allowed.is_empty()) {
+            true => self.check(reference),
+            false => Ok(()),
+        }
+    }
+
     /// # Errors
     /// `Refused`, naming the registry.
     pub fn check(&self, reference: &Reference) -> Result<()> {

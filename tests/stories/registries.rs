@@ -362,6 +362,23 @@ story!(
     }
 );
 
+story!(
+    a_test_without_a_repository_is_of_the_registry,
+    [("allowed_registries", "127.0.0.1:1/team, r.io"), ("denied_registries", "r.io")],
+    async |app| {
+        let test = |host: &str| app.post(format!("{}/test", of(host)));
+        test("127.0.0.1:1").await.expect(200);
+        test("127.0.0.1:1").json(json!({"repository": "team/app"})).await.expect(200);
+        let refused = test("127.0.0.1:1").json(json!({"repository": "other"})).await.expect(403);
+        assert!(refused.json()["detail"].as_str().expect("words").contains("`127.0.0.1:1/other`"));
+        for host in ["r.io", "ghcr.io"] {
+            let refused = test(host).await.expect(403).json();
+            let detail = refused["detail"].as_str().expect("words");
+            assert!(detail.contains(&format!("pull from `{host}`")), "{detail}");
+        }
+    }
+);
+
 story!(null_is_as_good_as_nothing_where_the_contract_says_so, async |app| {
     let nothing = json!({"url": null, "client_certificate": null, "connect_timeout": null});
     app.put(of("127.0.0.1:1")).json(nothing).await.expect(201);
