@@ -384,7 +384,8 @@ impl fmt::Display for NoMatch {
         if self.available.is_empty() {
             return write!(f, "; {}", NoMatch::NONE_AT_ALL);
         }
-        let mut names: Vec<String> = self.available.iter().map(|p| excerpt(&p.to_string())).collect();
+        let name = |platform: &Platform| excerpt(&platform.normalized().to_string());
+        let mut names: Vec<String> = self.available.iter().map(name).collect();
         names.dedup();
         write!(f, "; there is {}", names[..names.len().min(SHOWN)].join(", "))?;
         if names.len() > SHOWN { write!(f, " and {} more", names.len() - SHOWN) } else { Ok(()) }

@@ -60,14 +60,10 @@ pub struct ChildPlatform {
 }
 
 impl ChildPlatform {
+    /// In the form in which platforms are told everywhere, however the document spells it.
     pub(super) fn of(platform: &Platform) -> ChildPlatform {
-        ChildPlatform {
-            os: platform.os.clone(),
-            architecture: platform.architecture.clone(),
-            variant: platform.variant.clone(),
-            os_version: platform.os_version.clone(),
-            os_features: platform.os_features.clone(),
-        }
+        let Platform { os, architecture, variant, os_version, os_features } = platform.normalized();
+        ChildPlatform { os, architecture, variant, os_version, os_features }
     }
 }
 

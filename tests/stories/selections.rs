@@ -115,6 +115,43 @@ story!(layers_are_those_of_the_platforms_asked_for, async |app| {
     assert!(!has(&two, &sha256(&image.attestation)), "nobody asked for it");
 });
 
+story!(a_platform_has_one_name_however_an_index_spells_it, async |app| {
+    let registry = FixtureRegistry::start().await;
+    let (arm, old) = (
+        registry.push_image("app", None, "linux/arm64", &[b"arm"]),
+        registry.push_image("app", None, "linux/arm", &[b"old"]),
+    );
+    let entry = |manifest: &[u8], architecture: &str, variant: &str| {
+        let mut entry = descriptor(MANIFEST, manifest);
+        entry["platform"] = json!({"os": "linux", "architecture": architecture, "variant": variant});
+        entry
+    };
+    let entries = [entry(&arm, "aarch64", "v8"), entry(&old, "arm", "7")];
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).to_string();
+    let digest = registry.push_document("app", Some("v1"), INDEX, index.as_bytes());
+    let name = format!("{}/app:v1", registry.host());
+    let (_, words) = failed(app, json!({"ref": name, "platforms": ["windows/amd64"]})).await;
+    assert!(
+        words.ends_with("there is no manifest for windows/amd64; there is linux/arm64, linux/arm/v7"),
+        "{words}"
+    );
+    for asked in ["linux/arm64", "linux/arm64/v8", "linux/aarch64"] {
+        let planned = plan(app, json!({"ref": name, "platforms": [asked]})).await;
+        assert_eq!(planned["platforms"], json!(["linux/arm64"]), "{asked}");
+    }
+    let pull = pulled(app, json!({"ref": name, "platforms": ["linux/arm64/v8"]})).await;
+    let image = format!("/api/v1/images/{}", pull["image_id"].as_str().expect("an id"));
+    let children = app.get(format!("/api/v1/content/{digest}/children")).await.expect(200).json();
+    let checked = app.get(format!("{image}/check")).await.expect(200).json();
+    let manifest = app.get(format!("{image}/manifest?platform=linux/arm64/v8")).await.expect(200).json();
+    let spelt = |platform: &Value| (platform["architecture"].clone(), platform["variant"].clone());
+    for items in [&children["items"], &checked["items"]] {
+        assert_eq!(spelt(&items[0]["platform"]), (json!("arm64"), Value::Null), "{items}");
+        assert_eq!(spelt(&items[1]["platform"]), (json!("arm"), json!("v7")), "{items}");
+    }
+    assert_eq!(spelt(&manifest["platform"]), (json!("arm64"), Value::Null));
+});
+
 story!(all_platforms_are_all_that_the_index_names, async |app| {
     let image = Multi::push().await;
     let all = pulled(app, json!({"ref": image.name(), "all_platforms": true})).await;
