@@ -317,6 +317,8 @@ limits! {
         "The value of a header in a trace: it is a stranger's text.";
     REGISTRY_ENDPOINTS "registry_endpoints": usize = 32, "hosts",
         "Hosts that one pull asks, those of a hosts directory as well, which may list any number.";
+    PROBE_ADDRESSES "probe_addresses": usize = 4, "addresses",
+        "Addresses of one host that a test tries, one after the other: a name may have hundreds, and each may cost a wait.";
     PLAIN_HOSTS "plain_hosts": usize = 256, "hosts",
         "Hosts remembered to have no TLS, where none is needed.";
     PLAIN_HOST_TIME "plain_host_time": Duration = 3_600, "seconds",

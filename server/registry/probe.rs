@@ -18,6 +18,7 @@ use url::Url;
 
 use crate::error::{Error, UpstreamKind};
 use crate::id::new_id;
+use crate::limits;
 use crate::registry::Registry;
 use crate::registry::auth::{Refusal, Scope};
 use crate::registry::credential::Credential;
@@ -259,12 +260,16 @@ async fn resolve(
 
 async fn connect(addresses: &[SocketAddr], patience: Duration) -> Result<(TcpStream, String), String> {
     let mut why = String::new();
-    for address in addresses {
+    for address in addresses.iter().take(limits::PROBE_ADDRESSES) {
         match tokio::time::timeout(patience, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok((stream, address.to_string())),
             Ok(Err(error)) => why = format!("{address}: {}", error.kind()),
             Err(_) => why = format!("{address}: no connection in time"),
         }
+    }
+    let untried = addresses.len().saturating_sub(limits::PROBE_ADDRESSES);
+    if untried > 0 {
+        why.push_str(&format!("; of its other addresses {untried} were not tried"));
     }
     Err(why)
 }
@@ -403,6 +408,19 @@ mod tests {
         let base = Url::parse("https://localhost/").expect("a URL");
         let (shaken, ()) = tokio::join!(shake_hands(stream, &base, Duration::from_secs(10)), serve);
         shaken.map(|((), detail)| detail)
+    }
+
+    #[tokio::test]
+    async fn of_a_name_with_many_addresses_the_first_are_tried() {
+        let closed: SocketAddr = "127.0.0.1:1".parse().expect("an address");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let open = listener.local_addr().expect("an address");
+        let after = |count: usize| [vec![closed; count], vec![open]].concat();
+        let most = limits::PROBE_ADDRESSES;
+        let (_, told) = connect(&after(most - 1), Duration::from_secs(10)).await.expect("it is among them");
+        assert_eq!(told, open.to_string());
+        let why = connect(&after(most + 2), Duration::from_secs(10)).await.expect_err("it is not");
+        assert_eq!(why, "127.0.0.1:1: connection refused; of its other addresses 3 were not tried");
     }
 
     #[tokio::test]
