@@ -102,12 +102,15 @@ impl Jobs {
             (None, CredentialUse::Configured) => Own::Configured,
             (None, CredentialUse::None) => Own::Nobody,
         };
-        let endpoints = self.endpoints(&request.reference, transport, own).await?;
-        let repository = self.0.registry.repository(&request.reference, endpoints, Trace::nobody());
-        let shelf = InMemory { jobs: self, caller, repository, left_out: Mutex::default() };
+        let planning = async {
+            // Within the time as well: a credential helper, of each host one, may take its own.
+            let endpoints = self.endpoints(&request.reference, transport, own).await?;
+            let repository = self.0.registry.repository(&request.reference, endpoints, Trace::nobody());
+            let shelf = InMemory { jobs: self, caller, repository, left_out: Mutex::default() };
+            shelf.plan(&request, &asked.reference).await
+        };
         // On the heap: a handler's own future is small.
-        let planning = Box::pin(shelf.plan(&request, &asked.reference));
-        let planning = tokio::time::timeout(limits::PLAN_TIME, planning);
+        let planning = tokio::time::timeout(limits::PLAN_TIME, Box::pin(planning));
         match self.0.shutdown.soft().run_until_cancelled(planning).await {
             Some(Ok(Ok(plan))) => Ok(plan),
             Some(Ok(Err(Ended::Failed(error)))) => Err(error),

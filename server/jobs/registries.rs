@@ -13,7 +13,7 @@ use crate::error::{Conflict, Doing, Error, Result};
 use crate::jobs::Jobs;
 use crate::jobs::event::LogLevel;
 use crate::jobs::request::CredentialUse;
-use crate::jobs::run::{Ended, Job};
+use crate::jobs::run::{Ended, Job, unless};
 use crate::jobs::trace::TraceLine;
 use crate::oci::{Reference, Rules};
 use crate::registry::{
@@ -311,7 +311,9 @@ impl Job {
         let transport = if self.request.insecure { Transport::Insecure } else { Transport::Verified };
         let reference = &self.request.reference;
         let own = self.own_credential().await?;
-        let endpoints = self.jobs.endpoints(reference, transport, own.clone()).await?;
+        // A credential helper may take its time, and the pull may stop meanwhile.
+        let asking = self.jobs.endpoints(reference, transport, own.clone());
+        let endpoints = unless(&self.live.stop, asking).await??;
         if let Some(told) = own.unused(reference, &endpoints) {
             self.live.log(self.jobs.0.clock.now(), LogLevel::Warn, told);
         }

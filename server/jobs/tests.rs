@@ -22,6 +22,7 @@ mod faults;
 mod flights;
 mod hostile_transport;
 mod leases;
+mod plans;
 mod trouble;
 mod waits;
 
