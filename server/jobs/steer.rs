@@ -69,6 +69,11 @@ impl Jobs {
             }
             (Some(_) | None, _) => {}
         }
+        if let Some(secret) = &credential {
+            // It is equal to pulls that bring this one, and no longer to those with the one before.
+            record.request.auth = Some(self.0.store.mark_secret(secret));
+            record.row.request = record.request.to_json();
+        }
         self.outlast_task(id).await?;
         // A new epoch: its events have larger ids than those that readers have seen.
         record.detail.epoch += 1;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::app::{TestApp, story};
 use crate::support::eventually::eventually;
-use crate::support::fixture_registry::{Fault, FixtureRegistry, sha256};
+use crate::support::fixture_registry::{Auth, Fault, FixtureRegistry, sha256};
 use crate::support::request::{Answer, Request};
 
 const PULLS: &str = "/api/v1/pulls";
@@ -203,5 +203,28 @@ story!(a_host_without_a_repository_is_no_image_of_docker_hub, async |app| {
         assert!(detail.contains("no repository"), "{detail}");
         assert!(detail.contains(&format!("{host}/REPOSITORY")), "{detail}");
         assert!(detail.contains(&format!("docker.io/library/{host}")), "{detail}");
+    }
+});
+
+story!(a_retry_with_another_credential_is_equal_to_pulls_with_that_one, async |app| {
+    let registry = FixtureRegistry::start().await;
+    registry.push_image("app", Some("v1"), "linux/amd64", &[b"layer"]);
+    registry.require(Auth::Password("ci:right"));
+    registry.fail(&sha256(b"layer"), Fault::StallAfter(2), 100);
+    let asked = |word: &str| {
+        json!({"ref": format!("{}/app:v1", registry.host()), "platforms": ["linux/amd64"],
+               "auth": {"username": "ci", "password": word}})
+    };
+    let failed = ended(app, asked("wrong")).await;
+    assert_eq!(failed["state"], "failed", "{failed}");
+    let place = format!("{PULLS}/{}", failed["id"].as_str().expect("an id"));
+    let right = json!({"auth": {"username": "ci", "password": "right"}});
+    app.post(format!("{place}/retry")).json(right).await.expect(202);
+    let equal = app.post(PULLS).json(asked("right")).await.expect(200).json();
+    assert_eq!(equal["id"], failed["id"]);
+    let other = app.post(PULLS).json(asked("wrong")).await.expect(202);
+    for running in [place.as_str(), other.place()] {
+        app.delete(running).await;
+        app.get(format!("{running}?wait=60s")).await.expect(200);
     }
 });
