@@ -25,7 +25,7 @@ const IMPORTS: [(&str, &str); 14] = [
 ];
 
 /// A dependency, and the places that may speak of it.
-const DOORS: [(&str, &str); 20] = [
+const DOORS: [(&str, &str); 21] = [
     ("axum::", "http/"),
     ("askama", "http/ui/"),
     ("sqlx::", "db/"),
@@ -37,6 +37,8 @@ const DOORS: [(&str, &str); 20] = [
     ("zstd::", "unpack/"),
     ("tokio::spawn(", "shutdown.rs"),
     ("task::spawn(", "shutdown.rs"),
+    // The stop waits for what these two do in the tasks that wait for it.
+    ("task::spawn_blocking(", "shutdown.rs disk/flush.rs http/blob.rs"),
     ("std::fs", "disk/ unpack/ cli/ config.rs config/ registry/hosts.rs"),
     ("tokio::fs", "disk/ unpack/ cli/ config.rs config/ registry/docker_config.rs"),
     ("rustix::fs", "disk/ unpack/"),
@@ -150,6 +152,7 @@ fn a_line_in_the_wrong_room_is_found() {
         ("http/api/content.rs", "use crate::http::ui::page;"),
         ("http/ui/front.rs", "use crate::http::api::content;"),
         ("jobs/pull.rs", "tokio::spawn(async move { run().await });"),
+        ("jobs/convert.rs", "let read = tokio::task::spawn_blocking(work).await;"),
         ("store/content.rs", "std::fs::rename(from, to)?;"),
         ("db/leases.rs", "let now = SystemTime::now();"),
         ("events.rs", "use crate::store::Store;"),

@@ -113,8 +113,9 @@ async fn unpack(job: &Job, descriptor: &Descriptor) -> Result<UnpackedLayer, End
     let blob = job.jobs.0.store.open_blob(&job.caller.namespace, &descriptor.digest).await?;
     let stop = job.live.stop.clone();
     let reader = BlobReader { blob, offset: 0, stop: stop.clone() };
-    let measured = tokio::task::spawn_blocking(move || decompress::measure(reader)).await;
-    let measured = match measured.map_err(|_| Error::internal("measure a layer"))? {
+    let measuring =
+        job.jobs.0.shutdown.spawn_blocking("measure a layer", move || decompress::measure(reader));
+    let measured = match measuring.await? {
         Err(_) if stop.is_cancelled() => return Err(Ended::Stopped),
         settled => settled?,
     };

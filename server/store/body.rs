@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use crate::disk::IngestFile;
 use crate::error::Result;
 use crate::oci::Hasher;
+use crate::shutdown::Shutdown;
 
 /// Bytes that are handed over at once: large enough that the hand-over costs nothing beside them.
 const BATCH: usize = 256 << 10;
@@ -90,11 +91,12 @@ impl Sink {
     /// `told` of the sink has had enough. Whether there was one.
     pub async fn write(
         mut self,
+        shutdown: &Shutdown,
         mut batches: Batches,
         told: impl Fn(&Sink) -> bool + Send + 'static,
     ) -> (Sink, Batches, Result<bool>) {
         let Some(mut batch) = batches.recv().await else { return (self, batches, Ok(false)) };
-        let writing = tokio::task::spawn_blocking(move || {
+        let writing = shutdown.spawn_blocking("write to a file", move || {
             loop {
                 if let Err(error) = self.take(&batch) {
                     return (self, batches, Err(error));
@@ -128,8 +130,8 @@ impl Sink {
         Ok(())
     }
 
-    pub async fn sync(mut self) -> (Sink, Result<()>) {
-        let synced = tokio::task::spawn_blocking(move || {
+    pub async fn sync(mut self, shutdown: &Shutdown) -> (Sink, Result<()>) {
+        let synced = shutdown.spawn_blocking("sync a file", move || {
             let synced = self.file.sync();
             (self, synced)
         });

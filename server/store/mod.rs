@@ -312,9 +312,7 @@ impl Store {
         work: impl FnOnce(&Disk) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let disk = self.0.disk.clone();
-        tokio::task::spawn_blocking(move || work(&disk))
-            .await
-            .map_err(|_| Error::internal("file work ended before it was done"))?
+        self.0.shutdown.spawn_blocking("work on files", move || work(&disk)).await?
     }
 
     /// Runs `work` to its end, whether or not the caller stays to hear of it.

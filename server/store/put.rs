@@ -53,7 +53,7 @@ impl Store {
             let outcome = async {
                 loop {
                     let written;
-                    (sink, batches, written) = sink.write(batches, |_| true).await;
+                    (sink, batches, written) = sink.write(&store.0.shutdown, batches, |_| true).await;
                     if !written? {
                         break;
                     }

@@ -170,7 +170,7 @@ impl Store {
                 sink.file.length() < next_checkpoint && !live.is_gone()
             };
             let written;
-            (sink, batches, written) = sink.write(batches, told).await;
+            (sink, batches, written) = sink.write(&self.0.shutdown, batches, told).await;
             if turn.is_gone() {
                 return Err(Error::not_found("ingest", &row.id));
             }
@@ -187,7 +187,7 @@ impl Store {
             if sink.file.length() >= next_checkpoint {
                 next_checkpoint = sink.file.length() + CHECKPOINT;
                 let synced;
-                (sink, synced) = sink.sync().await;
+                (sink, synced) = sink.sync(&self.0.shutdown).await;
                 if let Err(error) = synced {
                     // It may still hold bytes, and they must not come after the cut.
                     drop(sink);
@@ -274,7 +274,7 @@ impl Store {
         if turn.is_gone() {
             return Err(Error::not_found("ingest", &row.id));
         }
-        let (sink, synced) = sink.sync().await;
+        let (sink, synced) = sink.sync(&self.0.shutdown).await;
         drop(sink);
         if let Err(error) = synced {
             return Err(self.distrust(turn, &row, error).await);
