@@ -168,6 +168,7 @@ impl<I: Inner> Answering for Guarded<I> {
         if let Some(problem) = Problem::complete(&mut response, &trail.id, record.target.path()) {
             let _entered = span.enter();
             log_cause(&problem, &trail.id);
+            name_methods_once(response.headers_mut());
             if asks_for_page && failure::is_for_people(trail.route.get().map(|route| &**route)) {
                 failure::show(&mut response, &problem);
             }
@@ -224,6 +225,19 @@ fn catch(handler: impl FnOnce() -> Option<Response>) -> Option<Response> {
 
 fn failed_by(panic: Box<dyn Any + Send>) -> Response {
     ApiError::Store(Error::internal(format!("a handler panicked: {}", panic_text(&*panic)))).into_response()
+}
+
+/// Makes `Allow` name each method once: the router counts HEAD to GET, and names it again where it has a route of its own.
+fn name_methods_once(headers: &mut HeaderMap) {
+    let Some(allow) = headers.get(header::ALLOW).and_then(|allow| allow.to_str().ok()) else { return };
+    let mut methods: Vec<&str> = Vec::new();
+    for method in allow.split(',') {
+        if !methods.contains(&method) {
+            methods.push(method);
+        }
+    }
+    let once = HeaderValue::try_from(methods.join(",")).expect("it was one before");
+    headers.insert(header::ALLOW, once);
 }
 
 /// The one place where the cause of a failed request is logged.

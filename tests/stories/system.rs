@@ -167,3 +167,11 @@ async fn a_directory_of_other_things_is_not_taken_from_those_who_use_it() {
     std::fs::set_permissions(place.path(), Permissions::from_mode(0o700)).expect("ours");
     TestApp::in_directory(place.path(), &[]).await.stop().await;
 }
+
+story!(a_refused_method_is_told_which_are_known_each_once, async |app| {
+    let blob = format!("/api/v1/content/{}/data", app.put_blob(b"hello").await);
+    for (path, known) in [(blob.as_str(), "GET,HEAD,PUT"), ("/version", "GET,HEAD"), ("/logout", "POST")] {
+        let refused = app.delete(path).await;
+        assert_eq!((refused.status, refused.header("allow")), (405, known), "{path}");
+    }
+});
