@@ -8,7 +8,7 @@ use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-pub use metrics::{HttpMetrics, JobMetrics, Metrics, StoreMetrics};
+pub use metrics::{HttpMetrics, JobMetrics, Metrics, MetricsForm, StoreMetrics};
 
 use crate::config::LogFormat;
 use crate::error::{Error, Result};

@@ -1,6 +1,7 @@
 //! Metrics: typed handles for those who count, one text in OpenMetrics form for those who scrape.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -129,16 +130,64 @@ impl Metrics {
         Metrics { http, store, jobs, registry: Arc::new(registry) }
     }
 
-    /// The content type of [`Metrics::render`].
-    pub const CONTENT_TYPE: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-    /// Every metric in the OpenMetrics 1.0 text form.
-    pub fn render(&self) -> String {
+    /// Every metric.
+    pub fn render(&self, form: MetricsForm) -> String {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)
             .expect("writing to a String does not fail");
-        text
+        match form {
+            MetricsForm::OpenMetrics => text,
+            MetricsForm::Plain => plain(&text),
+        }
     }
+}
+
+/// A form in which metrics are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricsForm {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// The text form of Prometheus, which is older and known to all.
+    Plain,
+}
+
+impl MetricsForm {
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            MetricsForm::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            MetricsForm::Plain => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// OpenMetrics in the older form: there a family has the name of its samples, and is no info; of units and of an end it
+/// knows nothing.
+fn plain(open: &str) -> String {
+    let kinds: HashMap<&str, &str> =
+        open.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    let mut text = String::with_capacity(open.len());
+    for line in open.lines() {
+        let described = line.strip_prefix("# ").and_then(|rest| rest.split_once(' '));
+        let (what, rest) = match described {
+            Some((what @ ("HELP" | "TYPE"), rest)) => (what, rest),
+            Some(("UNIT", _)) => continue,
+            _ if line == "# EOF" => continue,
+            Some(_) | None => {
+                text.push_str(line);
+                text.push('\n');
+                continue;
+            }
+        };
+        let (family, words) = rest.split_once(' ').unwrap_or((rest, ""));
+        let (end, words) = match (kinds.get(family).copied(), what) {
+            (Some("counter"), _) => ("_total", words),
+            (Some("info"), "TYPE") => ("_info", "gauge"),
+            (Some("info"), _) => ("_info", words),
+            (Some(_) | None, _) => ("", words),
+        };
+        text.push_str(&format!("# {what} {family}{end} {words}\n"));
+    }
+    text
 }
 
 impl HttpMetrics {
@@ -224,7 +273,7 @@ mod tests {
         metrics.http.answered(&invented, "none".into(), 405, 0.0);
         metrics.http.bytes_sent.inc_by(7);
         metrics.jobs.pulls_running.set(1);
-        let text = metrics.render();
+        let text = metrics.render(MetricsForm::OpenMetrics);
         for line in [
             "orlop_http_requests_total{method=\"GET\",route=\"/api/v1/content/{digest}\",status=\"200\"} 1",
             "orlop_http_requests_total{method=\"other\",route=\"none\",status=\"405\"} 1",

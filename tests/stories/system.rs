@@ -175,3 +175,20 @@ story!(a_refused_method_is_told_which_are_known_each_once, async |app| {
         assert_eq!((refused.status, refused.header("allow")), (405, known), "{path}");
     }
 });
+
+story!(metrics_as_plain_text_are_in_the_form_of_prometheus, async |app| {
+    app.get("/version").await.expect(200);
+    let plain = app.get("/metrics").await.expect(200);
+    assert_eq!(plain.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    let text = String::from_utf8(plain.body.to_vec()).expect("text");
+    // Its counters are named in full, and it knows neither units, nor infos, nor an end.
+    for line in [
+        "# TYPE orlop_http_requests_total counter",
+        "# HELP orlop_http_requests_total Requests answered.",
+        "# TYPE orlop_build_info gauge",
+        "# TYPE orlop_http_request_duration_seconds histogram",
+    ] {
+        assert!(text.lines().any(|told| told == line), "no `{line}` in {text}");
+    }
+    assert!(!text.contains("# UNIT") && !text.contains("# EOF") && text.ends_with('\n'), "{text}");
+});

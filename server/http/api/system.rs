@@ -22,7 +22,7 @@ use crate::http::tags::{etag, knows, not_modified};
 use crate::limits::{self, Limit};
 use crate::oci::{Algorithm, Digest};
 use crate::store::{Store, Usage};
-use crate::telemetry::Metrics;
+use crate::telemetry::MetricsForm;
 
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
@@ -76,17 +76,17 @@ pub async fn version() -> Response {
     Json(version).into_response()
 }
 
-/// `GET /metrics`: one text, under the name that the scraper knows it by.
+/// `GET /metrics`: in the form that the scraper asks for.
 pub async fn metrics(State(state): State<AppState>, headers: HeaderMap) -> Response {
     const OPEN_METRICS: &str = "application/openmetrics-text";
     // Whoever accepts neither is a person who looks.
-    let content_type = match Accept::of(&headers).choose(&["text/plain", OPEN_METRICS]) {
-        Some(OPEN_METRICS) => Metrics::CONTENT_TYPE,
-        Some(_) | None => "text/plain; charset=utf-8",
+    let form = match Accept::of(&headers).choose(&["text/plain", OPEN_METRICS]) {
+        Some(OPEN_METRICS) => MetricsForm::OpenMetrics,
+        Some(_) | None => MetricsForm::Plain,
     };
-    let headers = [(CONTENT_TYPE, HeaderValue::from_static(content_type)), (CACHE_CONTROL, NO_STORE)];
+    let content_type = HeaderValue::from_static(form.content_type());
     measure(&state).await;
-    (headers, state.metrics.render()).into_response()
+    ([(CONTENT_TYPE, content_type), (CACHE_CONTROL, NO_STORE)], state.metrics.render(form)).into_response()
 }
 
 /// Sets what is not counted as it happens. A database that is away is no reason to answer nothing.

@@ -7,7 +7,7 @@ use tower::ServiceExt;
 use super::*;
 use crate::config::Config;
 use crate::http::serve::Transport;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, MetricsForm};
 
 impl Inner for Router {
     async fn answer(&self, request: Request) -> Response {
@@ -136,7 +136,7 @@ async fn requests_are_counted_by_route_and_not_by_path() {
     ask(&app, to("PUT", "/things/1")).await;
     ask(&app, to("PUT", "/things/2")).await;
     ask(&app, to("GET", "/nowhere/3")).await;
-    let text = metrics.render();
+    let text = metrics.render(MetricsForm::OpenMetrics);
     for line in [
         "orlop_http_requests_total{method=\"PUT\",route=\"/things/{id}\",status=\"200\"} 2",
         "orlop_http_requests_total{method=\"GET\",route=\"none\",status=\"404\"} 1",
