@@ -147,9 +147,10 @@ pub struct NameRow {
     pub size: i64,
 }
 
-/// Every image of every namespace after `(namespace, name)`, for `index.json`.
+/// Every image of every namespace after `(namespace, name)` whose target is stored, for `index.json`.
 pub async fn list_all_after(conn: &mut Conn, after: (&str, &str), limit: i64) -> Result<Vec<NameRow>> {
-    const SQL: &str = "SELECT namespace, name, media_type, digest, size FROM images
-        WHERE namespace > $1 OR (namespace = $1 AND name > $2) ORDER BY namespace, name LIMIT $3";
+    const SQL: &str = "SELECT i.namespace, i.name, i.media_type, i.digest, i.size FROM images i
+        JOIN blobs b ON b.digest = i.digest AND b.state = 'stored'
+        WHERE i.namespace > $1 OR (i.namespace = $1 AND i.name > $2) ORDER BY i.namespace, i.name LIMIT $3";
     fetch_all!(NameRow, conn, SQL, after.0, after.1, limit)
 }

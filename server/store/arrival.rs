@@ -68,6 +68,7 @@ impl Store {
             None => self.check_lent(caller, &digest).await?,
         };
         let found = document.as_deref().map(|bytes| edges_of(&digest, bytes)).unwrap_or_default();
+        let is_document = found.media_type.is_some();
         let media_type = media_type.or(found.media_type);
         let now = self.now();
         let row = ContentRow {
@@ -121,6 +122,10 @@ impl Store {
         self.0.cache.forget_everywhere(&digest);
         if written.is_err() && whole_put {
             self.drop_unrecorded(&digest).await;
+        }
+        // It may be what a name has stood for all the while.
+        if is_document && written.is_ok() {
+            self.0.index_changed.notify_one();
         }
         written
     }

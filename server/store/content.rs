@@ -264,6 +264,10 @@ impl Store {
             })
             .await?;
         self.0.cache.forget(namespace, digest);
+        // Else no name stands for it.
+        if held == WhenHeld::DeleteAnyway {
+            self.0.index_changed.notify_one();
+        }
         if unrecorded {
             let name = digest.clone();
             self.on_disk(move |disk| disk.remove_blob(&name)).await?;

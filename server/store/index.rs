@@ -1,4 +1,5 @@
-//! `index.json`, written behind: at most once a second while names change, and once more at the stop.
+//! `index.json`, written behind: at most once a second while names change, or what they stand for comes and goes, and once
+//! more at the stop.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 const PAGE: i64 = 1000;
 
-/// Writes `index.json` whenever image names have changed.
+/// Writes `index.json` whenever it may have to say something else.
 pub(super) async fn write_behind(store: Store) {
     let soft = store.0.shutdown.soft().clone();
     loop {
@@ -36,7 +37,8 @@ pub(super) async fn write_behind(store: Store) {
 }
 
 impl Store {
-    /// Makes `index.json` say what the database says.
+    /// Makes `index.json` say what the database says. A name whose target is not stored is left out: others who read the
+    /// layout would find nothing there.
     ///
     /// # Errors
     /// `OutOfSpace`, `Unavailable`, `Internal`; the file that was there stays.

@@ -87,13 +87,13 @@ async fn a_client_that_hangs_up_leaves_no_transaction_open() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_hangs_up_leaves_no_stale_index() {
     let app = TestApp::with(On::Postgres, &[]).await;
+    let digest = app.put_blob(b"x").await;
     let url = app.database().expect("on Postgres").url();
     let mut blocker = PgConnection::connect(&url).await.expect("the database answers");
     sqlx::raw_sql("BEGIN; LOCK TABLE images IN EXCLUSIVE MODE")
         .execute(&mut blocker)
         .await
         .expect("the table is ours");
-    let digest = sha256(b"x");
     let body = json!({"name": "app", "target": {"digest": digest, "media_type": "text/plain", "size": 1}});
     let body = body.to_string();
     let mut raw = app.raw().await;

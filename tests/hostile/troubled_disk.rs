@@ -256,9 +256,9 @@ async fn a_disk_that_turns_read_only_is_unavailable_for_writes_and_readable() {
 async fn an_index_that_found_no_room_is_written_when_there_is_some() {
     let (disk, database) = (SmallDisk::mount("size=8m"), fresh_database());
     let app = TestApp::in_directory(&disk.path().join("data"), &[("database_url", &database.url())]).await;
+    let digest = app.put_blob(b"x").await;
     let ballast = disk.path().join("ballast");
     assert!(std::fs::write(&ballast, vec![1; 8 << 20]).is_err(), "the disk is full now");
-    let digest = sha256(b"x");
     let target = json!({"digest": digest, "media_type": "text/plain", "size": 1});
     app.post("/api/v1/images").json(json!({"name": "app", "target": target})).await.expect(201);
     let staged = app.data_dir().join("ingests");

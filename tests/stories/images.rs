@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::app::{TestApp, story};
+use crate::support::app::{TestApp, sha256, story};
+use crate::support::eventually::eventually;
 
 const IMAGES: &str = "/api/v1/images";
 const ALPINE: &str = "docker.io/library/alpine:3.22";
@@ -268,4 +269,26 @@ story!(an_id_that_no_server_could_have_made_is_malformed, async |app| {
     let lost = format!("{IMAGES}/img_00000000000000000000000000");
     assert_eq!(app.get(&lost).await.to_string(), "404 not-found");
     assert_eq!(app.patch(&lost).merge_patch(json!({})).await.to_string(), "404 not-found");
+});
+
+story!(the_list_of_the_layout_names_what_is_stored, async |app| {
+    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "layers": [],
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": OTHER, "size": 5}});
+    let bytes = manifest.to_string();
+    let digest = sha256(bytes.as_bytes());
+    let target = json!({"digest": digest, "media_type": MANIFEST, "size": bytes.len()});
+    app.post("/api/v1/images").json(json!({"name": "a:1", "target": target})).await.expect(201);
+    let listed = async |wanted: usize| {
+        eventually(&format!("index.json names {wanted} images"), async || {
+            let index = std::fs::read(app.data_dir().join("index.json")).expect("the list");
+            let index: Value = serde_json::from_slice(&index).expect("JSON");
+            (index["manifests"].as_array().map(Vec::len) == Some(wanted)).then_some(())
+        })
+        .await;
+    };
+    listed(0).await;
+    app.put_blob(bytes.as_bytes()).await;
+    listed(1).await;
+    app.delete(format!("/api/v1/content/{digest}?force=true")).await.expect(204);
+    listed(0).await;
 });
