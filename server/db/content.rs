@@ -18,7 +18,7 @@ pub struct ContentRow {
 rows!(ContentRow: labels);
 
 /// What refers to a blob: `parent` is a digest of the same namespace.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EdgeRow {
     pub parent: String,
     pub child_type: String,
@@ -193,18 +193,18 @@ pub async fn delete_label_edges(tx: &mut Tx, namespace: &str, parent: &str) -> R
     execute!(tx, SQL, namespace, parent).map(drop)
 }
 
-/// The recorded blobs that refer to `digest`, at most `limit` of them.
+/// The recorded blobs that refer to `digest`, each once and with one of the ways in which it does, at most `limit` of them.
 pub async fn list_parents(
     conn: &mut Conn,
     namespace: &str,
     digest: &str,
     limit: i64,
-) -> Result<Vec<EdgeRow>> {
-    const SQL: &str = "SELECT e.parent, e.child_type, e.child, e.label FROM edges e
+) -> Result<Vec<(String, String)>> {
+    const SQL: &str = "SELECT e.parent, MIN(e.label) FROM edges e
         JOIN content c ON c.namespace = e.namespace AND c.digest = e.parent
         WHERE e.namespace = $1 AND e.child_type = 'content' AND e.child = $2
-        ORDER BY e.parent, e.label LIMIT $3";
-    fetch_all!(EdgeRow, conn, SQL, namespace, digest, limit)
+        GROUP BY e.parent ORDER BY e.parent LIMIT $3";
+    fetch_all!((String, String), conn, SQL, namespace, digest, limit)
 }
 
 /// Those of `digests` (a JSON list) that the namespace records and whose bytes are here.

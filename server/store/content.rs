@@ -306,8 +306,8 @@ async fn check_unused(
     for (id, name) in db::images::list_by_digest(tx, namespace, digest.as_str(), most).await? {
         holders.push(Holder { kind: "image".to_owned(), id, name: Some(name) });
     }
-    for edge in db::content::list_parents(tx, namespace, digest.as_str(), most).await? {
-        holders.push(Holder { kind: "content".to_owned(), id: edge.parent, name: Some(edge.label) });
+    for (parent, label) in db::content::list_parents(tx, namespace, digest.as_str(), most).await? {
+        holders.push(Holder { kind: "content".to_owned(), id: parent, name: Some(label) });
     }
     let leases = db::leases::list_holders(tx, namespace, "content", digest.as_str(), now.0, most).await?;
     for (id, _kind) in leases {

@@ -248,6 +248,19 @@ story!(namespaces_see_their_own_records_of_one_file, async |app| {
     }
 });
 
+story!(who_needs_a_blob_twice_is_one_holder, async |app| {
+    app.put_blob(b"hello").await;
+    let layer = json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": HELLO, "size": 5});
+    let config = json!({"mediaType": "application/vnd.oci.image.config.v1+json", "digest": HELLO, "size": 5});
+    let manifest = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": config, "layers": [layer]});
+    let digest = app.put_blob(manifest.to_string().as_bytes()).await;
+    let refused = app.delete(record(HELLO)).await.expect(409).json();
+    let holders = refused["holders"].as_array().expect("holders");
+    assert_eq!(*holders, [json!({"kind": "content", "id": digest, "name": "config"})]);
+    assert!(refused["detail"].as_str().expect("words").contains("kept by 1 other"), "{refused}");
+});
+
 story!(children_are_those_of_the_manifest, async |app| {
     let config = app.put_blob(b"{}").await;
     let manifest = json!({
