@@ -417,3 +417,6 @@ pub(super) fn upstream_of(request: &Request, kind: UpstreamKind, reason: String)
     let host = request.reference.api_host().to_owned();
     Error::Upstream(Upstream { kind, host, reason, status: None, retry_after: None })
 }
+
+#[cfg(test)]
+mod tests;
