@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
 use base64::Engine as _;
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
 
 use crate::error::{Error, Result};
 use crate::limits;
@@ -137,8 +140,12 @@ async fn ask_helper(name: &str, server: &str) -> Result<Option<Credential>, Stri
     if !plain {
         return Err("a helper's name in it is not one".to_owned());
     }
-    let told = format!("the helper docker-credential-{name}");
-    let answer = tokio::time::timeout(limits::CREDENTIAL_HELPER_TIME, run_helper(name, server)).await;
+    ask_program(&format!("docker-credential-{name}"), server, limits::CREDENTIAL_HELPER_TIME).await
+}
+
+async fn ask_program(program: &str, server: &str, time: Duration) -> Result<Option<Credential>, String> {
+    let told = format!("the helper {program}");
+    let answer = tokio::time::timeout(time, run_helper(program, server)).await;
     let answer = answer.map_err(|_| format!("{told} did not answer in time"))?;
     let (bytes, succeeded) = answer.map_err(|error| format!("{told}: {}", error.kind()))?;
     if !succeeded {
@@ -154,76 +161,36 @@ async fn ask_helper(name: &str, server: &str) -> Result<Option<Credential>, Stri
     }))
 }
 
-async fn run_helper(name: &str, server: &str) -> io::Result<(Vec<u8>, bool)> {
-    let mut child = tokio::process::Command::new(format!("docker-credential-{name}"))
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()?;
-    if let Some(mut input) = child.stdin.take() {
-        input.write_all(server.as_bytes()).await?;
+/// A helper at work, with whatever it has started: if nobody waits for its end, all of them are killed.
+struct Helper(Child);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // One that was waited for has no id, and what it has left behind on purpose stays: an agent, for instance.
+        if let Some(group) = self.0.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+            // None of them may be left, which is as good.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+async fn run_helper(program: &str, server: &str) -> io::Result<(Vec<u8>, bool)> {
+    let mut command = Command::new(program);
+    command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut helper = Helper(command.process_group(0).kill_on_drop(true).spawn()?);
+    if let Some(mut input) = helper.0.stdin.take() {
+        match input.write_all(server.as_bytes()).await {
+            // It has no need to read what it is asked for.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            written => written?,
+        }
     }
     let mut bytes = Vec::new();
-    if let Some(output) = child.stdout.take() {
+    if let Some(output) = helper.0.stdout.take() {
         output.take(limits::DOCKER_CONFIG_BYTES).read_to_end(&mut bytes).await?;
     }
-    Ok((bytes, child.wait().await?.success()))
+    Ok((bytes, helper.0.wait().await?.success()))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn find(text: &str, authority: &str) -> Result<Option<Credential>> {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("config.json");
-        std::fs::write(&path, text).expect("a file");
-        DockerConfig::new(Some(path)).find(authority).await
-    }
-
-    fn password(username: &str, password: &str) -> Option<Credential> {
-        Some(Credential::Password { username: username.into(), password: Secret::new(password) })
-    }
-
-    #[tokio::test]
-    async fn each_form_of_an_entry_is_read() {
-        let text = r#"{"auths": {
-            "https://index.docker.io/v1/": {"auth": "bWU6czNjcmV0"},
-            "r.io:5000": {"username": "you", "password": "w0rd"},
-            "https://old.io/v1/": {"auth": "bWU6YTpi"},
-            "t.io": {"identitytoken": "refresh"},
-            "u.io": {"registrytoken": "bearer"},
-            "empty.io": {}
-        }, "HttpHeaders": {"x": "y"}}"#;
-        assert_eq!(find(text, "registry-1.docker.io").await.expect("read"), password("me", "s3cret"));
-        assert_eq!(find(text, "r.io:5000").await.expect("read"), password("you", "w0rd"));
-        assert_eq!(find(text, "old.io").await.expect("read"), password("me", "a:b"));
-        let token = |text| Secret::new(text);
-        let refresh = Some(Credential::IdentityToken { token: token("refresh") });
-        assert_eq!(find(text, "t.io").await.expect("read"), refresh);
-        let bearer = Some(Credential::RegistryToken { token: token("bearer") });
-        assert_eq!(find(text, "u.io").await.expect("read"), bearer);
-        for unknown in ["empty.io", "r.io", "docker.io.evil.io"] {
-            assert_eq!(find(text, unknown).await.expect("read"), None, "{unknown}");
-        }
-        let absent = DockerConfig::new(Some("/nonexistent/config.json".into()));
-        assert_eq!(absent.find("r.io").await.expect("no file"), None);
-        assert_eq!(DockerConfig::default().find("r.io").await.expect("not told to"), None);
-    }
-
-    #[tokio::test]
-    async fn what_cannot_be_used_is_told_without_being_repeated() {
-        for bad in [
-            r#"{"auths": {"r.io": {"auth": "s3cret"}}}"#,
-            r#"{"auths": {"r.io": {"auth": "czNjcmV0"}}}"#,
-            r#"{"auths": "s3cret"}"#,
-            r#"{"credHelpers": {"r.io": "../s3cret"}}"#,
-            r#"{"credsStore": "no-such-helper-s3cre"}"#,
-        ] {
-            let error = find(bad, "r.io").await.expect_err(bad).to_string();
-            assert!(!error.contains("s3cret") && error.contains("Docker configuration"), "{error}");
-        }
-    }
-}
+mod tests;
