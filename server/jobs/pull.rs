@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Result, UpstreamKind};
 use crate::jobs::documents::Stored;
 use crate::jobs::fetch::Fetch;
-use crate::jobs::run::{Ended, Job};
+use crate::jobs::run::{Ended, Job, unless};
 use crate::jobs::select::{Tree, upstream_of};
 use crate::jobs::taken::Leaf;
 use crate::jobs::view::{JobError, Phase};
@@ -26,7 +26,8 @@ use crate::store::{ImageSource, NameTaken, NewImage, NewTarget, Target};
 /// Runs all steps. Each finds what an earlier attempt left, so that to resume is to run again.
 pub(super) async fn work(job: &Job) -> Result<(), Ended> {
     let reference = &job.request.reference;
-    let repository = job.repository().await?;
+    // A helper that is asked for the credential may take half a minute, and leaves nothing behind when it is cut off.
+    let repository = unless(&job.live.stop, job.repository()).await??;
     let resolved = job.ask(None, || repository.resolve(reference)).await?;
     match resolved {
         Resolved { descriptor, schema1: Some(schema1), .. } => {

@@ -2,6 +2,7 @@
 
 mod archives;
 mod broken_transactions;
+mod credential_helpers;
 mod flood;
 mod foreign_sites;
 mod lost_database;

@@ -47,6 +47,13 @@ impl Served {
         Served::start_by(Command::new(env!("CARGO_BIN_EXE_orlop")), directory, log, settings)
     }
 
+    /// As [`Served::start`], where programs are found in this directory first.
+    pub fn start_with_path(directory: &Path, programs: &Path, settings: &[(&str, &str)]) -> Served {
+        let mut command = Command::new("/usr/bin/env");
+        command.arg(format!("PATH={}:/usr/bin:/bin", programs.display())).arg(env!("CARGO_BIN_EXE_orlop"));
+        Served::start_by(command, directory, &directory.with_extension("log"), settings)
+    }
+
     fn start_by(mut command: Command, directory: &Path, log: &Path, settings: &[(&str, &str)]) -> Served {
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(directory);
         // Nothing of the environment of the tests is a setting of the server.
