@@ -26,6 +26,9 @@ use view::{RegistrySource, view_of, view_of_stored};
 
 /// The name of the settings that are for registries without any of their own.
 const FOR_ALL: &str = "_default";
+/// Of a credential that came with a pull, and cannot be had.
+pub(super) const CREDENTIAL_GONE: &str =
+    "the credential of this pull is no longer kept, or was sealed in another data directory: give it again";
 
 /// What of the server's configuration says how registries are reached.
 #[derive(Debug, Clone, Default)]
@@ -326,7 +329,7 @@ impl Job {
             (None, CredentialUse::None) => Ok(Own::Nobody),
             (Some(_), _) => {
                 let text = self.jobs.0.store.find_pull_credential(&self.id).await?;
-                let gone = || Error::invalid("the credential of this pull is no longer kept: give it again");
+                let gone = || Error::invalid(CREDENTIAL_GONE);
                 let credential = serde_json::from_str(&text.ok_or_else(gone)?);
                 credential.doing("read the credential of a pull").map(Own::Given)
             }

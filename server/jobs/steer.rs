@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::error::{Conflict, Error, Result};
 use crate::jobs::Jobs;
 use crate::jobs::record::Record;
+use crate::jobs::registries::CREDENTIAL_GONE;
 use crate::jobs::view::{JobState, Pull};
 use crate::registry::Credential;
 
@@ -64,8 +65,7 @@ impl Jobs {
                 return Err(Error::invalid_field("auth", why));
             }
             (Some(_), None) if self.0.store.find_pull_credential(id).await?.is_none() => {
-                let why = "the credential of this pull is no longer kept: give it again";
-                return Err(Error::invalid_field("auth", why));
+                return Err(Error::invalid_field("auth", CREDENTIAL_GONE));
             }
             (Some(_) | None, _) => {}
         }

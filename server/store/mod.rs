@@ -105,6 +105,7 @@ struct Inner {
     ingests: live::Ingests,
     index_changed: Arc<Notify>,
     seal: seal::Seal,
+    unopened: registries::Unopened,
     boot: String,
 }
 
@@ -237,6 +238,7 @@ impl Store {
             ingests: live::Ingests::default(),
             index_changed: Arc::new(Notify::new()),
             seal,
+            unopened: registries::Unopened::default(),
             boot: crate::disk::boot_id(),
         })))
     }

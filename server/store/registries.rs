@@ -1,5 +1,8 @@
 //! Settings of registries, and credentials of pulls: text of `jobs/`, which is sealed here and never looked into.
 
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
 use super::{IfMatch, Store, tag_of};
 use crate::clock::Time;
 use crate::db;
@@ -119,14 +122,15 @@ impl Store {
         self.0.seal.mark(secret)
     }
 
-    /// The credential that came with a pull, if it is still kept.
+    /// The credential that came with a pull, if it is still kept; `None` as well when it was sealed in another data
+    /// directory, and cannot be opened.
     ///
     /// # Errors
-    /// `Unavailable`; `Internal` when it was sealed in another data directory.
+    /// `Unavailable`.
     pub async fn find_pull_credential(&self, pull: &str) -> Result<Option<String>> {
         let mut conn = self.0.db.read().await?;
         let sealed = db::registries::find_pull_credential(&mut conn, pull).await?;
-        sealed.map(|sealed| self.0.seal.open(&purpose(pull), &sealed)).transpose()
+        Ok(sealed.and_then(|sealed| self.open_secrets(pull, &sealed)))
     }
 
     /// # Errors
@@ -145,19 +149,41 @@ impl Store {
     }
 
     fn unsealed(&self, row: RegistryRow) -> StoredRegistry {
-        let settings = self.0.seal.open(&purpose(&row.host), &row.sealed);
-        if settings.is_err() {
-            tracing::warn!(
-                registry = row.host,
-                "Settings of a registry were sealed in another data directory"
-            );
-        }
         StoredRegistry {
-            settings: settings.ok(),
+            settings: self.open_secrets(&row.host, &row.sealed),
             host: row.host,
             created_at: Time(row.created_at),
             updated_at: Time(row.updated_at),
         }
+    }
+
+    /// What was sealed for `name`. That it cannot be opened is told of once, and not with every read.
+    fn open_secrets(&self, name: &str, sealed: &str) -> Option<String> {
+        let opened = self.0.seal.open(&purpose(name), sealed);
+        if opened.is_none() && self.0.unopened.is_new(name) {
+            tracing::warn!(
+                "The secrets of {name} were sealed in another data directory, and cannot be opened"
+            );
+        }
+        opened
+    }
+}
+
+/// Whose secrets could not be opened since the start.
+#[derive(Default)]
+pub(super) struct Unopened(Mutex<HashSet<String>>);
+
+impl Unopened {
+    /// More names are told of again.
+    const MOST: usize = 1024;
+
+    /// Whether `name` was not among them, where it is from now on.
+    fn is_new(&self, name: &str) -> bool {
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.len() >= Unopened::MOST && !names.contains(name) {
+            names.clear();
+        }
+        names.insert(name.to_owned())
     }
 }
 

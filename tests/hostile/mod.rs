@@ -4,6 +4,7 @@ mod archives;
 mod broken_transactions;
 mod credential_helpers;
 mod flood;
+mod foreign_key;
 mod foreign_sites;
 mod lost_database;
 mod network;
