@@ -9,50 +9,13 @@ use crate::support::eventually::eventually;
 use crate::support::fixture_registry::{
     Auth, CONFIG, Fault, FixtureRegistry, INDEX, LAYER, MANIFEST, descriptor, sha256,
 };
+use crate::support::pulling::{PULLS, digests, failed, pulled, push, stored, with};
 
-const PULLS: &str = "/api/v1/pulls";
 const FOREIGN: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 
-/// A pull to its end.
-async fn pull(app: &TestApp, asked: Value) -> Value {
-    let made = app.post(PULLS).json(asked).await.expect(202);
-    let ended = app.get(format!("{}?wait=60s", made.place())).await.expect(200).json();
-    assert!(ended["finished_at"].is_string(), "{ended}");
-    ended
-}
-
-async fn pulled(app: &TestApp, asked: Value) -> Value {
-    let ended = pull(app, asked).await;
-    assert_eq!(ended["state"], "succeeded", "{ended}");
-    ended
-}
-
-/// Why a pull fails: its code and its words.
-async fn failed(app: &TestApp, asked: Value) -> (String, String) {
-    let ended = pull(app, asked).await;
-    assert_eq!(ended["state"], "failed", "{ended}");
-    let text = |name: &str| ended["error"][name].as_str().unwrap_or_default().to_owned();
-    (text("code"), text("detail"))
-}
-
 async fn plan(app: &TestApp, asked: Value) -> Value {
     app.post(format!("{PULLS}?dry_run=true")).json(asked).await.expect(200).json()
-}
-
-/// The digests that the server has, in order.
-async fn stored(app: &TestApp) -> Vec<String> {
-    let list = app.get("/api/v1/content?limit=1000").await.expect(200).json();
-    let digest = |item: &Value| item["digest"].as_str().expect("a digest").to_owned();
-    let mut digests: Vec<String> = list["items"].as_array().expect("a list").iter().map(digest).collect();
-    digests.sort();
-    digests
-}
-
-fn digests(blobs: &[&[u8]]) -> Vec<String> {
-    let mut digests: Vec<String> = blobs.iter().map(|bytes| sha256(bytes)).collect();
-    digests.sort();
-    digests
 }
 
 fn has(ended: &Value, digest: &str) -> bool {
@@ -315,18 +278,6 @@ story!(nested_indexes_are_followed_within_bounds, async |app| {
     assert_eq!(code, "validation-failed");
     assert!(detail.contains("more than 4096"), "{detail}");
 });
-
-/// A manifest of this config and these layers, pushed under a tag of `app`; its reference.
-fn push(registry: &FixtureRegistry, tag: &str, config: Value, layers: &[Value]) -> String {
-    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers});
-    registry.push_document("app", Some(tag), MANIFEST, manifest.to_string().as_bytes());
-    format!("{}/app:{tag}", registry.host())
-}
-
-fn with(mut value: Value, field: &str, changed: Value) -> Value {
-    value[field] = changed;
-    value
-}
 
 story!(documents_that_promise_what_cannot_be_are_refused, async |app| {
     let registry = FixtureRegistry::start().await;

@@ -13,6 +13,7 @@ pub mod fixture_registry;
 pub mod image;
 pub mod ingest;
 pub mod postgres;
+pub mod pulling;
 pub mod raw;
 pub mod request;
 pub mod rows;
