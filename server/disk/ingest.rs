@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::ahead::Ahead;
 use super::blobs::read_document;
 use super::direct::DirectTail;
+use super::strays::remove_entry;
 use super::{BlobFile, Disk, is_absent, sync_dir};
 use crate::error::{Doing, Error, Result};
 use crate::oci::{Digest, Hasher};
@@ -298,19 +299,6 @@ impl Disk {
         remove_entry(&self.ingest_dir(id)).doing("remove the directory of an ingest")
     }
 
-    /// The names under `ingests/`: ids of ingests, and strays that a killed process left.
-    ///
-    /// # Errors
-    /// `Internal` when the directory cannot be read.
-    pub fn walk_ingests(&self) -> Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(self.root.join("ingests")).doing("walk the ingests")? {
-            let entry = entry.doing("walk the ingests")?;
-            names.push(entry.file_name().to_string_lossy().into_owned());
-        }
-        Ok(names)
-    }
-
     /// Cuts the file of an ingest to `length` bytes, where it has one.
     ///
     /// # Errors
@@ -386,19 +374,6 @@ impl Disk {
 fn sync_ingest_dir(dir: &Path) -> Result<()> {
     sync_dir(dir)?;
     sync_dir(dir.parent().unwrap_or(dir))
-}
-
-/// Removes a file, or a directory of files.
-fn remove_entry(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if is_absent(&error) => Ok(()),
-        done => done,
-    }
 }
 
 /// Writes every chunk with as few calls as the kernel allows.

@@ -13,6 +13,7 @@ mod ingest;
 mod layout;
 mod secret_key;
 mod snapshots;
+mod strays;
 mod walk;
 
 pub use blobs::BlobFile;

@@ -17,7 +17,7 @@ const INGEST_PAGE: i64 = 100;
 /// What a start repaired.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Repaired {
-    /// Files under `ingests/` that no ingest owns: the end came before their rename.
+    /// Files under `ingests/` that no ingest owns, for the end came before their rename; or can use.
     pub stray_files: u64,
     /// Blobs without a row: the end came between the rename and the record.
     pub adopted_blobs: u64,
@@ -99,6 +99,10 @@ impl Store {
             after.clone_from(&last.id);
             for row in rows {
                 let has_file = on_disk.remove(&row.id);
+                if has_file {
+                    let id = row.id.clone();
+                    done.stray_files += self.on_disk(move |disk| disk.clear_ingest(&id)).await?;
+                }
                 if row.shared == 0 && row.durable_offset > 0 {
                     self.repair_ingest(&row, has_file, done).await?;
                 }

@@ -1,5 +1,6 @@
 //! Ends that nobody asked for, and the starts after them.
 
+mod damage;
 mod kill;
 mod large;
 mod power;
