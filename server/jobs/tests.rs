@@ -16,6 +16,7 @@ use crate::registry::fixture::{Fault, FixtureRegistry, INDEX, LAYER, MANIFEST, d
 use crate::shutdown::Drained;
 use crate::store::{Caller, PullRow, Reach, Sharing};
 
+mod control_characters;
 mod ends;
 mod events;
 mod faults;

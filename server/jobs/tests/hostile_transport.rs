@@ -8,7 +8,7 @@ const MIB: usize = 1 << 20;
 const SLOW: Duration = Duration::from_millis(25);
 
 /// Settings that wait for nothing long, and try three times.
-fn hasty(settings: &mut Settings) {
+pub(super) fn hasty(settings: &mut Settings) {
     settings.patience.header = Duration::from_millis(400);
     settings.patience.stall = Duration::from_millis(300);
     (settings.retry.max_attempts, settings.retry.attempts_once_answered) = (3, 3);
