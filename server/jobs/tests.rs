@@ -24,6 +24,7 @@ mod flights;
 mod hostile_transport;
 mod leases;
 mod plans;
+mod silent_http2;
 mod trouble;
 mod waits;
 

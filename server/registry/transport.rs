@@ -18,6 +18,9 @@ use crate::registry::failure::{bad_answer, no_connection, sent_by_stranger, upst
 use crate::registry::ranks::Answerer;
 use crate::registry::trace::{Counting, Exchange, Outcome, Trace, cut};
 
+/// How often a connection of HTTP/2 with requests under way shows that it lives, in the time that an answer may stand still.
+const PINGS: u32 = 3;
+
 /// How long to wait for a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
@@ -317,6 +320,10 @@ impl Clients {
             .connect_timeout(terms.trust.connect_timeout().unwrap_or(self.patience.connect))
             .pool_max_idle_per_host(limits::UPSTREAM_IDLE_CONNECTIONS)
             .pool_idle_timeout(limits::UPSTREAM_IDLE_TIME)
+            // All answers share a connection of HTTP/2: one that has died without a word would take every retry along.
+            // It is found out before the answers on it are given up.
+            .http2_keep_alive_interval(self.patience.stall / PINGS)
+            .http2_keep_alive_timeout(self.patience.stall / PINGS)
             .tls_certs_merge(roots)
             .tls_danger_accept_invalid_certs(terms.lax);
         if let Some(own) = terms.trust.identity() {
