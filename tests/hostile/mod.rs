@@ -7,6 +7,7 @@ mod credential_helpers;
 mod flood;
 mod foreign_key;
 mod foreign_sites;
+mod full_disk_pulls;
 mod lost_database;
 mod lying_tags;
 mod network;

@@ -4,36 +4,15 @@
 //! is not shown as kept.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::support::app::{TestApp, sha256};
-use crate::support::command::run;
+use crate::support::disks::{SmallDisk, ThinDisk, succeeds};
 use crate::support::eventually::eventually;
 use crate::support::postgres::fresh_database;
 use crate::support::raw::noise;
-
-/// A file system of its own, in memory.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(options: &str) -> SmallDisk {
-        let disk = SmallDisk(tempfile::tempdir().expect("a mount point"));
-        let mounted = disk.command("mount", &["-t", "tmpfs", "-o", options, "orlop-test"]);
-        assert!(mounted, "a small disk needs root, to mount it: run this test as root, or skip it by name");
-        disk
-    }
-
-    fn command(&self, program: &str, arguments: &[&str]) -> bool {
-        succeeds(program, arguments, self.0.path())
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
 
 /// A directory that cannot be written while this value lives, whoever writes.
 ///
@@ -52,18 +31,6 @@ impl ReadOnly<'_> {
 impl Drop for ReadOnly<'_> {
     fn drop(&mut self) {
         succeeds("umount", &["--lazy"], self.0);
-    }
-}
-
-fn succeeds(program: &str, arguments: &[&str], path: &Path) -> bool {
-    let mut command = Command::new(program);
-    run(command.args(arguments).arg(path), Duration::from_secs(30)).status.success()
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a test that failed may still have files open.
-        self.command("umount", &["--lazy"]);
     }
 }
 
@@ -133,36 +100,9 @@ async fn a_large_body_that_fills_the_disk_leaves_its_beginning_as_it_was_sent() 
     app.stop().await;
 }
 
-/// A file system on a device that has less room than it says: what is written is taken, and its sync fails.
-struct ThinDisk {
-    mounted: tempfile::TempDir,
-    device: SmallDisk,
-}
-
-impl ThinDisk {
-    fn mount() -> ThinDisk {
-        let disk = ThinDisk {
-            device: SmallDisk::mount("size=24m"),
-            mounted: tempfile::tempdir().expect("a mount point"),
-        };
-        let image = disk.device.path().join("image");
-        assert!(succeeds("truncate", &["-s", "64M"], &image));
-        let plain = ["-qF", "-N", "512", "-O", "^has_journal", "-E", "lazy_itable_init=0"];
-        assert!(succeeds("mkfs.ext4", &plain, &image));
-        assert!(succeeds("mount", &["-o", "loop", image.to_str().expect("text")], disk.mounted.path()));
-        disk
-    }
-}
-
-impl Drop for ThinDisk {
-    fn drop(&mut self) {
-        succeeds("umount", &["--lazy"], self.mounted.path());
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_sync_takes_back_only_what_was_not_acknowledged() {
-    let (disk, database) = (ThinDisk::mount(), fresh_database());
+    let (disk, database) = (ThinDisk::mount("size=24m"), fresh_database());
     let data = disk.mounted.path().join("data");
     let app = TestApp::in_directory(&data, &[("database_url", &database.url())]).await;
     let bytes = noise(4, 9 << 20);

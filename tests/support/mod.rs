@@ -6,6 +6,7 @@
 pub mod app;
 pub mod command;
 pub mod contract;
+pub mod disks;
 pub mod docker_registry;
 pub mod event_stream;
 pub mod eventually;
