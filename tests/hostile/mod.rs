@@ -13,4 +13,5 @@ mod lying_tags;
 mod network;
 mod smuggling;
 mod traversal;
+mod tripwires;
 mod troubled_disk;

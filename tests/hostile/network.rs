@@ -25,6 +25,7 @@ use crate::support::command::run;
 use crate::support::docker_registry::DockerRegistry;
 use crate::support::eventually::eventually;
 use crate::support::fixture_registry::{CONFIG, LAYER, MANIFEST, descriptor, sha256};
+use crate::support::own_network::ip;
 use crate::support::raw::noise;
 use crate::support::served::Served;
 
@@ -49,11 +50,6 @@ struct Link {
     name: String,
     near: String,
     address: String,
-}
-
-fn ip(arguments: &[&str]) {
-    let ran = run(Command::new("ip").args(arguments), LIMIT);
-    assert!(ran.status.success(), "a network that can be cut needs root: {}", ran.stderr);
 }
 
 impl Link {

@@ -159,7 +159,12 @@ pub fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
 
 impl FixtureRegistry {
     pub async fn start() -> FixtureRegistry {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
+        FixtureRegistry::start_at("127.0.0.1:0").await
+    }
+
+    /// At another address of this machine.
+    pub async fn start_at(address: &str) -> FixtureRegistry {
+        let listener = TcpListener::bind(address).await.expect("a port of this machine");
         let address = listener.local_addr().expect("the port it got");
         let state = Arc::new(Mutex::new(State::default()));
         let shared = state.clone();
