@@ -239,6 +239,7 @@ impl Store {
         let _turn = self.0.gate.enter(digest).await;
         let now = self.now();
         let (owner, name) = (namespace.to_owned(), digest.clone());
+        let may_be_named = held == WhenHeld::DeleteAnyway;
         let unrecorded = self
             .0
             .db
@@ -265,7 +266,7 @@ impl Store {
             .await?;
         self.0.cache.forget(namespace, digest);
         // Else no name stands for it.
-        if held == WhenHeld::DeleteAnyway {
+        if may_be_named {
             self.0.index_changed.notify_one();
         }
         if unrecorded {
