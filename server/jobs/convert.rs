@@ -2,15 +2,13 @@
 //! their compression goes into a config that is made here.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
-use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result, Unprocessable, UpstreamKind};
 use crate::jobs::documents::document_labels;
 use crate::jobs::pull::{add_label, fetch_all, join_labels, labels_of, note_target};
+use crate::jobs::reader::BlobReader;
 use crate::jobs::request::Request;
 use crate::jobs::run::{Ended, Job};
 use crate::jobs::select::upstream_of;
@@ -21,7 +19,7 @@ use crate::oci::platform::NoMatch;
 use crate::oci::schema1::{Schema1, UnpackedLayer};
 use crate::oci::{Algorithm, Descriptor, Digest, Document, Platform, media_type};
 use crate::registry::Repository;
-use crate::store::{Blob, Labels, PutBody};
+use crate::store::{Labels, PutBody};
 use crate::unpack::decompress::{self, Measured};
 
 /// The label of a converted image and of its manifest: the digest of the manifest that it was made of.
@@ -112,7 +110,7 @@ pub(super) fn leaf_of(layer: Digest, size: u64) -> Leaf {
 async fn unpack(job: &Job, descriptor: &Descriptor) -> Result<UnpackedLayer, Ended> {
     let blob = job.jobs.0.store.open_blob(&job.caller.namespace, &descriptor.digest).await?;
     let stop = job.live.stop.clone();
-    let reader = BlobReader { blob, offset: 0, stop: stop.clone() };
+    let reader = BlobReader::new(blob, stop.clone(), |_| ());
     let measuring =
         job.jobs.0.shutdown.spawn_blocking("measure a layer", move || decompress::measure(reader));
     let measured = match measuring.await? {
@@ -149,27 +147,4 @@ async fn put(
         picture.set_state(&digest, BlobState::Done);
     });
     Ok(descriptor)
-}
-
-/// A stored blob, read from its beginning until the pull stops.
-struct BlobReader {
-    blob: Arc<Blob>,
-    offset: u64,
-    stop: CancellationToken,
-}
-
-impl Read for BlobReader {
-    fn read(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
-        if self.stop.is_cancelled() {
-            return Err(io::Error::other("the pull stops"));
-        }
-        if self.offset == self.blob.size {
-            return Ok(0);
-        }
-        // A file that has become shorter is the disk's fault, not the layer's.
-        let bytes = self.blob.file.read_at(self.offset, chunk.len()).map_err(io::Error::other)?;
-        chunk[..bytes.len()].copy_from_slice(&bytes);
-        self.offset += bytes.len() as u64;
-        Ok(bytes.len())
-    }
 }

@@ -19,6 +19,7 @@ mod look;
 mod plan;
 mod progress;
 mod pull;
+mod reader;
 mod record;
 mod referrers;
 mod registries;
@@ -29,6 +30,7 @@ mod steer;
 mod taken;
 mod trace;
 mod turns;
+mod unpack;
 mod view;
 mod watch;
 
@@ -123,6 +125,9 @@ struct Inner {
     settings: Settings,
     turns: Turns,
     plans: Semaphore,
+    /// Layers that are unpacked at once.
+    unpacks: Semaphore,
+    chains: unpack::Chains,
     /// Turns of imports; who finds none comes again later.
     imports: Semaphore,
     /// Held while a pull is recorded: one at a time, so that equal ones find each other on every database, and the
@@ -150,6 +155,8 @@ impl Jobs {
             registry: Registry::new(settings.patience, settings.crowd, clock.clone()),
             turns: Turns::new(settings.pulls),
             plans: Semaphore::new(limits::PLANS),
+            unpacks: Semaphore::new(limits::UNPACKS),
+            chains: unpack::Chains::default(),
             imports: Semaphore::new(limits::IMPORTS),
             recording: tokio::sync::Mutex::default(),
             flights: Flights::default(),

@@ -18,7 +18,8 @@ struct Told {
 }
 
 impl Shelf for Told {
-    async fn document(&self, descriptor: &Descriptor, _: Option<Fetched>) -> Result<Document, Ended> {
+    async fn document(&self, wanted: Wanted<'_>, _: Option<Fetched>) -> Result<Document, Ended> {
+        let descriptor = wanted.descriptor;
         self.asked.lock().expect("no holder panics").push(descriptor.digest.clone());
         let document = self.documents[&descriptor.digest].to_string();
         Ok(Document::parse(document.as_bytes(), Some(&descriptor.media_type))?)

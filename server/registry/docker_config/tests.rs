@@ -73,7 +73,7 @@ fn helper(directory: &Path, script: &str) -> String {
 
 async fn ask(script: &str) -> Result<Option<Credential>, String> {
     let directory = tempfile::tempdir().expect("a directory");
-    ask_program(&helper(directory.path(), script), "r.io", HELPER_TIME).await
+    ask_program(&helper(directory.path(), script), "r.io", limits::CREDENTIAL_HELPER_TIME).await
 }
 
 #[tokio::test]
@@ -158,7 +158,7 @@ async fn a_helper_that_hangs_is_given_up_after_its_time_with_all_that_it_has_sta
 
 #[tokio::test]
 async fn a_helper_whom_nobody_waits_for_any_more_is_gone_with_all_that_it_has_started() {
-    assert_eq!(hang(HELPER_TIME, std::future::ready(())).await, (None, String::new()));
+    assert_eq!(hang(limits::CREDENTIAL_HELPER_TIME, std::future::ready(())).await, (None, String::new()));
 }
 
 #[tokio::test]
@@ -172,7 +172,7 @@ async fn what_a_helper_leaves_behind_on_purpose_stays() {
         pipe.display()
     );
     let program = helper(directory.path(), &agent);
-    assert_eq!(ask_program(&program, "r.io", HELPER_TIME).await, Ok(password("me", "s3cret")));
+    assert_eq!(ask_program(&program, "r.io", limits::CREDENTIAL_HELPER_TIME).await, Ok(password("me", "s3cret")));
     let said = tokio::task::spawn_blocking(move || fs::read_to_string(pipe)).await.expect("no panic");
     assert_eq!(said.expect("its words"), "stays\n");
 }
