@@ -32,6 +32,12 @@ pub struct Selecting {
     /// Make an OCI image of a Docker manifest of schema 1
     #[arg(long)]
     convert_schema1: bool,
+    /// Unpack the layers into snapshots as they come
+    #[arg(long, conflicts_with = "metadata_only")]
+    unpack: bool,
+    /// Drop the blobs of layers once they are unpacked
+    #[arg(long, requires = "unpack")]
+    drop_layers: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -51,6 +57,7 @@ impl Selecting {
             ("all_metadata", self.all_metadata),
             ("referrers", self.referrers),
             ("convert_schema1", self.convert_schema1),
+            ("unpack", self.unpack),
         ] {
             if asked {
                 body[name] = true.into();
@@ -60,6 +67,9 @@ impl Selecting {
             if !asked.is_empty() {
                 body[name] = asked.clone().into();
             }
+        }
+        if self.drop_layers {
+            body["layer_blobs"] = "drop".into();
         }
         match self.foreign_layers {
             None => {}

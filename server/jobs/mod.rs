@@ -41,11 +41,12 @@ pub use event::{
 pub use import::{Imported, MovedName, Naming};
 pub use look::{Events, Follow};
 pub use plan::{Plan, PlanBlob, PlanTotals};
-pub use request::{CredentialUse, ForeignLayers, PullRequest, Selection};
+pub use request::{CredentialUse, ForeignLayers, LayerBlobs, PullRequest, Selection};
 pub use steer::Cancelled;
 pub use trace::{PullTrace, TraceLine};
 pub use view::{
-    BlobRole, BlobState, JobError, JobErrorCode, JobState, Phase, Pull, PullBlob, PullProgress, PullWait,
+    BlobRole, BlobState, ImageSnapshot, JobError, JobErrorCode, JobState, LayerUnpack, Phase, Pull, PullBlob,
+    PullProgress, PullWait, UnpackState,
 };
 
 pub use crate::registry::{

@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::clock::Time;
-use crate::jobs::view::{BlobRole, BlobState, JobError, PullBlob, PullProgress, PullWait};
+use crate::jobs::unpack::Told;
+use crate::jobs::view::{
+    BlobRole, BlobState, JobError, LayerUnpack, PullBlob, PullProgress, PullWait, UnpackState,
+};
 use crate::oci::{Descriptor, Digest};
 
 /// The rate looks back about so far: long enough not to jump, short enough to follow the network.
@@ -54,6 +57,7 @@ impl Picture {
             wait: None,
             error: None,
             reason: None,
+            unpack: None,
         };
         self.blobs.push(Tracked { shown, left_behind: false, network: 0, resumed: 0, reused: 0 });
     }
@@ -114,6 +118,34 @@ impl Picture {
         self.change(digest, |blob| {
             blob.shown.state = BlobState::Skipped;
             (blob.shown.error, blob.shown.reason) = (None, Some(reason.into()));
+        });
+    }
+
+    /// The layer is to become a snapshot.
+    pub fn await_unpack(&mut self, digest: &Digest) {
+        self.unpack(digest, UnpackState::Waiting, None);
+    }
+
+    /// How a layer does on its way to a snapshot.
+    pub fn note_unpack(&mut self, digest: &Digest, told: Told) {
+        match told {
+            Told::Unpacking(offset) => self.change(digest, |blob| {
+                blob.shown.unpack =
+                    Some(LayerUnpack { state: UnpackState::Unpacking, offset, snapshot: None });
+            }),
+            Told::Committing => self.unpack(digest, UnpackState::Committing, None),
+            Told::Done(snapshot) => self.unpack(digest, UnpackState::Done, Some(snapshot)),
+            Told::Exists(snapshot) => self.unpack(digest, UnpackState::Exists, Some(snapshot)),
+        }
+    }
+
+    fn unpack(&mut self, digest: &Digest, state: UnpackState, snapshot: Option<Digest>) {
+        self.change(digest, |blob| {
+            let offset = match state {
+                UnpackState::Done | UnpackState::Committing | UnpackState::Exists => blob.shown.size,
+                UnpackState::Waiting | UnpackState::Unpacking => 0,
+            };
+            blob.shown.unpack = Some(LayerUnpack { state, offset, snapshot });
         });
     }
 

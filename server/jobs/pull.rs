@@ -5,16 +5,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
-use futures_util::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result, UpstreamKind};
 use crate::jobs::documents::Stored;
 use crate::jobs::fetch::Fetch;
-use crate::jobs::run::{Ended, Job, unless};
+use crate::jobs::run::{Ended, Job, to_the_last, unless};
 use crate::jobs::select::{Tree, upstream_of};
 use crate::jobs::taken::Leaf;
-use crate::jobs::view::{JobError, Phase};
+use crate::jobs::unpack::pulling;
+use crate::jobs::view::{BlobRole, JobError, Phase};
 use crate::jobs::{convert, referrers};
 use crate::limits;
 use crate::oci::media_type;
@@ -33,8 +33,14 @@ pub(super) async fn work(job: &Job) -> Result<(), Ended> {
         Resolved { descriptor, schema1: Some(schema1), .. } => {
             let converting = convert::work(job, &repository, &descriptor, &schema1);
             let converted = Box::pin(converting).await?;
+            let chains = match job.request.selection.unpack {
+                true => Box::pin(pulling::unpack_here(job, &converted.digest)).await?,
+                false => Vec::new(),
+            };
+            pulling::note_snapshots(job, &chains);
             job.enter(Phase::Finishing).await?;
-            name_image(job, converted, Some(descriptor.digest)).await
+            name_image(job, converted, Some(descriptor.digest)).await?;
+            pulling::drop_layers(job, &chains).await
         }
         Resolved { descriptor: target, document, schema1: None } => {
             note_target(job, &target);
@@ -47,13 +53,26 @@ pub(super) async fn work(job: &Job) -> Result<(), Ended> {
                 tree.leaves.iter().for_each(|leaf| picture.add(&leaf.descriptor, leaf.role));
                 picture.know_all();
             });
-            fetch_all(job, &repository, &tree.leaves).await?;
+            let chains = match job.request.selection.unpack {
+                true => {
+                    let manifests = tree.documents.iter().filter(|(role, _)| *role == BlobRole::Manifest);
+                    let manifests = manifests.map(|(_, descriptor)| descriptor.digest.clone()).collect();
+                    let work = pulling::fetch_and_unpack(job, &repository, manifests, &tree.leaves);
+                    Box::pin(work).await?
+                }
+                false => {
+                    fetch_all(job, &repository, &tree.leaves).await?;
+                    Vec::new()
+                }
+            };
+            pulling::note_snapshots(job, &chains);
             job.enter(Phase::Finishing).await?;
             referrers::join(job, &tree.referrers).await?;
             let documents = tree.documents.iter().map(|(_, descriptor)| descriptor);
             let leaves = tree.leaves.iter().map(|leaf| &leaf.descriptor);
             join_labels(job, documents.chain(leaves)).await?;
-            name_image(job, target, None).await
+            name_image(job, target, None).await?;
+            pulling::drop_layers(job, &chains).await
         }
     }
 }
@@ -76,19 +95,7 @@ pub(super) async fn fetch_all(job: &Job, repository: &Repository, leaves: &[Leaf
     let halt = job.live.stop.child_token();
     // Gathered first: a stream over a closure that borrows would not be `Send` enough for a task.
     let fetches: Vec<_> = leaves.iter().map(|leaf| fetch_leaf(job, repository, leaf, &halt)).collect();
-    let mut running = futures_util::stream::iter(fetches).buffer_unordered(limits::PULL_BLOBS);
-    let mut first = Ok(());
-    // To the last one, also after a failure: each brings its bytes to the disk before it ends.
-    while let Some(outcome) = running.next().await {
-        match (&first, outcome) {
-            (_, Ok(())) | (Err(Ended::Failed(_)), Err(_)) => {}
-            (Ok(()), Err(ended)) | (Err(Ended::Stopped), Err(ended)) => {
-                halt.cancel();
-                first = Err(ended);
-            }
-        }
-    }
-    first
+    to_the_last(fetches, limits::PULL_BLOBS, &halt).await
 }
 
 /// Fetches one blob, unless it is skipped, or this attempt has fetched it already.

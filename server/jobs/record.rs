@@ -7,7 +7,7 @@ use crate::jobs::event::PullLog;
 use crate::jobs::progress::Picture;
 use crate::jobs::request::Request;
 use crate::jobs::trace::PullTrace;
-use crate::jobs::view::{JobError, JobState, Phase, Pull, PullBlob, PullProgress};
+use crate::jobs::view::{ImageSnapshot, JobError, JobState, Phase, Pull, PullBlob, PullProgress};
 use crate::limits;
 use crate::oci::Digest;
 use crate::store::{PullRow, Target, labels};
@@ -24,6 +24,8 @@ pub(super) struct Detail {
     #[serde(default)]
     pub converted_from: Option<Digest>,
     pub image_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<ImageSnapshot>,
     /// Until when the lease of a finished pull goes on; `None` when it ended with it.
     pub lease_until: Option<Time>,
     pub progress: PullProgress,
@@ -151,6 +153,7 @@ impl Record {
             converted_from: self.detail.converted_from.clone(),
             lease_id: leased.then(|| row.lease.clone()),
             image_id: self.detail.image_id.clone(),
+            snapshots: self.detail.snapshots.clone(),
             progress: self.progress(now),
             blobs: self.blobs(),
             log: self.detail.log.clone(),

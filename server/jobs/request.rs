@@ -64,6 +64,20 @@ pub struct Selection {
     pub foreign_layers: ForeignLayers,
     /// Whether a manifest of Docker's schema 1 is turned into an OCI manifest.
     pub convert_schema1: bool,
+    /// Whether the layers become snapshots.
+    pub unpack: bool,
+    /// What of the layers stays once they are.
+    pub layer_blobs: LayerBlobs,
+}
+
+/// What becomes of the blobs of layers that are unpacked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LayerBlobs {
+    #[default]
+    Keep,
+    /// They go, but for those that something else needs.
+    Drop,
 }
 
 /// What is done about layers whose distribution is restricted.
@@ -248,6 +262,15 @@ fn check_selection(asked: &Selection, platforms: &[String]) -> Result<Selection>
             "convert_schema1",
             "to convert a manifest its layers are needed, which `metadata_only` leaves out",
         );
+    }
+    if asked.unpack && asked.metadata_only {
+        return refuse(
+            "unpack",
+            "to unpack an image its layers are needed, which `metadata_only` leaves out",
+        );
+    }
+    if asked.layer_blobs == LayerBlobs::Drop && !asked.unpack {
+        return refuse("layer_blobs", "layers are dropped once they are unpacked, which `unpack` asks for");
     }
     if !asked.referrer_types.is_empty() && !asked.referrers {
         return refuse(

@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -61,6 +61,30 @@ pub(super) async fn unless<T>(stop: &CancellationToken, step: impl Future<Output
         return Err(Ended::Stopped);
     }
     stop.run_until_cancelled(step).await.ok_or(Ended::Stopped)
+}
+
+/// Runs all of them, so many at once. When one fails the others stop where they are, and are waited for: each brings its
+/// bytes to the disk before it ends.
+pub(super) async fn to_the_last<F>(
+    work: Vec<F>,
+    at_once: usize,
+    halt: &CancellationToken,
+) -> Result<(), Ended>
+where
+    F: Future<Output = Result<(), Ended>>,
+{
+    let mut running = futures_util::stream::iter(work).buffer_unordered(at_once);
+    let mut first = Ok(());
+    while let Some(outcome) = running.next().await {
+        match (&first, outcome) {
+            (_, Ok(())) | (Err(Ended::Failed(_)), Err(_)) => {}
+            (Ok(()), Err(ended)) | (Err(Ended::Stopped), Err(ended)) => {
+                halt.cancel();
+                first = Err(ended);
+            }
+        }
+    }
+    first
 }
 
 /// Runs a pull to its end, or until the server stops: then its row stays unfinished, and the next start goes on.

@@ -51,6 +51,8 @@ pub struct Pull {
     pub converted_from: Option<Digest>,
     pub lease_id: Option<String>,
     pub image_id: Option<String>,
+    /// What was unpacked.
+    pub snapshots: Vec<ImageSnapshot>,
     pub progress: PullProgress,
     pub blobs: Vec<PullBlob>,
     /// What was said of it, the newest last: warnings, waits, what was tried again.
@@ -141,6 +143,7 @@ impl JobState {
 pub enum Phase {
     Resolving,
     Fetching,
+    Unpacking,
     Finishing,
 }
 
@@ -149,13 +152,15 @@ impl Phase {
         match self {
             Phase::Resolving => "resolving",
             Phase::Fetching => "fetching",
+            Phase::Unpacking => "unpacking",
             Phase::Finishing => "finishing",
         }
     }
 
     /// The phase of a row; none in one that never ran.
     pub(super) fn of_row(text: &str) -> Option<Phase> {
-        [Phase::Resolving, Phase::Fetching, Phase::Finishing].into_iter().find(|p| p.as_str() == text)
+        let all = [Phase::Resolving, Phase::Fetching, Phase::Unpacking, Phase::Finishing];
+        all.into_iter().find(|phase| phase.as_str() == text)
     }
 }
 
@@ -177,6 +182,43 @@ pub struct PullBlob {
     /// Why it is skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Of a layer that is to be unpacked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpack: Option<LayerUnpack>,
+}
+
+/// How far a layer is on its way to a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerUnpack {
+    pub state: UnpackState,
+    /// Bytes of the blob that are unpacked.
+    pub offset: u64,
+    /// The key of its snapshot, once it has one: the chain ID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Digest>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnpackState {
+    /// For its blob, for its turn, or for what it stands on.
+    Waiting,
+    Unpacking,
+    Committing,
+    Done,
+    /// It had a snapshot before.
+    Exists,
+}
+
+/// The snapshot of all layers of an image, on one platform.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageSnapshot {
+    /// The chain ID.
+    pub key: Digest,
+    /// The manifest that it was unpacked from.
+    pub manifest: Digest,
+    /// As the config says; none where it says nothing.
+    pub platform: Option<String>,
 }
 
 /// What a blob waits for.

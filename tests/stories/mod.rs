@@ -20,4 +20,5 @@ mod sharing;
 mod snapshots;
 mod system;
 mod tokens;
+mod unpacks;
 mod writers;

@@ -22,8 +22,8 @@ use crate::http::extract::{Json as JsonBody, Path};
 use crate::http::params::{Params, header, idempotency_key};
 use crate::id::PullId;
 use crate::jobs::{
-    Cancelled, Created, CredentialUse, Follow, ForeignLayers, JobState, Jobs, Pull, PullEvent, PullRequest,
-    Selection,
+    Cancelled, Created, CredentialUse, Follow, ForeignLayers, JobState, Jobs, LayerBlobs, Pull, PullEvent,
+    PullRequest, Selection,
 };
 use crate::limits;
 use crate::store::lists::PULLS;
@@ -78,6 +78,10 @@ pub struct Create {
     foreign_layers: ForeignLayers,
     #[serde(default)]
     convert_schema1: bool,
+    #[serde(default)]
+    unpack: bool,
+    #[serde(default)]
+    layer_blobs: LayerBlobs,
     max_concurrency: Option<u64>,
 }
 
@@ -107,6 +111,8 @@ pub async fn create(
             referrer_types: create.referrer_types,
             foreign_layers: create.foreign_layers,
             convert_schema1: create.convert_schema1,
+            unpack: create.unpack,
+            layer_blobs: create.layer_blobs,
         },
         max_concurrency: create.max_concurrency,
     };

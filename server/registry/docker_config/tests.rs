@@ -172,7 +172,10 @@ async fn what_a_helper_leaves_behind_on_purpose_stays() {
         pipe.display()
     );
     let program = helper(directory.path(), &agent);
-    assert_eq!(ask_program(&program, "r.io", limits::CREDENTIAL_HELPER_TIME).await, Ok(password("me", "s3cret")));
+    assert_eq!(
+        ask_program(&program, "r.io", limits::CREDENTIAL_HELPER_TIME).await,
+        Ok(password("me", "s3cret"))
+    );
     let said = tokio::task::spawn_blocking(move || fs::read_to_string(pipe)).await.expect("no panic");
     assert_eq!(said.expect("its words"), "stays\n");
 }

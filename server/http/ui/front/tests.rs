@@ -58,6 +58,7 @@ pub fn pull(id: &str, reference: &str, state: JobState, progress: PullProgress) 
         converted_from: None,
         lease_id: None,
         image_id: None,
+        snapshots: Vec::new(),
         progress,
         blobs: Vec::new(),
         log: Vec::new(),

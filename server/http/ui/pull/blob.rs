@@ -121,6 +121,7 @@ mod tests {
             wait: None,
             error: None,
             reason: None,
+            unpack: None,
         }
     }
 

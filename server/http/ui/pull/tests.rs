@@ -28,6 +28,7 @@ fn blob(role: BlobRole, media_type: &str, state: BlobState, offset: u64, size: u
         wait: None,
         error: None,
         reason: (state == BlobState::Skipped).then(|| "its distribution is restricted".to_owned()),
+        unpack: None,
     }
 }
 

@@ -1,0 +1,45 @@
+//! A stored blob as whoever unpacks it reads it: from its beginning, until it is to stop.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::store::Blob;
+
+/// How often somebody hears of how far it is, in bytes.
+const TELL_EVERY: u64 = 1 << 20;
+
+pub(super) struct BlobReader {
+    blob: Arc<Blob>,
+    offset: u64,
+    told: u64,
+    stop: CancellationToken,
+    tell: Box<dyn Fn(u64) + Send>,
+}
+
+impl BlobReader {
+    pub fn new(blob: Arc<Blob>, stop: CancellationToken, tell: impl Fn(u64) + Send + 'static) -> BlobReader {
+        BlobReader { blob, offset: 0, told: 0, stop, tell: Box::new(tell) }
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
+        if self.stop.is_cancelled() {
+            return Err(io::Error::other("the job stops"));
+        }
+        if self.offset >= self.told + TELL_EVERY || self.offset == self.blob.size {
+            (self.tell)(self.offset);
+            self.told = self.offset;
+        }
+        if self.offset == self.blob.size {
+            return Ok(0);
+        }
+        // A file that has become shorter is the disk's fault, not the layer's.
+        let bytes = self.blob.file.read_at(self.offset, chunk.len()).map_err(io::Error::other)?;
+        chunk[..bytes.len()].copy_from_slice(&bytes);
+        self.offset += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+}

@@ -1,0 +1,301 @@
+//! Layers of pulled images become snapshots: verified, named by chain ID, one on the other.
+
+use std::io::Write;
+
+use orlop::oci::tar::{self, Entry};
+use orlop::oci::tree::{Meta, Mtime};
+use orlop::oci::{Algorithm, Digest};
+use serde_json::{Value, json};
+
+use crate::support::app::{TestApp, story};
+use crate::support::fixture_registry::{CONFIG, FixtureRegistry, LAYER, descriptor, sha256};
+use crate::support::pulling::{failed, pulled, push};
+
+/// A tar, plain.
+#[derive(Default)]
+struct Tar(Vec<u8>);
+
+impl Tar {
+    fn entry(mut self, path: &str, entry: Entry<'_>, mode: u32, bytes: &[u8]) -> Tar {
+        let mtime = Mtime { seconds: 1_700_000_000, nanos: 0 };
+        let meta = Meta { mode, mtime, ..Meta::default() };
+        self.0.extend(tar::full_header(path.as_bytes(), entry, &meta));
+        self.0.extend(bytes);
+        self.0.resize(self.0.len() + tar::padding(bytes.len() as u64), 0);
+        self
+    }
+
+    fn dir(self, path: &str, mode: u32) -> Tar {
+        self.entry(path, Entry::Directory, mode, b"")
+    }
+
+    fn file(self, path: &str, text: &str) -> Tar {
+        self.entry(path, Entry::File { size: text.len() as u64 }, 0o644, text.as_bytes())
+    }
+
+    fn link(self, path: &str, target: &str) -> Tar {
+        self.entry(path, Entry::Link(target.as_bytes()), 0o644, b"")
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        self.0.extend(tar::END);
+        self.0
+    }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).expect("memory takes all bytes");
+    encoder.finish().expect("memory takes all bytes")
+}
+
+/// An image of these tars under `app:v1`; its reference, and its chain IDs.
+struct Pushed {
+    registry: FixtureRegistry,
+    reference: String,
+    chain: Vec<String>,
+    blobs: Vec<Vec<u8>>,
+    config: String,
+}
+
+async fn pushed(tars: &[Vec<u8>]) -> Pushed {
+    let diff_ids: Vec<String> = tars.iter().map(|tar| sha256(tar)).collect();
+    pushed_as(tars, &diff_ids).await
+}
+
+async fn pushed_as(tars: &[Vec<u8>], diff_ids: &[String]) -> Pushed {
+    let registry = FixtureRegistry::start().await;
+    let blobs: Vec<Vec<u8>> = tars.iter().map(|tar| gzip(tar)).collect();
+    let layers: Vec<Value> = blobs
+        .iter()
+        .map(|blob| {
+            registry.push_blob(blob);
+            descriptor(LAYER, blob)
+        })
+        .collect();
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    });
+    let config = config.to_string().into_bytes();
+    registry.push_blob(&config);
+    let reference = push(&registry, "v1", descriptor(CONFIG, &config), &layers);
+    let parsed: Vec<Digest> = diff_ids.iter().map(|text| text.parse().expect("a digest")).collect();
+    let chain = orlop::oci::chain_ids(&parsed).iter().map(ToString::to_string).collect();
+    Pushed { registry, reference, chain, blobs, config: Digest::of(Algorithm::Sha256, &config).to_string() }
+}
+
+async fn unpacked(app: &TestApp, image: &Pushed, more: Value) -> Value {
+    let mut asked = json!({"ref": image.reference, "unpack": true, "platforms": ["linux/amd64"]});
+    for (name, value) in more.as_object().expect("an object") {
+        asked[name] = value.clone();
+    }
+    pulled(app, asked).await
+}
+
+async fn read(app: &TestApp, key: &str, path: &str) -> String {
+    let answer = app.get(format!("/api/v1/snapshots/{key}/files/data?path={path}")).await;
+    if answer.status == 200 { answer.text() } else { answer.to_string() }
+}
+
+async fn keys(app: &TestApp) -> Vec<String> {
+    let list = app.get("/api/v1/snapshots?sort=created_at").await.expect(200).json();
+    let items = list["items"].as_array().expect("a list");
+    items.iter().map(|item| item["key"].as_str().expect("a key").to_owned()).collect()
+}
+
+fn three_layers() -> Vec<Vec<u8>> {
+    vec![
+        Tar::default()
+            .dir("etc", 0o750)
+            .file("etc/motd", "one")
+            .file("etc/gone", "x")
+            .file("bin/sh", "sh")
+            .end(),
+        Tar::default().file("etc/motd", "two").file("etc/.wh.gone", "").end(),
+        Tar::default().file("etc/new", "three").link("bin/bash", "bin/sh").end(),
+    ]
+}
+
+story!(a_pull_makes_snapshots_named_by_chain_id, async |app| {
+    let image = pushed(&three_layers()).await;
+    let pull = unpacked(app, &image, json!({})).await;
+    let top = image.chain.last().expect("a top").clone();
+    assert_eq!(
+        pull["snapshots"],
+        json!([{"key": top, "manifest": pull["target"]["digest"], "platform": "linux/amd64"}])
+    );
+    for (at, key) in image.chain.iter().enumerate() {
+        let snapshot = app.get(format!("/api/v1/snapshots/{key}")).await.expect(200).json();
+        let parent = at.checked_sub(1).map_or(Value::Null, |below| image.chain[below].clone().into());
+        assert_eq!((&snapshot["kind"], &snapshot["parent"]), (&json!("committed"), &parent));
+        let blob = sha256(&image.blobs[at]);
+        let shown = pull["blobs"]
+            .as_array()
+            .expect("blobs")
+            .iter()
+            .find(|shown| shown["digest"] == blob)
+            .expect("the layer");
+        let size = image.blobs[at].len();
+        assert_eq!(shown["unpack"], json!({"state": "done", "offset": size, "snapshot": key}));
+        let labels = app.get(format!("/api/v1/content/{blob}")).await.json()["labels"].clone();
+        assert_eq!(labels["containerd.io/uncompressed"], snapshot["diff_id"]);
+    }
+    let labels = app.get(format!("/api/v1/content/{}", image.config)).await.json()["labels"].clone();
+    assert_eq!(labels["containerd.io/gc.ref.snapshot.orlop"], top);
+    assert_eq!(read(app, &top, "etc/motd").await, "two");
+    assert_eq!(read(app, &top, "etc/new").await, "three");
+    assert_eq!(read(app, &top, "etc/gone").await, "404 not-found");
+    assert_eq!(read(app, &image.chain[0], "etc/motd").await, "one");
+    // What a layer only names something in is as the layers below say; what it links it has itself, and once.
+    let etc = app.get(format!("/api/v1/snapshots/{top}/files?path=/")).await.json();
+    let modes: Vec<_> =
+        etc["items"].as_array().expect("a list").iter().map(|entry| entry["mode"].clone()).collect();
+    assert_eq!(modes, [json!("0755"), json!("0750")]);
+    assert_eq!(read(app, &top, "bin/bash").await, "sh");
+    let bin = app.get(format!("/api/v1/snapshots/{top}/files?path=/bin")).await.json();
+    let links: Vec<_> = bin["items"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|entry| (entry["path"].clone(), entry["links"].clone()))
+        .collect();
+    assert_eq!(links, [(json!("bin/bash"), json!(2)), (json!("bin/sh"), json!(2))]);
+});
+
+story!(what_has_a_snapshot_is_neither_unpacked_nor_fetched_again, async |app| {
+    let tars = three_layers();
+    let first = pushed(&tars[..2]).await;
+    unpacked(app, &first, json!({})).await;
+    for blob in &first.blobs {
+        app.delete(format!("/api/v1/content/{}?force=true", sha256(blob))).await.expect(204);
+    }
+    let all = pushed(&tars).await;
+    let pull = unpacked(app, &all, json!({})).await;
+    let blobs = pull["blobs"].as_array().expect("blobs");
+    let states: Vec<_> = blobs
+        .iter()
+        .filter(|blob| blob["role"] == "layer")
+        .map(|blob| (blob["state"].clone(), blob["unpack"]["state"].clone()))
+        .collect();
+    assert_eq!(
+        states,
+        [
+            (json!("skipped"), json!("exists")),
+            (json!("skipped"), json!("exists")),
+            (json!("done"), json!("done"))
+        ]
+    );
+    for blob in &first.blobs {
+        assert_eq!(all.registry.sent(&sha256(blob)), 0, "nobody asks for it");
+    }
+    assert_eq!(read(app, all.chain.last().expect("a top"), "etc/new").await, "three");
+    // All of it is there now.
+    let again = unpacked(app, &all, json!({"image_name": "again"})).await;
+    assert_eq!(again["snapshots"], pull["snapshots"]);
+});
+
+story!(layers_may_go_once_they_are_unpacked, async |app| {
+    let tars = three_layers();
+    let (first, all) = (pushed(&tars[..2]).await, pushed(&tars).await);
+    unpacked(app, &first, json!({})).await;
+    unpacked(app, &all, json!({"layer_blobs": "drop"})).await;
+    let here = async |blob: &[u8]| app.get(format!("/api/v1/content/{}", sha256(blob))).await.status;
+    // What the other image needs as well stays.
+    assert_eq!(
+        (here(&all.blobs[0]).await, here(&all.blobs[1]).await, here(&all.blobs[2]).await),
+        (200, 200, 404)
+    );
+    assert_eq!(read(app, all.chain.last().expect("a top"), "etc/new").await, "three");
+    let refused =
+        async |body: Value| app.post("/api/v1/pulls").json(body).await.expect(400).json()["field"].clone();
+    assert_eq!(refused(json!({"ref": "a", "layer_blobs": "drop"})).await, "layer_blobs");
+    assert_eq!(refused(json!({"ref": "a", "unpack": true, "metadata_only": true})).await, "unpack");
+});
+
+story!(a_layer_that_is_not_what_its_config_says_makes_no_snapshot, async |app| {
+    let tars = three_layers();
+    let mut diff_ids: Vec<String> = tars.iter().map(|tar| sha256(tar)).collect();
+    diff_ids[1] = sha256(b"something else");
+    let image = pushed_as(&tars, &diff_ids).await;
+    let asked = json!({"ref": image.reference, "unpack": true, "platforms": ["linux/amd64"]});
+    let (code, detail) = failed(app, asked).await;
+    assert_eq!(code, "validation-failed");
+    assert!(detail.contains(&diff_ids[1]) && detail.contains("diff ID"), "{detail}");
+    // The one below it is what it says, and may be there.
+    assert!(keys(app).await.iter().all(|key| *key == image.chain[0]));
+    assert_eq!(app.get("/api/v1/images").await.json()["items"], json!([]), "no name for it");
+});
+
+story!(a_config_with_other_layers_than_the_manifest_is_refused, async |app| {
+    let tars = three_layers();
+    let image = pushed_as(&tars, &[sha256(&tars[0])]).await;
+    let asked = json!({"ref": image.reference, "unpack": true, "platforms": ["linux/amd64"]});
+    let (code, detail) = failed(app, asked).await;
+    assert_eq!((code.as_str(), detail.contains("names 1 layers")), ("validation-failed", true), "{detail}");
+    assert_eq!(keys(app).await, [""; 0]);
+});
+
+story!(a_hostile_layer_fails_the_pull_and_leaves_nothing, async |app| {
+    let hostile: [(&str, Vec<u8>); 4] = [
+        ("takes the place of the root", Tar::default().entry(".", Entry::Symlink(b"/etc"), 0o777, b"").end()),
+        ("whiteout of no name", Tar::default().file(".wh..", "").end()),
+        ("hard link to what no layer has", Tar::default().link("x", "etc/passwd").end()),
+        ("damaged, or is none", b"<html>".repeat(200)),
+    ];
+    for (words, tar) in hostile {
+        let image = pushed(&[tar]).await;
+        let asked = json!({"ref": image.reference, "unpack": true, "platforms": ["linux/amd64"]});
+        let (code, detail) = failed(app, asked).await;
+        assert_eq!((code.as_str(), detail.contains(words)), ("validation-failed", true), "{detail}");
+    }
+    assert_eq!(keys(app).await, [""; 0]);
+});
+
+story!(what_is_no_image_is_pulled_and_not_unpacked, async |app| {
+    let registry = FixtureRegistry::start().await;
+    registry.push_blob(b"{}");
+    registry.push_blob(b"cargo");
+    let config = descriptor("application/vnd.oci.empty.v1+json", b"{}");
+    let reference = push(&registry, "v1", config, &[descriptor("application/x-cargo", b"cargo")]);
+    let pull = pulled(app, json!({"ref": reference, "unpack": true})).await;
+    assert_eq!(pull["snapshots"], json!([]));
+    let log = pull["log"].as_array().expect("a log");
+    assert!(
+        log.iter()
+            .any(|line| line["message"].as_str().is_some_and(|text| text.contains("nothing to unpack"))),
+        "{log:?}"
+    );
+});
+
+story!(platforms_are_unpacked_side_by_side, async |app| {
+    let registry = FixtureRegistry::start().await;
+    let shared = gzip(&Tar::default().file("shared", "s").end());
+    let mut manifests = Vec::new();
+    for arch in ["amd64", "arm64"] {
+        let own = Tar::default().file("arch", arch).end();
+        let base = Tar::default().file("shared", "s").end();
+        let layer = gzip(&own);
+        let config = json!({"architecture": arch, "os": "linux", "rootfs": {"type": "layers", "diff_ids": [sha256(&base), sha256(&own)]}}).to_string().into_bytes();
+        for blob in [&shared, &layer, &config] {
+            registry.push_blob(blob);
+        }
+        let manifest = json!({"schemaVersion": 2, "mediaType": crate::support::fixture_registry::MANIFEST, "config": descriptor(CONFIG, &config), "layers": [descriptor(LAYER, &shared), descriptor(LAYER, &layer)]}).to_string().into_bytes();
+        registry.push_document("app", None, crate::support::fixture_registry::MANIFEST, &manifest);
+        manifests.push((format!("linux/{arch}"), manifest));
+    }
+    let listed: Vec<(&str, &[u8])> =
+        manifests.iter().map(|(platform, manifest)| (platform.as_str(), manifest.as_slice())).collect();
+    registry.push_index("app", "v1", &listed);
+    let pull = pulled(
+        app,
+        json!({"ref": format!("{}/app:v1", registry.host()), "all_platforms": true, "unpack": true}),
+    )
+    .await;
+    let snapshots = pull["snapshots"].as_array().expect("snapshots");
+    assert_eq!(snapshots.len(), 2);
+    for snapshot in snapshots {
+        let arch = read(app, snapshot["key"].as_str().expect("a key"), "arch").await;
+        assert_eq!(format!("linux/{arch}"), snapshot["platform"]);
+    }
+    assert_eq!(keys(app).await.len(), 3, "what they share is there once");
+});
