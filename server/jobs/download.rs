@@ -17,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::clock::Time;
 use crate::error::{Error, Result, UpstreamKind};
-use crate::jobs::fetch::Fetch;
+use crate::jobs::fetch::{Asking, Fetch};
 use crate::jobs::gaps::Gaps;
 use crate::jobs::pull::upstream;
 use crate::jobs::run::{Ended, unless};
@@ -108,10 +108,10 @@ enum News {
 
 impl<'a> Download<'a> {
     /// A download of all but the first `offset` bytes and what is `ahead` of them.
-    pub fn new(fetch: &'a Fetch<'a>, offset: u64, ahead: &[Range<u64>]) -> Download<'a> {
+    pub fn new(fetch: &'a Fetch<'a>, offset: u64, ahead: &[Range<u64>], asking: Asking) -> Download<'a> {
         let policy = fetch.job.jobs.0.settings.parts;
         let gaps = Gaps::new(offset, fetch.descriptor.size, ahead, policy.bytes);
-        let in_parts = fetch.is_in_parts() && gaps.bytes() >= 2 * policy.bytes;
+        let in_parts = fetch.is_in_parts(asking) && gaps.bytes() >= 2 * policy.bytes;
         Download {
             fetch,
             gaps,

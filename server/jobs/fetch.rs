@@ -30,6 +30,14 @@ pub(super) fn ingest_ref(digest: &Digest) -> String {
     format!("pull-{digest}")
 }
 
+/// How the bytes of a blob may be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asking {
+    InParts,
+    /// No part of it was answered with what was asked for.
+    AtOnce,
+}
+
 /// One blob to fetch.
 pub(super) struct Fetch<'a> {
     pub job: &'a Job,
@@ -177,19 +185,21 @@ impl Fetch<'_> {
             offset = store.truncate_ingest(self.namespace(), id, 0, None).await?.offset;
         }
         let mut there = self.show_what_is_there(id, offset).await?;
-        let mut disturbed = 0;
+        let (mut disturbed, mut asking) = (0, Asking::InParts);
         while offset < self.descriptor.size {
-            let error = match self.fill(id, offset).await {
+            let error = match self.fill(id, offset, asking).await {
                 Ok(ingest) if ingest.offset > offset => {
                     offset = ingest.offset;
                     continue;
                 }
                 Ok(_) => Error::internal("fetch a blob without getting a byte of it"),
                 Err(Ended::Stopped) => return Err(Ended::Stopped),
-                // A server that lies about parts may yet have the whole.
-                Err(Ended::Failed(error)) if offset == 0 && is_bad_answer(&error) && self.is_in_parts() => {
+                // A server that lies about parts may yet have the whole. It is asked for that once.
+                Err(Ended::Failed(error))
+                    if offset == 0 && is_bad_answer(&error) && self.is_in_parts(asking) =>
+                {
                     self.job.warn(format!("{error}; asking for all of it at once"));
-                    self.remember_no_ranges();
+                    asking = Asking::AtOnce;
                     continue;
                 }
                 Err(Ended::Failed(error)) => error,
@@ -235,11 +245,11 @@ impl Fetch<'_> {
     }
 
     /// Fills in the bytes of one download, as far as it gets; how the ingest stands then.
-    async fn fill(&self, id: &str, offset: u64) -> Result<Ingest, Ended> {
+    async fn fill(&self, id: &str, offset: u64, asking: Asking) -> Result<Ingest, Ended> {
         self.job.draw(|picture| picture.begin(self.job.now()));
         let store = &self.job.jobs.0.store;
         let ahead = store.list_ahead(self.namespace(), id).await?;
-        let download = Download::new(self, offset, &ahead);
+        let download = Download::new(self, offset, &ahead, asking);
         let ended: Arc<Mutex<Option<Ended>>> = Arc::default();
         let body = pin!(stream::unfold(Some(download), |download| {
             let ended = ended.clone();
@@ -295,10 +305,13 @@ impl Fetch<'_> {
         self.job.draw(|picture| picture.receive_again(self.digest(), bytes, self.job.now()));
     }
 
-    /// Whether the blob is asked for in parts.
-    pub fn is_in_parts(&self) -> bool {
+    /// Whether the blob is asked for in parts, if it may be.
+    pub fn is_in_parts(&self, asking: Asking) -> bool {
         let parts = self.job.jobs.0.settings.parts;
-        parts.at_once > 1 && self.descriptor.size >= 2 * parts.bytes && self.may_ask_for_ranges()
+        asking == Asking::InParts
+            && parts.at_once > 1
+            && self.descriptor.size >= 2 * parts.bytes
+            && self.may_ask_for_ranges()
     }
 
     fn may_ask_for_ranges(&self) -> bool {

@@ -21,6 +21,7 @@ mod ends;
 mod events;
 mod faults;
 mod flights;
+mod foreign;
 mod hostile_transport;
 mod leases;
 mod plans;

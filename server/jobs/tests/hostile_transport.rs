@@ -3,7 +3,7 @@
 use super::*;
 use crate::registry::fixture::Seen;
 
-const MIB: usize = 1 << 20;
+pub(super) const MIB: usize = 1 << 20;
 /// Longer than a pull waits for anything here.
 const SLOW: Duration = Duration::from_millis(25);
 
@@ -16,7 +16,7 @@ pub(super) fn hasty(settings: &mut Settings) {
 }
 
 /// The same, and large blobs come in parts of 1 MiB from their beginning on.
-fn in_parts(settings: &mut Settings) {
+pub(super) fn in_parts(settings: &mut Settings) {
     hasty(settings);
     settings.parts = PartPolicy { bytes: MIB as u64, at_once: 4, help_after: Duration::ZERO };
 }
