@@ -26,6 +26,7 @@ mod hostile_transport;
 mod leases;
 mod plans;
 mod silent_http2;
+mod settings;
 mod trouble;
 mod waits;
 

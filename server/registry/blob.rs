@@ -101,14 +101,6 @@ impl BlobStream {
     /// # Errors
     /// As [`BlobStream::arrive`].
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        let chunk = self.next().await;
-        if let (Err(_), Some(from)) = (&chunk, &self.from) {
-            from.shun();
-        }
-        chunk
-    }
-
-    async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
             match self.arrive().await? {
                 Some(Arrived::Bytes(bytes)) => return Ok(Some(bytes)),
@@ -122,8 +114,16 @@ impl BlobStream {
     ///
     /// # Errors
     /// `Upstream`: `Unreachable` when the body breaks off, ends early or stalls (ask again from [`Self::offset`]);
-    /// `Mismatch` when there are more bytes than promised.
+    /// `Mismatch` when there are more bytes than promised. Whoever the bytes are from is asked later from then on.
     pub async fn arrive(&mut self) -> Result<Option<Arrived>> {
+        let arrived = self.next().await;
+        if let (Err(_), Some(from)) = (&arrived, &self.from) {
+            from.shun();
+        }
+        arrived
+    }
+
+    async fn next(&mut self) -> Result<Option<Arrived>> {
         let Some(body) = &mut self.body else { return Ok(None) };
         let Some(mut bytes) = body.next().await? else {
             self.finish()?;

@@ -1,0 +1,43 @@
+//! What is configured for a registry: mirrors that are asked before it, and what proves who we are.
+
+use super::hostile_transport::hasty;
+use super::*;
+use crate::store::{Expected, IfMatch};
+
+/// A server that asks `mirror` before `registry`.
+async fn start(
+    directory: &Path,
+    registry: &FixtureRegistry,
+    mirror: &FixtureRegistry,
+    settings: impl FnOnce(&mut Settings),
+) -> Server {
+    let server = Server::start_with(directory, settings).await;
+    let url = format!("http://{}", mirror.host()).parse().expect("a URL");
+    let mirrors = vec![HostChange { url: Some(url), ..HostChange::default() }];
+    let change = RegistryChange { mirrors, ..RegistryChange::default() };
+    server
+        .jobs
+        .put_registry(&registry.host(), change, Expected::Match(IfMatch::Absent))
+        .await
+        .expect("settings");
+    server
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_that_breaks_off_does_not_get_every_try() {
+    for fault in [Fault::StallAfter(0), Fault::CutAfter(1_000)] {
+        let (registry, mirror) = (FixtureRegistry::start().await, FixtureRegistry::start().await);
+        let (directory, bytes) = (directory(), layer(3, 200_000));
+        for host in [&registry, &mirror] {
+            host.push_image("app", Some("v1"), "linux/amd64", &[&bytes]);
+        }
+        mirror.fail(&sha256(&bytes), fault.clone(), usize::MAX);
+        let server = start(directory.path(), &registry, &mirror, hasty).await;
+        let pull = server.pull(ask(format!("{}/app:v1", registry.host()))).await;
+        assert_eq!(pull.state, JobState::Succeeded, "{fault:?}: {pull:?}");
+        assert!(server.read(&sha256(&bytes)).await == bytes);
+        let asked = [&mirror, &registry].map(|host| count(host, "GET", &sha256(&bytes)));
+        assert_eq!(asked, [1, 1], "{fault:?}");
+        server.stop().await;
+    }
+}
