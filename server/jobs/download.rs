@@ -206,7 +206,9 @@ impl<'a> Download<'a> {
                 self.help = Help::Welcome;
             }
         } else {
-            self.fetch.remember_no_ranges();
+            if let Link::Open(source) = &connection.link {
+                self.fetch.remember_no_ranges(source.host());
+            }
             if !self.is_front(&connection) {
                 return self.give_up(connection, Help::Never);
             }

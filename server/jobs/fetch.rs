@@ -315,16 +315,16 @@ impl Fetch<'_> {
     }
 
     fn may_ask_for_ranges(&self) -> bool {
+        let Some(host) = self.repository.first_host() else { return true };
         let rangeless = self.job.jobs.0.rangeless.lock().unwrap_or_else(PoisonError::into_inner);
-        rangeless.get(self.job.request.reference.api_host()).is_none_or(|until| *until <= self.job.now())
+        rangeless.get(host).is_none_or(|until| *until <= self.job.now())
     }
 
-    /// Remembers that the registry ignores ranges. What a blob's own `urls` lead to says nothing of the registry.
-    pub fn remember_no_ranges(&self) {
-        if !self.descriptor.urls.is_empty() {
-            return;
-        }
-        let (now, host) = (self.job.now(), self.job.request.reference.api_host().to_owned());
+    /// Remembers that the endpoint at `host` ignores ranges: a mirror's answer says nothing of its registry. What a blob's
+    /// own `urls` lead to is nobody's endpoint.
+    pub fn remember_no_ranges(&self, host: Option<&str>) {
+        let Some(host) = host.map(str::to_owned) else { return };
+        let now = self.job.now();
         let mut rangeless = self.job.jobs.0.rangeless.lock().unwrap_or_else(PoisonError::into_inner);
         if rangeless.len() >= limits::RANGELESS_REGISTRIES {
             rangeless.clear();

@@ -135,7 +135,7 @@ struct Inner {
     /// queue ends where it should.
     recording: tokio::sync::Mutex<()>,
     flights: Flights,
-    /// The registries that ignored a range, until when that is remembered.
+    /// `host[:port]` of the endpoints that ignored a range, until when that is remembered.
     rangeless: Mutex<HashMap<String, Time>>,
     /// The pulls that are not finished, by id.
     live: Mutex<HashMap<String, Arc<Live>>>,

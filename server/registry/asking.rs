@@ -59,7 +59,8 @@ impl Repository {
                     // A mirror hands on what others have written, wherever it is itself.
                     let policy = if endpoint.is_mirror() { AddressPolicy::Public } else { answer.addresses };
                     self.note_sender(policy);
-                    let from = Some(Answerer { ranks: self.ranks.clone(), place });
+                    let (ranks, authority) = (self.ranks.clone(), endpoint.authority.clone());
+                    let from = Some(Answerer { ranks, place, authority });
                     return Ok((place, Answer { from, ..answer }));
                 }
                 Err(error) => endpoint.explain(error),
@@ -92,6 +93,12 @@ impl Repository {
         let mut places: Vec<usize> = (0..self.endpoints.len()).filter(able).collect();
         self.ranks.sort(&mut places);
         places
+    }
+
+    /// `host[:port]` of the endpoint that is asked first for what is under a digest.
+    pub fn first_host(&self) -> Option<&str> {
+        let first = self.in_order(Capability::Pull, &[]).first().copied()?;
+        Some(self.endpoints[first].authority())
     }
 
     /// Bytes were not what was promised: from now on the registry itself is asked before its mirrors.

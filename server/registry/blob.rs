@@ -85,6 +85,11 @@ impl BlobStream {
         self.end
     }
 
+    /// `host[:port]` of the endpoint that was asked; none for what is had elsewhere.
+    pub fn host(&self) -> Option<&str> {
+        self.from.as_ref().map(|from| from.authority.as_str())
+    }
+
     /// Where the next chunk begins in the blob: what was asked for, plus what was read.
     pub fn offset(&self) -> u64 {
         self.offset

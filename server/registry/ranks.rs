@@ -43,6 +43,8 @@ impl Ranks {
 pub(super) struct Answerer {
     pub ranks: Ranks,
     pub place: usize,
+    /// Its `host[:port]`.
+    pub authority: String,
 }
 
 impl Answerer {

@@ -312,6 +312,19 @@ async fn a_server_without_ranges_is_read_once_from_its_first_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_bad_answer_to_a_part_says_nothing_of_the_next_blob() {
+    let trial = Trial::begin(3 * MIB, in_parts).await;
+    trial.fail(Fault::Without("Content-Range"), 1);
+    trial.succeeds().await;
+    assert_eq!(trial.ranges(), ["bytes=0-1048575", ""]);
+    let next = layer(77, 3 * MIB);
+    trial.registry.push_image("app", Some("v1"), "linux/amd64", &[&next]);
+    assert_eq!(trial.server.pull(trial.asked()).await.state, JobState::Succeeded);
+    assert_eq!(count(&trial.registry, "GET", &sha256(&next)), 3);
+    trial.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_forgets_ranges_halfway_is_still_read_right() {
     for (name, fault) in [
         ("ignored", Fault::IgnoreRange),

@@ -1,6 +1,6 @@
 //! What is configured for a registry: mirrors that are asked before it, and what proves who we are.
 
-use super::hostile_transport::hasty;
+use super::hostile_transport::{MIB, hasty, in_parts};
 use super::*;
 use crate::store::{Expected, IfMatch};
 
@@ -40,4 +40,26 @@ async fn a_mirror_that_breaks_off_does_not_get_every_try() {
         assert_eq!(asked, [1, 1], "{fault:?}");
         server.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_without_ranges_says_nothing_of_its_registry() {
+    let (registry, mirror) = (FixtureRegistry::start().await, FixtureRegistry::start().await);
+    let (directory, first, next) = (directory(), layer(4, 3 * MIB), layer(5, 3 * MIB));
+    for host in [&registry, &mirror] {
+        host.push_image("app", Some("v1"), "linux/amd64", &[&first]);
+        host.push_image("app", Some("v2"), "linux/amd64", &[&next]);
+    }
+    mirror.fail("/blobs/", Fault::IgnoreRange, usize::MAX);
+    let server = start(directory.path(), &registry, &mirror, in_parts).await;
+    let pull = async |tag: &str| {
+        let pull = server.pull(ask(format!("{}/app:{tag}", registry.host()))).await;
+        assert_eq!(pull.state, JobState::Succeeded, "{pull:?}");
+    };
+    pull("v1").await;
+    assert_eq!([&mirror, &registry].map(|host| count(host, "GET", &sha256(&first))), [1, 0]);
+    server.jobs.delete_registry(&registry.host(), IfMatch::Absent).await.expect("no mirror any more");
+    pull("v2").await;
+    assert_eq!([&mirror, &registry].map(|host| count(host, "GET", &sha256(&next))), [0, 3]);
+    server.stop().await;
 }
