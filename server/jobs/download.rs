@@ -240,7 +240,10 @@ impl<'a> Download<'a> {
     fn give_up(&mut self, connection: Connection<'a>, help: Help) {
         self.starts.remove(&connection.start);
         self.gaps.give_back(connection.at..connection.end);
-        self.help = help;
+        // Who fails says nothing for ranges where another answer has shown that there are none.
+        if self.help != Help::Never {
+            self.help = help;
+        }
     }
 
     /// Whether all bytes before its part have come. A part that was given back stands before it as well.

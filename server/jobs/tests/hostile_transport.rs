@@ -325,6 +325,26 @@ async fn one_bad_answer_to_a_part_says_nothing_of_the_next_blob() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn once_a_server_is_known_to_ignore_ranges_a_part_that_fails_invites_no_help() {
+    let trial = Trial::begin(5 * MIB, |settings| {
+        in_parts(settings);
+        settings.patience.header = LONG;
+        settings.patience.stall = Duration::from_secs(2);
+    })
+    .await;
+    let range = |part: usize| format!("bytes={}-{}", part * MIB, (part + 1) * MIB - 1);
+    let late = |fault| Fault::Late(Duration::from_millis(2), Box::new(fault));
+    // While the front stands still, the second part turns out to be all of the blob, and then the third one fails.
+    trial.registry.fail_range(&range(0), &trial.digest, Fault::StallAfter(HELD_AT), 1);
+    trial.registry.fail_range(&range(1), &trial.digest, Fault::IgnoreRange, 1);
+    trial.registry.fail_range(&range(2), &trial.digest, late(Fault::Status(429, vec![])), 1);
+    trial.succeeds().await;
+    let again = format!("bytes={MIB}-{}", 3 * MIB - 1);
+    assert!(trial.ranges().contains(&again), "the front asks for the rest alone: {:?}", trial.ranges());
+    trial.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_forgets_ranges_halfway_is_still_read_right() {
     for (name, fault) in [
         ("ignored", Fault::IgnoreRange),
