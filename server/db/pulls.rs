@@ -121,11 +121,11 @@ pub async fn update_pull(tx: &mut Tx, row: &PullRow, seen: &str) -> Result<bool>
     Ok(updated == 1)
 }
 
-/// Takes a finished pull up again, if its state is still `seen`; whether it was.
+/// Takes a finished pull up again, if its state is still `seen` and there was no attempt since; whether it was.
 pub async fn reopen_pull(tx: &mut Tx, row: &PullRow, seen: &str) -> Result<bool> {
     const SQL: &str = "UPDATE pulls SET state = $2, detail = $3, request = $4, error = NULL,
-        finished_at = NULL WHERE id = $1 AND state = $5 AND finished_at IS NOT NULL";
-    Ok(execute!(tx, SQL, &row.id, &row.state, &row.detail, &row.request, seen)? == 1)
+        finished_at = NULL WHERE id = $1 AND state = $5 AND attempt = $6 AND finished_at IS NOT NULL";
+    Ok(execute!(tx, SQL, &row.id, &row.state, &row.detail, &row.request, seen, row.attempt)? == 1)
 }
 
 /// Removes a finished pull from history.

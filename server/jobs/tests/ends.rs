@@ -117,6 +117,22 @@ async fn what_an_earlier_attempt_has_to_say_is_not_written_over_a_later_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_that_has_seen_an_earlier_attempt_takes_nothing_up() {
+    let directory = directory();
+    let server = Server::start(directory.path()).await;
+    let row = record(&server, "registry.example/app:v1".into()).await;
+    let queued = |attempt| PullRow { attempt, ..row.clone() };
+    let failed = |attempt| PullRow { state: "failed".into(), attempt, finished_at: Some(1), ..row.clone() };
+    for attempt in [1, 2] {
+        assert!(server.store.update_pull(&failed(attempt), "queued").await.expect("an answer"));
+        let stale = server.store.reopen_pull(&queued(attempt - 1), "failed", None).await;
+        assert!(!stale.expect("an answer"), "before attempt {attempt}");
+        assert!(server.store.reopen_pull(&queued(attempt), "failed", None).await.expect("an answer"));
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_was_asked_for_is_handed_over_however_often_that_does_not_work() {
     let (registry, directory) = (FixtureRegistry::start().await, directory());
     registry.push_image("app", Some("v1"), "linux/amd64", &[b"layer"]);
