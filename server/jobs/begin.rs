@@ -135,7 +135,8 @@ impl Jobs {
         Err(Error::TooMany { what: "pulls", limit: limits::PULL_QUEUE, retry_after })
     }
 
-    /// A pull of which nobody knows whether it was written down: if it was, it must not stand still until the next start.
+    /// A pull of which nobody knows whether it was written down, or taken up again: if it was, it must not stand still
+    /// until the next start.
     pub(super) fn start_if_recorded(&self, row: PullRow) {
         const AGAIN_AFTER: Duration = Duration::from_secs(5);
         let jobs = self.clone();
@@ -143,13 +144,23 @@ impl Jobs {
         let looking = async move {
             loop {
                 match jobs.0.store.find_pull_for_certain(&row).await {
-                    Ok(found) => return Record::of_row(found).map(|record| jobs.start(record)),
+                    Ok(found) => return jobs.start_if_as(&row, Record::of_row(found)?).await,
                     Err(Error::Unavailable { .. }) => tokio::time::sleep(AGAIN_AFTER).await,
                     Err(error) => return Err(error),
                 }
             }
         };
         self.0.shutdown.spawn("look-for-pull", async move { soft.run_until_cancelled(looking).await });
+    }
+
+    /// Begins a pull if it stands as `row` was to be written, and nobody has it in hand. It may be cancelled by now.
+    async fn start_if_as(&self, row: &PullRow, found: Record) -> Result<()> {
+        let _turn = self.0.recording.lock().await;
+        let stands = !found.state.is_final() && found.detail.epoch == Detail::from_json(&row.detail).epoch;
+        if stands && self.find_live(&row.id).is_none() {
+            self.start(found);
+        }
+        Ok(())
     }
 
     /// What an idempotency key remembers, as it is answered again.

@@ -107,8 +107,15 @@ impl Jobs {
         (record.detail.end_id, record.detail.lease_until) = (None, None);
         (record.state, record.error, record.row.finished_at) = (JobState::Queued, None, None);
         let row = record.to_row(self.now());
-        if !self.0.store.reopen_pull(&row, seen.as_str(), credential).await? {
-            return Err(refused("somebody else has taken the pull up"));
+        match self.0.store.reopen_pull(&row, seen.as_str(), credential).await {
+            Ok(true) => {}
+            Ok(false) => return Err(refused("somebody else has taken the pull up")),
+            Err(error) => {
+                if matches!(error, Error::Unavailable { .. }) {
+                    self.start_if_recorded(row);
+                }
+                return Err(error);
+            }
         }
         record.stored = record.state;
         let shown = record.show(self.now());

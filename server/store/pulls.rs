@@ -13,7 +13,7 @@ impl Store {
     /// Records a new pull, with the credential that came with it, sealed. Whether an equal one is under way is for its caller to have asked.
     ///
     /// # Errors
-    /// `Unavailable`; nothing is recorded then.
+    /// `Unavailable`: on Postgres it may be recorded all the same, and [`Store::find_pull_for_certain`] knows.
     pub async fn record_pull(&self, row: &PullRow, credential: Option<&str>) -> Result<()> {
         let (now, recorded) = (self.now(), row.clone());
         let sealed = credential.map(|credential| self.sealed_for_pull(&row.id, credential));
@@ -51,7 +51,8 @@ impl Store {
         row.ok_or_else(|| Error::not_found("pull", id))
     }
 
-    /// A pull, also when the transaction that records it has been heard of no more and may still come to its end.
+    /// A pull, also when the transaction that records it, or takes it up again, has been heard of no more and may still
+    /// come to its end.
     ///
     /// # Errors
     /// `NotFound` when it is not recorded, and never will be; `Unavailable` when the database cannot say.
@@ -61,12 +62,12 @@ impl Store {
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    // Another insert of the id is waited for, which a plain read does not do. Ours is undone with the
-                    // error.
+                    // Another insert of the id is waited for, and then another change, which a plain read does not do.
+                    // Our insert is undone with the error.
                     if db::pulls::insert_pull(tx, &row).await? {
                         return Err(Error::not_found("pull", &row.id));
                     }
-                    let found = db::pulls::find_pull(tx, &row.namespace, &row.id).await?;
+                    let found = db::pulls::lock_pull(tx, &row.namespace, &row.id).await?;
                     found.ok_or_else(|| Error::not_found("pull", &row.id))
                 })
             })
@@ -85,7 +86,7 @@ impl Store {
     /// Writes how a pull stands if its state is still `seen`; whether it was.
     ///
     /// # Errors
-    /// `Unavailable`; nothing is written then.
+    /// `Unavailable`: on Postgres it may be written all the same.
     pub async fn update_pull(&self, row: &PullRow, seen: &'static str) -> Result<bool> {
         let (row, now) = (row.clone(), self.now());
         self.0
@@ -102,11 +103,11 @@ impl Store {
             .await
     }
 
-    /// Takes a finished pull up again if its state is still `seen`, with a new credential where there is one; whether
-    /// it was.
+    /// Takes a finished pull up again if it stands as it was `seen`, with a new credential where there is one; whether
+    /// it did.
     ///
     /// # Errors
-    /// `Unavailable`; nothing is written then.
+    /// `Unavailable`: on Postgres it may be taken up all the same, and [`Store::find_pull_for_certain`] knows.
     pub async fn reopen_pull(
         &self,
         row: &PullRow,

@@ -8,6 +8,7 @@ use sqlx::{Connection, PgConnection};
 
 use crate::support::app::{On, TestApp, sha256};
 use crate::support::eventually::eventually;
+use crate::support::fixture_registry::FixtureRegistry;
 use crate::support::postgres::{Cluster, Stop};
 use crate::support::request::Request;
 
@@ -176,6 +177,54 @@ async fn a_pull_whose_record_is_still_on_its_way_is_waited_for() {
     assert!(matches!(never, Err(orlop::error::Error::NotFound { .. })), "{never:?}");
     assert!(store.find_pull("default", "q").await.is_err(), "to ask records nothing");
     drop(store);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_whose_commit_is_heard_of_no_more_is_taken_up_all_the_same() {
+    let (cluster, registry) = (Arc::new(Cluster::start()), FixtureRegistry::start().await);
+    let app = TestApp::over(cluster.fresh_database()).await;
+    let url = app.database().expect("on Postgres").url();
+    let asked = json!({"ref": format!("{}/app:missing", registry.host())});
+    let pull = app.post("/api/v1/pulls").json(asked).await.expect(202).json();
+    let path = format!("/api/v1/pulls/{}", pull["id"].as_str().expect("an id"));
+    let ended = async |attempt: u64| {
+        eventually("it has failed, and nobody has it in hand", async || {
+            let pull = app.get(&path).await.expect(200).json();
+            let metrics = app.get("/metrics").await.body;
+            let idle = String::from_utf8_lossy(&metrics).lines().any(|line| line == "orlop_pulls_running 0");
+            (pull["state"] == "failed" && pull["attempt"] == attempt && idle).then_some(())
+        })
+        .await;
+    };
+    ended(1).await;
+    // A commit waits for a second server that never says that it has it, too.
+    let reload = "SELECT pg_reload_conf()";
+    let mut operator = PgConnection::connect(&url).await.expect("the database answers");
+    sqlx::raw_sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        .execute(&mut operator)
+        .await
+        .expect("set");
+    sqlx::raw_sql(reload).execute(&mut operator).await.expect("reloaded");
+    let retry = {
+        let request = app.post(format!("{path}/retry"));
+        tokio::spawn(async move { request.send().await })
+    };
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep' \
+               AND datname = current_database()";
+    eventually("the connection breaks between the commit and its answer", async || {
+        let cut: Option<bool> =
+            sqlx::query_scalar(cut).fetch_optional(&mut operator).await.expect("an answer");
+        cut
+    })
+    .await;
+    assert_eq!(retry.await.expect("no panic").to_string(), "503 unavailable");
+    sqlx::raw_sql("ALTER SYSTEM RESET synchronous_standby_names")
+        .execute(&mut operator)
+        .await
+        .expect("reset");
+    sqlx::raw_sql(reload).execute(&mut operator).await.expect("reloaded");
+    ended(2).await;
     app.stop().await;
 }
 
