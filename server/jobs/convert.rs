@@ -37,6 +37,7 @@ pub(super) async fn work(
 ) -> Result<Descriptor, Ended> {
     check_asked(&job.request)?;
     check_platform(&job.request, schema1)?;
+    job.live.change(|record| record.detail.converting = true);
     job.enter(Phase::Fetching).await?;
     let mut leaves = Vec::new();
     for digest in layers_to_fetch(schema1) {

@@ -87,7 +87,7 @@ impl Job {
             return store.find_lease(namespace, &self.lease).await.ok()?.expires_at.or(Some(Time(i64::MAX)));
         }
         // What its reference stands for was never told: nothing came that could be held.
-        let is_empty = self.live.read(|record| record.detail.target.is_none());
+        let is_empty = self.live.read(|record| !record.detail.is_resolved());
         let left = match (state, self.request.keep()) {
             (JobState::Succeeded, Some(_)) => return self.live.read(|record| record.detail.lease_until),
             (state, _) if state == JobState::Succeeded || is_empty => {

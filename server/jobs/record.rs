@@ -20,6 +20,9 @@ pub(super) struct Detail {
     /// The id of the `end` event of a finished pull.
     pub end_id: Option<u64>,
     pub target: Option<Target>,
+    /// Whether the registry has told what the reference stands for, though the target is yet to be made of it.
+    #[serde(default)]
+    pub converting: bool,
     /// The manifest of schema 1 that the target was made of.
     #[serde(default)]
     pub converted_from: Option<Digest>,
@@ -42,6 +45,11 @@ impl Detail {
     /// A row that another version wrote is shown without what cannot be read.
     pub fn from_json(text: &str) -> Detail {
         serde_json::from_str(text).unwrap_or_default()
+    }
+
+    /// Whether the registry has told what the reference stands for.
+    pub fn is_resolved(&self) -> bool {
+        self.target.is_some() || self.converting
     }
 
     pub fn to_json(&self) -> String {

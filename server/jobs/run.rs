@@ -279,7 +279,7 @@ impl Job {
     /// is away for a while.
     pub fn retries(&self) -> Retries {
         let policy = self.jobs.0.settings.retry;
-        let answered = self.live.read(|record| record.detail.target.is_some());
+        let answered = self.live.read(|record| record.detail.is_resolved());
         Retries::new(if answered { policy.once_answered() } else { policy })
     }
 

@@ -113,3 +113,46 @@ async fn a_pull_goes_on_when_its_lease_expires_under_it() {
         server.stop().await;
     }
 }
+
+/// Pushes a manifest of schema 1 of one layer; how a pull asks for what is made of it.
+fn push_schema1(registry: &FixtureRegistry, layer: &[u8]) -> PullRequest {
+    registry.push_blob(layer);
+    let history = serde_json::json!({"id": "1", "os": "linux", "architecture": "amd64"}).to_string();
+    let manifest = serde_json::json!({
+        "schemaVersion": 1, "name": "app", "tag": "v1", "fsLayers": [{"blobSum": sha256(layer)}],
+        "history": [{"v1Compatibility": history}],
+    });
+    let media_type = "application/vnd.docker.distribution.manifest.v1+json";
+    registry.push_document("app", Some("v1"), media_type, manifest.to_string().as_bytes());
+    let selection = Selection { convert_schema1: true, ..Selection::default() };
+    PullRequest { selection, ..ask(format!("{}/app:v1", registry.host())) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conversion_that_fails_leaves_a_lease_for_the_layers_that_came() {
+    let (registry, directory) = (FixtureRegistry::start().await, directory());
+    let layer = layer(8, 50_000);
+    let asked = push_schema1(&registry, &layer);
+    registry.fail_method("GET", &sha256(&layer), Fault::Status(404, vec![]), usize::MAX);
+    let server = Server::start(directory.path()).await;
+    let pull = server.pull(asked).await;
+    assert_eq!(pull.error.map(|error| error.code), Some(JobErrorCode::UpstreamNotFound));
+    let lease = server.store.find_lease("default", &pull.lease_id.expect("a lease")).await;
+    assert_eq!(lease.expect("it is there").kind, "pull");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_told_of_a_manifest_to_convert_is_waited_for_as_long_as_any_other() {
+    let (registry, directory) = (FixtureRegistry::start().await, directory());
+    let layer = layer(8, 5_000);
+    let asked = push_schema1(&registry, &layer);
+    registry.fail_method("GET", &sha256(&layer), Fault::HangUp, 4);
+    let server = Server::start_with(directory.path(), |settings| {
+        (settings.retry.max_attempts, settings.retry.attempts_once_answered) = (2, 5);
+    })
+    .await;
+    let pull = server.pull(asked).await;
+    assert_eq!(pull.state, JobState::Succeeded, "{pull:?}");
+    server.stop().await;
+}
