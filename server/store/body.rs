@@ -116,8 +116,21 @@ impl Sink {
 
     fn take(&mut self, batch: &Batch) -> Result<()> {
         for Run { at, frames, .. } in &batch.runs {
-            if *at != self.file.length() {
+            let length = self.file.length();
+            if *at > length {
                 self.file.append_ahead(*at, frames)?;
+                continue;
+            }
+            let fresh;
+            let frames = match length - at {
+                0 => frames,
+                // The end jumps over a part that it meets, and who sends from the front on sends that once more.
+                known => {
+                    fresh = behind(frames, known);
+                    &fresh
+                }
+            };
+            if frames.is_empty() {
                 continue;
             }
             self.file.append(frames)?;
@@ -137,6 +150,19 @@ impl Sink {
         });
         synced.await.expect("syncing a file does not panic")
     }
+}
+
+/// What is left of `frames` behind their first `bytes`.
+fn behind(frames: &[Bytes], mut bytes: u64) -> Vec<Bytes> {
+    let mut left = Vec::new();
+    for frame in frames {
+        let known = bytes.min(frame.len() as u64);
+        bytes -= known;
+        if known < frame.len() as u64 {
+            left.push(frame.slice(known as usize..));
+        }
+    }
+    left
 }
 
 /// How a body ended.
@@ -182,4 +208,43 @@ where
         let _ = to.send(batch).await;
     }
     ending
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use super::*;
+    use crate::disk::Disk;
+    use crate::oci::{Algorithm, Digest};
+
+    #[test]
+    fn what_is_here_already_is_left_out_wherever_a_run_of_it_begins() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let disk = Disk::open(directory.path()).expect("a data directory");
+        let bytes: Vec<u8> = (0..60).collect();
+        let file = disk.open_ingest("one").expect("a file");
+        let mut sink = Sink { file, hasher: Hasher::new(Algorithm::Sha256), chunk: None };
+        let mut take = |range: Range<usize>, length: u64| {
+            let mut batch = Batch::default();
+            let (first, second) = bytes[range.clone()].split_at(range.len() / 2);
+            batch.push(Placed { at: range.start as u64, bytes: Bytes::copy_from_slice(first) });
+            batch.push(Placed {
+                at: (range.start + first.len()) as u64,
+                bytes: Bytes::copy_from_slice(second),
+            });
+            sink.take(&batch).expect("it is written");
+            assert_eq!(sink.file.length(), length, "after {range:?}");
+        };
+        take(20..30, 0);
+        // The end jumps over a part that it meets, and the same bytes come once more from the front.
+        take(0..20, 30);
+        take(20..30, 30);
+        take(40..44, 30);
+        take(24..40, 44);
+        take(40..60, 60);
+        assert_eq!(sink.hasher.digest(), Digest::of(Algorithm::Sha256, &bytes));
+        sink.file.sync().expect("synced");
+        assert_eq!(std::fs::read(directory.path().join("ingests/one/data")).expect("the file"), bytes);
+    }
 }

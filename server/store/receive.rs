@@ -62,7 +62,8 @@ impl Store {
 
     /// Fills an ingest that has `offset` bytes from several ends at once: each piece of the body says where it belongs.
     /// What comes beyond the contiguous bytes is written in its place, and counts once all before it is there; the
-    /// offset that the ingest shows stays that of the contiguous bytes. No piece may belong where bytes are already.
+    /// offset that the ingest shows stays that of the contiguous bytes, over which nothing is written: what comes of
+    /// them once more is left out.
     ///
     /// # Errors
     /// As [`Store::append_ingest`].
