@@ -24,7 +24,7 @@ const WRONG_PASSWORD: &str = "the registry refuses the user or the password (sta
 pub(super) struct Scope {
     pub origin: String,
     pub repository: String,
-    /// The credential behind it; empty for anybody's.
+    /// The credential behind it; empty where there is none.
     pub who: String,
 }
 

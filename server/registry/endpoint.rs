@@ -192,6 +192,18 @@ impl Endpoint {
         self.capabilities.contains(&capability)
     }
 
+    /// Names the terms on which it is asked: who it proves to be, and what is shown to it beside the credential. What is
+    /// handed out on some terms is not for others.
+    pub(super) fn terms(&self) -> String {
+        let mut all = Fingerprint::default();
+        all.add(&self.trust.0.fingerprint);
+        for (name, value) in &self.headers {
+            all.add(name);
+            all.add(value);
+        }
+        all.finish()
+    }
+
     /// The URL of `path` below the API; `path` is text of our grammars only.
     pub(super) fn url(&self, scheme: &str, path: &str) -> Result<Url> {
         let text = format!("{scheme}://{}{}/{path}", self.authority, self.path);
@@ -268,19 +280,15 @@ impl Trust {
         identity: Option<Identity>,
         connect_timeout: Option<Duration>,
     ) -> Trust {
-        let mut all = Sha256::new();
-        let mut add = |text: &str| {
-            all.update((text.len() as u64).to_be_bytes());
-            all.update(text);
-        };
-        add(if lax { "lax" } else { "strict" });
-        add(&roots.len().to_string());
-        roots.iter().for_each(|root| add(root));
+        let mut all = Fingerprint::default();
+        all.add(if lax { "lax" } else { "strict" });
+        all.add(roots.len().to_string());
+        roots.iter().for_each(|root| all.add(root));
         for part in identity.iter().flat_map(|own| [own.certificate.as_str(), own.key.expose()]) {
-            add(part);
+            all.add(part);
         }
-        add(&format!("{connect_timeout:?}"));
-        let fingerprint = hex(&all.finalize());
+        all.add(format!("{connect_timeout:?}"));
+        let fingerprint = all.finish();
         Trust(Arc::new(Trusted { lax, roots, identity, connect_timeout, fingerprint }))
     }
 
@@ -311,6 +319,21 @@ impl Trust {
 
     pub(super) fn connect_timeout(&self) -> Option<Duration> {
         self.0.connect_timeout
+    }
+}
+
+/// The hash of several texts, of which none runs into the next.
+#[derive(Default)]
+struct Fingerprint(Sha256);
+
+impl Fingerprint {
+    fn add(&mut self, text: impl AsRef<[u8]>) {
+        self.0.update((text.as_ref().len() as u64).to_be_bytes());
+        self.0.update(text);
+    }
+
+    fn finish(self) -> String {
+        hex(&self.0.finalize())
     }
 }
 

@@ -16,17 +16,20 @@ use crate::registry::endpoint::Endpoint;
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// A scope at one endpoint. Two that speak for different registries may be paths of one origin, or be told apart by `ns`
-/// alone: a token of the one opens nothing at the other.
+/// alone: a token of the one opens nothing at the other. And a token that configured headers or a certificate earned is
+/// as good as those: it goes nowhere where they do not.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     scope: Scope,
     path: String,
     mirrored: Option<String>,
+    terms: String,
 }
 
 impl Key {
     pub fn of(endpoint: &Endpoint, scope: &Scope) -> Key {
-        Key { scope: scope.clone(), path: endpoint.path.clone(), mirrored: endpoint.mirrored.clone() }
+        let (path, mirrored) = (endpoint.path.clone(), endpoint.mirrored.clone());
+        Key { scope: scope.clone(), path, mirrored, terms: endpoint.terms() }
     }
 }
 
@@ -102,7 +105,7 @@ mod tests {
     fn key(repository: &str) -> Key {
         let scope =
             Scope { origin: "https://r.io".into(), repository: repository.into(), who: String::new() };
-        Key { scope, path: "/v2".into(), mirrored: None }
+        Key { scope, path: "/v2".into(), mirrored: None, terms: String::new() }
     }
 
     async fn obtain(keyring: &Keyring, token: &str, now: Time) -> HeaderValue {

@@ -52,6 +52,35 @@ async fn a_password_is_sent_when_it_is_asked_for_and_then_at_once() {
     assert!(!format!("{told:?}").contains("other"), "{told:?}");
 }
 
+/// The repository `app` of `registry` at its own host, with this header.
+fn with_header(registry: &FixtureRegistry, value: &'static str) -> Endpoint {
+    let endpoint = Endpoint::of(&reference(registry, "app"), Transport::Verified, AddressPolicy::Private);
+    let headers = HeaderMap::from_iter([("x-key".parse().expect("a name"), HeaderValue::from_static(value))]);
+    Endpoint { headers, ..endpoint }
+}
+
+#[tokio::test]
+async fn a_token_that_configured_headers_earned_is_for_requests_with_those_alone() {
+    let registry = FixtureRegistry::start().await;
+    registry.push_blob(b"x");
+    registry.require(Auth::Token { realm: None, expires_in: 300 });
+    let client = client();
+    let mut insecure = with_header(&registry, "first");
+    // As a host on another machine: what is configured stays behind where nobody proves to be it.
+    insecure.scheme = Scheme::Https;
+    insecure.be_insecure();
+    let (first, rotated) = (|| with_header(&registry, "first"), with_header(&registry, "second"));
+    for endpoint in [first(), first(), rotated, insecure] {
+        let endpoints = vec![endpoint];
+        let repository = client.repository(&reference(&registry, "app"), endpoints, Trace::default());
+        read(&repository, &blob(b"x"), 0).await.expect("the bytes");
+    }
+    let new = ["", "", "Bearer"];
+    assert_eq!(sent(&registry), [&new[..], &["Bearer"], &new, &new].concat());
+    let keys: Vec<_> = registry.seen().iter().map(|seen| seen.headers.get("x-key").cloned()).collect();
+    assert_eq!(keys[7..], [None, None, None], "{keys:?}");
+}
+
 #[tokio::test]
 async fn a_password_gets_a_token_and_the_registry_never_sees_it() {
     for whom in [TokenFor::Password("me:s3cret"), TokenFor::PostedPassword("me:s3cret")] {
