@@ -82,13 +82,18 @@ impl Repository {
     }
 
     async fn list_by_tag(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
-        let tag = subject.as_str().replacen(':', "-", 1);
-        Ok(match self.find_tagged(&tag).await? {
+        Ok(match self.find_tagged(&tag_of(subject)).await? {
             Some(Document::Index(index)) => index.manifests,
             // Somebody else's tag of that name lists nothing.
             Some(Document::Manifest(_)) | None => Vec::new(),
         })
     }
+}
+
+/// The tag that lists the referrers of `subject` ("Referrers Tag Schema"). A tag has room for 64 characters of the hash,
+/// and for every name of an algorithm that is known here.
+fn tag_of(subject: &Digest) -> String {
+    format!("{}-{:.64}", subject.algorithm().as_str(), subject.hex())
 }
 
 /// Where the list goes on: of what the registry names, only the query is used.

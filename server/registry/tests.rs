@@ -216,6 +216,18 @@ async fn a_list_of_referrers_is_asked_for_as_it_is() {
 }
 
 #[tokio::test]
+async fn referrers_of_a_long_digest_are_looked_for_under_the_tag_that_fits() {
+    let registry = FixtureRegistry::start().await;
+    let subject = Digest::of(Algorithm::Sha512, b"subject");
+    let index = serde_json::json!({"schemaVersion": 2, "mediaType": INDEX,
+        "manifests": [super::fixture::descriptor(MANIFEST, b"referrer")]});
+    let tag = format!("sha512-{}", &subject.as_str()["sha512:".len()..][..64]);
+    registry.push_document("app", Some(&tag), INDEX, index.to_string().as_bytes());
+    let listed = app(&registry).list_referrers(&subject, &[]).await.expect("a list");
+    assert_eq!(listed.len(), 1, "{:?}", registry.log());
+}
+
+#[tokio::test]
 async fn a_tag_whose_head_and_document_differ_is_one_of_them_or_nothing() {
     let registry = FixtureRegistry::start().await;
     let old = registry.push_image("app", Some("v1"), "linux/amd64", &[b"old"]);
