@@ -141,7 +141,7 @@ impl Registry {
         Ok(answer)
     }
 
-    /// The token spec's own way.
+    /// The token spec's own way, which has a parameter for each scope.
     async fn get_token(
         &self,
         refusal: &Refusal<'_>,
@@ -151,7 +151,9 @@ impl Registry {
         let mut url = realm.url.clone();
         url.query_pairs_mut()
             .extend_pairs(realm.service.iter().map(|service| ("service", service)))
-            .extend_pairs(realm.scope.iter().map(|scope| ("scope", scope)));
+            .extend_pairs(
+                realm.scope.iter().flat_map(|scope| scope.split_whitespace()).map(|one| ("scope", one)),
+            );
         self.ask_for_token(Request { authorization, ..token_request(refusal, Method::GET, url) }).await
     }
 

@@ -72,6 +72,18 @@ async fn a_credential_is_asked_to_pull_what_is_pulled_and_nothing_else() {
     }
 }
 
+#[tokio::test]
+async fn each_scope_that_is_asked_for_stands_by_itself() {
+    let registry = FixtureRegistry::start().await;
+    registry.push_blob(b"x");
+    registry.require(Auth::Token { realm: None, expires_in: 300 });
+    registry.name_scope("repository:app:pull  repository:base:pull");
+    read(&app(&registry), &blob(b"x"), 0).await.expect("the bytes");
+    let asked = registry.log().into_iter().find(|line| line.contains("/token")).expect("asked");
+    let scopes = "scope=repository%3Aapp%3Apull&scope=repository%3Abase%3Apull";
+    assert_eq!(asked, format!("GET /token?service=fixture&{scopes}"));
+}
+
 #[test]
 fn a_repository_is_called_by_its_own_name_or_below_the_path_it_is_asked_at() {
     let reference: Reference = "docker.io/library/app".parse().expect("a reference");
