@@ -52,7 +52,7 @@ pub struct PullArgs {
     /// What came on stdin for `user`.
     #[arg(skip)]
     password: Option<String>,
-    /// Pull as anybody, whatever the server has for the registry
+    /// Pull as anybody, without the credentials, headers and client certificates that the server has for the registry
     #[arg(long, conflicts_with = "user")]
     anonymous: bool,
     /// Remember the requests of the pull: see `orlop pulls trace`

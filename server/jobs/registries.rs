@@ -216,6 +216,9 @@ impl Jobs {
             None => vec![Endpoint::of(reference, Transport::Verified, addresses)],
         };
         for endpoint in &mut endpoints {
+            if let Own::Nobody = own {
+                endpoint.withhold_secrets("the pull goes as anybody: nothing is shown that is configured");
+            }
             let credential = match (&own, endpoint.is_mirror()) {
                 (Own::Nobody, _) | (Own::Given(_), false) => None,
                 (Own::Given(_) | Own::Configured, _) => match endpoint.credential() {

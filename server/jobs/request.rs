@@ -43,7 +43,7 @@ pub struct PullRequest {
 pub enum CredentialUse {
     #[default]
     Configured,
-    /// It goes as anybody.
+    /// It goes as anybody: neither with a credential, nor with headers or certificates that may stand for one.
     None,
 }
 

@@ -133,7 +133,7 @@ impl Endpoint {
     }
 
     /// Leaves out what is configured to prove who we are, and keeps in mind why.
-    pub(super) fn withhold_secrets(&mut self, why: &'static str) {
+    pub fn withhold_secrets(&mut self, why: &'static str) {
         if self.has_secrets() {
             (self.credential, self.withheld) = (None, Some(why));
             self.trust = self.trust.without_identity();

@@ -63,3 +63,30 @@ async fn a_mirror_without_ranges_says_nothing_of_its_registry() {
     assert_eq!([&mirror, &registry].map(|host| count(host, "GET", &sha256(&next))), [0, 3]);
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_as_anybody_shows_no_host_what_is_configured_for_it() {
+    let (registry, mirror) = (FixtureRegistry::start().await, FixtureRegistry::start().await);
+    let directory = directory();
+    registry.push_image("app", Some("v1"), "linux/amd64", &[b"layer"]);
+    let server = Server::start(directory.path()).await;
+    let secret = || Change::Set([("X-Key".to_owned(), vec![Secret::new("s3cret")])].into());
+    let url = Some(format!("http://{}", mirror.host()).parse().expect("a URL"));
+    let mirrors = vec![HostChange { url, headers: secret(), ..HostChange::default() }];
+    let change =
+        RegistryChange { server: HostChange { headers: secret(), ..HostChange::default() }, mirrors };
+    let expected = Expected::Match(IfMatch::Absent);
+    server.jobs.put_registry(&registry.host(), change, expected).await.expect("settings");
+    for (credential, shown) in [(CredentialUse::None, false), (CredentialUse::Configured, true)] {
+        let before = [&registry, &mirror].map(|host| host.seen().len());
+        let asked = PullRequest { credential, ..ask(format!("{}/app:v1", registry.host())) };
+        assert_eq!(server.pull(asked).await.state, JobState::Succeeded);
+        for (host, before) in [&registry, &mirror].into_iter().zip(before) {
+            let seen = host.seen().split_off(before);
+            let with_key = seen.iter().filter(|seen| seen.headers.contains_key("x-key")).count();
+            assert_eq!(with_key, if shown { seen.len() } else { 0 }, "{credential:?}: {seen:?}");
+            assert!(!seen.is_empty());
+        }
+    }
+    server.stop().await;
+}
