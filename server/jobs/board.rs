@@ -17,7 +17,7 @@ use crate::limits;
 /// How often a pull looks how far another one is that fetches its blob.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// A flight, and whether somebody of the same namespace has one to the same blob.
+/// A flight, and whether somebody of the same namespace writes the ingest that has the blob's name.
 pub(super) struct Boarded {
     pub flight: Flight,
     pub overtakes: bool,
@@ -33,14 +33,13 @@ impl Fetch<'_> {
     /// The flight of the blob, if nobody has it who is worth to be followed.
     pub(super) fn board_now(&self) -> Option<Boarded> {
         let seat = self.job.jobs.0.flights.seat(self.digest(), &[]);
-        let flight = seat.take(self.holder()).now_or_never()?;
-        Some(Boarded { flight, overtakes: false })
+        seat.take(self.holder()).now_or_never().map(|flight| self.boarded(flight))
     }
 
     /// Follows the other pulls that fetch the blob until one of them has it, or has given it up. Shows meanwhile how far
     /// it is. Who may not lend his bytes is not followed, nor who asks another registry and gets next to nothing.
     pub(super) async fn board(&self) -> Result<Boarded, Ended> {
-        let (mut shunned, mut overtakes) = (Vec::new(), false);
+        let mut shunned = Vec::new();
         loop {
             let seat = self.job.jobs.0.flights.seat(self.digest(), &shunned);
             let mut turn = pin!(seat.clone().take(self.holder()));
@@ -48,14 +47,13 @@ impl Fetch<'_> {
             loop {
                 let look = tokio::time::timeout(LOOK_EVERY, &mut turn);
                 if let Ok(flight) = unless(self.halt, look).await? {
-                    return Ok(Boarded { flight, overtakes });
+                    return Ok(self.boarded(flight));
                 }
                 let Seen { holder: Some(holder), offset, wait } = seat.seen() else { continue };
                 if !self.job.jobs.0.store.may_borrow(&self.job.caller, &holder.namespace).await? {
                     break;
                 }
                 if holder.host != self.job.request.reference.api_host() && followed.stands(offset, self) {
-                    overtakes |= holder.namespace == self.namespace();
                     self.job.warn(format!(
                         "next to nothing of {} comes to the pull from {}; fetching it here as well",
                         self.digest(),
@@ -72,7 +70,12 @@ impl Fetch<'_> {
 
     fn holder(&self) -> Holder {
         let host = self.job.request.reference.api_host().to_owned();
-        Holder { namespace: self.namespace().to_owned(), host }
+        Holder { namespace: self.namespace().to_owned(), host, overtakes: false }
+    }
+
+    fn boarded(&self, flight: Flight) -> Boarded {
+        let overtakes = self.job.jobs.0.flights.overtakes(self.digest(), &flight);
+        Boarded { flight, overtakes }
     }
 
     /// Shows the bytes that another pull fetches: they will be this one's too.

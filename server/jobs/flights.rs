@@ -39,6 +39,8 @@ pub(super) struct Holder {
     pub namespace: String,
     /// The host of the registry that is asked.
     pub host: String,
+    /// Whether the ingest that has the digest's name is another one's to write.
+    pub overtakes: bool,
 }
 
 /// The right to fetch a digest; given on to who waits for it when dropped.
@@ -66,6 +68,23 @@ impl Flights {
     }
 }
 
+impl Flights {
+    /// Whether somebody else of the holder's namespace writes the ingest that has the digest's name, from whichever seat.
+    /// If not, it is the holder's while the flight lasts.
+    pub fn overtakes(&self, digest: &Digest, flight: &Flight) -> bool {
+        // Held to the end: of two who ask at once one overtakes the other.
+        let flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(own) = flight.seat.seen().holder else { return false };
+        let writes = |seat: Arc<Seat>| {
+            let other = seat.seen().holder.filter(|_| !Arc::ptr_eq(&seat, &flight.seat));
+            other.is_some_and(|other| other.namespace == own.namespace && !other.overtakes)
+        };
+        let overtakes = flights.get(digest).into_iter().flatten().filter_map(Weak::upgrade).any(writes);
+        flight.tell(|seen| seen.holder = Some(Holder { overtakes, ..own }));
+        overtakes
+    }
+}
+
 impl Seat {
     /// Waits until nobody fetches the digest from here: whoever waited finds it stored, or goes on where the other
     /// ended. Who holds a flight never waits for another, so two never wait for each other.
@@ -85,5 +104,12 @@ impl Flight {
     /// Lets those who wait see how it goes.
     pub fn tell(&self, how: impl FnOnce(&mut Seen)) {
         how(&mut self.seat.seen.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        // Before the turn goes on: who is not here any more writes nothing.
+        self.tell(|seen| *seen = Seen::default());
     }
 }

@@ -120,3 +120,29 @@ async fn a_registry_that_hangs_leaves_a_turn_to_the_pulls_of_others() {
     }
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_takes_over_from_one_that_overtook_does_not_write_where_the_first_still_does() {
+    let ((stuck, other, layer), directory) = (two_registries().await, directory());
+    other.fail(&sha256(&layer), Fault::StallAfter(200_000), usize::MAX);
+    let server =
+        Server::start_with(directory.path(), |settings| settings.follow = Duration::from_millis(300)).await;
+    let first = begin_stuck(&server, &stuck, &layer).await;
+    let second = begin(&server, &caller("default"), &named(&other, "second")).await;
+    eventually("the second overtakes the first", async || {
+        (count(&other, "GET", &sha256(&layer)) == 1).then_some(())
+    })
+    .await;
+    let third = begin(&server, &caller("default"), &named(&other, "third")).await;
+    let follows = |blob: &PullBlob| blob.wait.is_some() && blob.digest.as_str() == sha256(&layer);
+    server.find_running(&third, |pull| pull.blobs.iter().any(follows)).await;
+    other.forgive();
+    server.jobs.cancel("default", &second).await.expect("it stops");
+    let pull = end(&server, "default", &third).await;
+    assert_eq!(pull.state, JobState::Succeeded, "{pull:?}");
+    assert!(pull.log.is_empty(), "it waits for nobody: {:?}", pull.log);
+    let still = server.jobs.find("default", &first).await.expect("the first");
+    assert_eq!(still.state, JobState::Running);
+    server.jobs.cancel("default", &first).await.expect("it stops");
+    server.stop().await;
+}
