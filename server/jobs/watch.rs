@@ -21,7 +21,8 @@ use crate::oci::Digest;
 
 /// Ids of one start of the server: far more than a pull has events, and small enough for a JavaScript number.
 const IDS_PER_EPOCH: u64 = 1_000_000_000;
-/// Ids left free before that of `end`, for snapshots that are asked for while the end is written down.
+/// Ids left free before that of `end`, beside one for each blob that may yet be told: for the last words, and for snapshots
+/// that are asked for while the end is written down.
 const IDS_BEFORE_END: u64 = 1_000;
 
 /// A pull that this server has in hand.
@@ -148,7 +149,8 @@ impl Live {
 
     /// The id that `end` will have, to be written down with the final state.
     pub fn reserve_end(&self) -> u64 {
-        self.lock().log.last_id + IDS_BEFORE_END
+        let state = self.lock();
+        state.log.last_id + state.record.blobs().len() as u64 + IDS_BEFORE_END
     }
 
     /// Tells readers the rest and the end, once the final state is written down.

@@ -186,3 +186,26 @@ async fn the_largest_pull_is_told_at_once_and_no_reader_falls_behind() {
     assert_eq!((told[0], told.len()), ("phase", blobs + 2));
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_has_the_id_that_was_written_down_however_much_is_told_before_it() {
+    let directory = directory();
+    let server = Server::start(directory.path()).await;
+    let live = a_pull(&server);
+    let events = follow(live.clone(), Some("0"), Clock::system(), server.shutdown.soft().clone());
+    let events = events.expect("it has not ended");
+    live.change(|record| {
+        let picture = record.picture.get_or_insert_default();
+        for number in 0..limits::PULL_BLOBS + limits::PULL_DOCUMENTS {
+            let digest = Digest::of(Algorithm::Sha256, &number.to_le_bytes());
+            picture.add(&Descriptor::new("a/b", digest, 1), BlobRole::Layer);
+        }
+    });
+    let reserved = live.reserve_end();
+    live.change(|record| (record.state, record.detail.end_id) = (JobState::Failed, Some(reserved)));
+    live.end(server.jobs.now());
+    let told: Vec<PullEvent> = events.collect().await;
+    let last = told.last().expect("its end");
+    assert_eq!((last.name(), last.id), ("end", reserved));
+    server.stop().await;
+}
