@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::error::{Result, UpstreamKind};
-use crate::jobs::pull::{add_label, fetch_leaf, labels_of, recorded_type, upstream};
+use crate::jobs::pull::{add_label, fetch_leaf, labels_of, recorded_type};
 use crate::jobs::run::{Ended, Job};
-use crate::jobs::select::{Shelf, Wanted};
+use crate::jobs::select::{Shelf, Wanted, upstream_of};
 use crate::jobs::taken::Leaf;
 use crate::jobs::view::{BlobRole, BlobState, JobError};
 use crate::limits;
@@ -124,11 +124,11 @@ async fn find_stored(job: &Job, descriptor: &Descriptor) -> Result<Option<Docume
     if bytes.len() as u64 != descriptor.size {
         let (actual, promised) = (bytes.len(), descriptor.size);
         let reason = format!("a document has {actual} bytes where {promised} were promised");
-        return Err(upstream(job, UpstreamKind::Mismatch, reason));
+        return Err(upstream_of(&job.request, UpstreamKind::Mismatch, reason));
     }
     // The bytes are what they are: it is the descriptor that promises another kind of document.
     let parsed = Document::parse(&bytes, Some(&descriptor.media_type));
-    parsed.map(Some).map_err(|error| upstream(job, UpstreamKind::BadAnswer, error.to_string()))
+    parsed.map(Some).map_err(|error| upstream_of(&job.request, UpstreamKind::BadAnswer, error.to_string()))
 }
 
 /// The document that its descriptor carries along, if it is whole.

@@ -19,8 +19,8 @@ use crate::clock::Time;
 use crate::error::{Error, Result, UpstreamKind};
 use crate::jobs::fetch::{Asking, Fetch};
 use crate::jobs::gaps::Gaps;
-use crate::jobs::pull::upstream;
 use crate::jobs::run::{Ended, unless};
+use crate::jobs::select::upstream_of;
 use crate::jobs::view::PullWait;
 use crate::limits;
 use crate::registry::{Arrived, BlobStream, Place};
@@ -289,7 +289,7 @@ impl<'a> Connection<'a> {
             Ok(None) if self.at >= self.end => Ok(News::Done),
             Ok(None) => {
                 let reason = "it answers less than was asked for".to_owned();
-                self.resume(upstream(self.fetch.job, UpstreamKind::Unreachable, reason))
+                self.resume(upstream_of(&self.fetch.job.request, UpstreamKind::Unreachable, reason))
             }
             Err(error) => self.resume(error),
         }

@@ -14,8 +14,9 @@ use crate::error::{Conflict, Error, Result, UpstreamKind};
 use crate::jobs::board::Boarded;
 use crate::jobs::download::Download;
 use crate::jobs::flights::Seen;
-use crate::jobs::pull::{labels_of, recorded_type, upstream};
+use crate::jobs::pull::{labels_of, recorded_type};
 use crate::jobs::run::{Ended, Job, unless};
+use crate::jobs::select::upstream_of;
 use crate::jobs::view::{BlobState, PullWait};
 use crate::limits;
 use crate::oci::{Descriptor, Digest};
@@ -302,7 +303,7 @@ impl Fetch<'_> {
     /// Counts bytes that have come and are here already: a server without ranges begins at the first.
     pub fn count_again(&self, bytes: u64) {
         self.job.jobs.0.settings.metrics.fetched_bytes.inc_by(bytes);
-        self.job.draw(|picture| picture.receive_again(self.digest(), bytes, self.job.now()));
+        self.job.draw(|picture| picture.receive_again(bytes, self.job.now()));
     }
 
     /// Whether the blob is asked for in parts, if it may be.
@@ -338,7 +339,7 @@ impl Fetch<'_> {
         let actual = store.find_ingest(self.namespace(), &ingest.id).await?.digest;
         if actual != self.digest().as_str() {
             let reason = format!("its bytes have the digest {actual}, not {}", self.digest());
-            return Err(upstream(self.job, UpstreamKind::Mismatch, reason).into());
+            return Err(upstream_of(&self.job.request, UpstreamKind::Mismatch, reason).into());
         }
         self.set_state(BlobState::Committing);
         let commit = CommitIngest {
@@ -352,7 +353,7 @@ impl Fetch<'_> {
                 Ok(())
             }
             Err(Error::Conflict(lie @ (Conflict::DigestMismatch { .. } | Conflict::SizeMismatch { .. }))) => {
-                Err(upstream(self.job, UpstreamKind::Mismatch, lie.to_string()).into())
+                Err(upstream_of(&self.job.request, UpstreamKind::Mismatch, lie.to_string()).into())
             }
             Err(error) => Err(error.into()),
         }
@@ -365,7 +366,7 @@ impl Fetch<'_> {
             return Ok(());
         }
         let reason = format!("{} has {actual} bytes, where {promised} were promised", self.digest());
-        Err(upstream(self.job, UpstreamKind::Mismatch, reason))
+        Err(upstream_of(&self.job.request, UpstreamKind::Mismatch, reason))
     }
 
     pub fn digest(&self) -> &Digest {

@@ -187,9 +187,8 @@ impl Picture {
     }
 
     /// Bytes came over the network that are here already: they cost time, and bring nothing.
-    pub fn receive_again(&mut self, digest: &Digest, bytes: u64, now: Time) {
+    pub fn receive_again(&mut self, bytes: u64, now: Time) {
         self.rate.add(bytes, now);
-        self.change(digest, |_| {});
     }
 
     /// The pull has ended, and how in words: nothing moves any more, and what is not here will not come. It was wanted, so
@@ -353,7 +352,7 @@ mod tests {
         let silent = picture.progress(at(170));
         assert_eq!((silent.stalled_seconds, silent.rate_bps, silent.eta_seconds), (7, 0, None));
         // Bytes that are here already are no silence, and no progress.
-        picture.receive_again(&layer.digest, 50_000, at(171));
+        picture.receive_again(50_000, at(171));
         let again = picture.progress(at(171));
         assert!(again.rate_bps > 0 && again.stalled_seconds == 0, "{again:?}");
         assert_eq!(again.bytes_done, silent.bytes_done);

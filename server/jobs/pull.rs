@@ -7,11 +7,11 @@ use std::sync::OnceLock;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{Error, Result, UpstreamKind};
+use crate::error::Result;
 use crate::jobs::documents::Stored;
 use crate::jobs::fetch::Fetch;
 use crate::jobs::run::{Ended, Job, to_the_last, unless};
-use crate::jobs::select::{Tree, upstream_of};
+use crate::jobs::select::Tree;
 use crate::jobs::taken::Leaf;
 use crate::jobs::unpack::pulling;
 use crate::jobs::view::{BlobRole, JobError, Phase};
@@ -192,9 +192,4 @@ pub(super) fn add_label(labels: &mut Labels, key: String, value: String) {
 pub(super) fn recorded_type(descriptor: &Descriptor) -> Option<String> {
     let text = media_type::essence(&descriptor.media_type);
     check_media_type(text).is_ok().then(|| text.to_owned())
-}
-
-/// A failure of the registry's that we found, not the client for it.
-pub(super) fn upstream(job: &Job, kind: UpstreamKind, reason: String) -> Error {
-    upstream_of(&job.request, kind, reason)
 }
