@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 use crate::id::new_id;
 use crate::jobs::record::{Detail, Record};
 use crate::jobs::request::{PullRequest, Request};
-use crate::jobs::view::{JobState, Pull};
+use crate::jobs::view::{JobError, JobState, Pull};
 use crate::jobs::watch::Live;
 use crate::jobs::{Jobs, run};
 use crate::limits;
@@ -43,16 +43,22 @@ impl Jobs {
         let rows = self.0.store.list_unfinished_pulls().await?;
         let count = rows.len();
         for row in rows {
-            let id = row.id.clone();
-            match Record::of_row(row) {
+            match Record::of_row(row.clone()) {
                 Ok(record) => self.resume(record).await?,
-                Err(error) => {
-                    let why = crate::error::with_causes(&error);
-                    tracing::error!(pull.id = %id, "Cannot go on with a pull: {why}");
-                }
+                Err(error) => self.give_up(row, error).await?,
             }
         }
         Ok(count)
+    }
+
+    /// Ends a pull of which nobody knows what it was to do: unfinished, it could neither go on nor be removed.
+    async fn give_up(&self, row: PullRow, error: Error) -> Result<()> {
+        tracing::error!(pull.id = %row.id, "Cannot go on with a pull: {}", with_causes(&error));
+        let mut record = Record::to_show(row);
+        let seen = record.stored.as_str();
+        (record.state, record.error) = (JobState::Failed, Some(JobError::of(&error)));
+        record.row.finished_at = Some(self.now().0);
+        self.0.store.update_pull(&record.to_row(self.now()), seen).await.map(drop)
     }
 
     async fn resume(&self, mut record: Record) -> Result<()> {
@@ -112,7 +118,7 @@ impl Jobs {
         }
         let _turn = self.0.recording.lock().await;
         if let Some(equal) = self.0.store.find_equal_pull(&row).await? {
-            return Ok(Created::Existing(self.show(equal)?));
+            return Ok(Created::Existing(self.show(equal)));
         }
         self.check_queue()?;
         if let Err(error) = self.0.store.record_pull(&row, credential.as_deref()).await {

@@ -32,7 +32,7 @@ impl Jobs {
     /// # Errors
     /// `NotFound`; `Unavailable`.
     pub async fn find(&self, namespace: &str, id: &str) -> Result<Pull> {
-        self.show(self.0.store.find_pull(namespace, id).await?)
+        Ok(self.show(self.0.store.find_pull(namespace, id).await?))
     }
 
     /// Pulls of the namespace, in the order and through the filter asked for.
@@ -43,15 +43,13 @@ impl Jobs {
         self.0.store.list_pulls(namespace, query, wanted, |row| self.show(row)).await
     }
 
-    /// A row as clients see it: with its current picture, if this server has it in hand.
-    ///
-    /// # Errors
-    /// `Internal` when the row was written by another version, or damaged.
-    pub fn show(&self, row: PullRow) -> Result<Pull> {
+    /// A row as clients see it: with its current picture, if this server has it in hand. One that another version wrote, or
+    /// that is damaged, is shown by its columns: it must not hide the others of a list, and somebody may want it gone.
+    pub fn show(&self, row: PullRow) -> Pull {
         let now = self.now();
         match self.find_live(&row.id) {
-            Some(live) => Ok(live.read(|record| record.show(now))),
-            None => Ok(Record::of_row(row)?.show(now)),
+            Some(live) => live.read(|record| record.show(now)),
+            None => Record::to_show(row).show(now),
         }
     }
 
@@ -63,7 +61,7 @@ impl Jobs {
         let row = self.0.store.find_pull(namespace, id).await?;
         let record = match self.find_live(&row.id) {
             Some(live) => live.read(Clone::clone),
-            None => Record::of_row(row)?,
+            None => Record::to_show(row),
         };
         match record.request.trace {
             true => Ok(record.detail.trace.unwrap_or_default()),
@@ -104,7 +102,7 @@ impl Jobs {
         }
         // The pull may have ended between the two looks; its row says how. If not, there is no end to tell: it is about
         // to begin, or the server stops.
-        let record = Record::of_row(self.0.store.find_pull(namespace, id).await?)?;
+        let record = Record::to_show(self.0.store.find_pull(namespace, id).await?);
         let events = watch::recount(&record, last_seen, self.now());
         Ok(events
             .map_or(Follow::Finished, |events| Follow::Stream(Box::pin(futures_util::stream::iter(events)))))

@@ -76,9 +76,19 @@ impl Record {
     /// # Errors
     /// `Internal` when the row was written by another version, or damaged.
     pub fn of_row(row: PullRow) -> crate::error::Result<Record> {
+        Ok(Record::new(Request::from_json(&row.request)?, row))
+    }
+
+    /// The same, to be shown and not to be worked on: of a row whose request cannot be read, the columns are there.
+    pub fn to_show(row: PullRow) -> Record {
+        let request = Request::from_json(&row.request).unwrap_or_else(|_| Request::of_columns(&row));
+        Record::new(request, row)
+    }
+
+    fn new(request: Request, row: PullRow) -> Record {
         let state = JobState::of_row(&row.state);
-        Ok(Record {
-            request: Request::from_json(&row.request)?,
+        Record {
+            request,
             state,
             phase: Phase::of_row(&row.phase),
             error: row.error.as_deref().and_then(|text| serde_json::from_str(text).ok()),
@@ -86,7 +96,7 @@ impl Record {
             picture: None,
             stored: state,
             row,
-        })
+        }
     }
 
     /// The pull is to stop, and its row says so.

@@ -11,7 +11,7 @@ use crate::oci::digest::excerpt;
 use crate::oci::{Platform, Reference};
 use crate::registry::Credential;
 use crate::store::labels::{self, Labels};
-use crate::store::{Caller, Reach, check_image_name};
+use crate::store::{Caller, PullRow, Reach, check_image_name};
 
 /// A pull as a client asks for it.
 #[derive(Debug, Clone, Default)]
@@ -190,6 +190,26 @@ impl Request {
     pub fn from_json(text: &str) -> Result<Request> {
         use crate::error::Doing;
         serde_json::from_str(text).doing("read the request of a pull")
+    }
+
+    /// What the columns of a row say of a request that cannot be read.
+    pub fn of_columns(row: &PullRow) -> Request {
+        let unknown = || "unknown.invalid/unknown".parse().expect("a reference: it is written here");
+        Request {
+            reference: row.reference.parse().unwrap_or_else(|_: Error| unknown()),
+            platforms: Vec::new(),
+            insecure: false,
+            image_name: row.image_name.clone(),
+            labels: labels::from_json(&row.labels),
+            keep_micros: None,
+            max_concurrency: None,
+            lease: None,
+            reach: None,
+            auth: None,
+            credential: CredentialUse::default(),
+            trace: false,
+            selection: Selection::default(),
+        }
     }
 
     pub fn to_json(&self) -> String {

@@ -26,7 +26,7 @@ impl Jobs {
     pub async fn cancel(&self, namespace: &str, id: &str) -> Result<Cancelled> {
         let row = self.0.store.mark_pull_cancelled(namespace, id).await?;
         if row.state == JobState::Cancelled.as_str() {
-            return Ok(Cancelled::Already(self.show(row)?));
+            return Ok(Cancelled::Already(self.show(row)));
         }
         let Some(live) = self.find_live(id) else {
             return Ok(Cancelled::Stopping(self.find(namespace, id).await?));
@@ -66,7 +66,9 @@ impl Jobs {
     /// # Errors
     /// `NotFound`; `Conflict` (state) when it is under way or has succeeded; `Unavailable`.
     async fn find_ended(&self, namespace: &str, id: &str) -> Result<Record> {
-        let record = Record::of_row(self.0.store.find_pull(namespace, id).await?)?;
+        let row = self.0.store.find_pull(namespace, id).await?;
+        let unreadable = |_| refused("what the pull asked for can no longer be read: pull again");
+        let record = Record::of_row(row).map_err(unreadable)?;
         match record.state {
             JobState::Failed | JobState::Cancelled => Ok(record),
             JobState::Succeeded => {

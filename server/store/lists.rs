@@ -332,16 +332,16 @@ impl Store {
     /// Pulls, each shown by `view`, which knows its current picture.
     ///
     /// # Errors
-    /// `Unavailable`; what `view` fails with.
+    /// `Unavailable`.
     pub async fn list_pulls<T: Fields + Labelled>(
         &self,
         namespace: &str,
         query: &ListQuery,
         wanted: Wanted,
-        view: impl Fn(PullRow) -> Result<T>,
+        view: impl Fn(PullRow) -> T,
     ) -> Result<Page<T>> {
         let wanted = wanted.only("namespace =", Some(namespace));
-        self.page(db::pulls::SELECT_PULLS, query, &wanted, |row| ready(view(row).map(Some))).await
+        self.page(db::pulls::SELECT_PULLS, query, &wanted, |row| ready(Ok(Some(view(row))))).await
     }
 
     /// Reads batches until the page is full, or large ([`limits::LIST_BYTES`]). `view` makes an item of a row, or nothing of one that is not to be seen.

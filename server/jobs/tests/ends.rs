@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::jobs::watch::Live;
+use crate::store::list::{ListQuery, ListRequest};
+use crate::store::lists;
 
 /// What is told now of a pull, up to where the stream ends.
 async fn told(server: &Server, id: &str, last_seen: Option<u64>) -> Vec<PullEvent> {
@@ -178,5 +180,39 @@ async fn a_lease_that_cannot_be_handed_over_is_so_after_the_next_start() {
     let second = Server::start(directory.path()).await;
     let pull = second.jobs.wait("default", &pull.id, LONG).await.expect("its end");
     assert_eq!((pull.state, pull.lease_id.is_some()), (JobState::Succeeded, true), "{pull:?}");
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_whose_request_cannot_be_read_is_shown_and_can_be_purged() {
+    let (registry, directory) = (FixtureRegistry::start().await, directory());
+    let server = Server::start(directory.path()).await;
+    let failed = server.pull(ask(format!("{}/app:missing", registry.host()))).await;
+    let other = server.pull(ask(format!("{}/app:other", registry.host()))).await;
+    eventually("their tasks are gone", async || server.jobs.live().is_empty().then_some(())).await;
+    disturb(directory.path(), "UPDATE pulls SET request = '{}' WHERE image_name LIKE '%:missing'").await;
+    let query = ListQuery::parse(&lists::PULLS, ListRequest::default()).expect("a list");
+    let page = server.jobs.list("default", &query, Default::default()).await.expect("a page");
+    assert_eq!(page.items.iter().map(|pull| pull.id.as_str()).collect::<Vec<_>>(), [&other.id, &failed.id]);
+    let shown = server.jobs.find("default", &failed.id).await.expect("it is shown");
+    assert_eq!((shown.reference, shown.state, shown.error), (failed.reference, failed.state, failed.error));
+    assert!(server.jobs.retry("default", &failed.id, None).await.is_err(), "nobody knows what it asked for");
+    server.jobs.purge("default", &failed.id).await.expect("it goes");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unfinished_pull_whose_request_cannot_be_read_has_failed_at_the_next_start() {
+    let directory = directory();
+    let first = Server::start(directory.path()).await;
+    let row = record(&first, "registry.example/app:v1".into()).await;
+    first.stop().await;
+    disturb(directory.path(), "UPDATE pulls SET request = '{}'").await;
+    let second = Server::start(directory.path()).await;
+    let pull = second.jobs.find("default", &row.id).await.expect("it is shown");
+    let error = pull.error.expect("why");
+    assert_eq!((pull.state, error.code), (JobState::Failed, JobErrorCode::Internal), "{error:?}");
+    assert!(pull.finished_at.is_some());
+    second.jobs.purge("default", &row.id).await.expect("it goes");
     second.stop().await;
 }
