@@ -90,3 +90,30 @@ async fn a_pull_as_anybody_shows_no_host_what_is_configured_for_it() {
     }
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_that_waits_for_a_configured_credential_can_be_cancelled() {
+    let directory = directory();
+    // A file that nobody writes: whoever reads it waits, as for a helper that hangs.
+    let config = directory.path().join("config.json");
+    let sh = |script: &str| {
+        let ran = std::process::Command::new("sh").args(["-c", script]).arg(&config).status();
+        assert!(ran.expect("a shell").success(), "{script}");
+    };
+    sh("mkfifo \"$0\"");
+    let data = directory.path().join("data");
+    let server = Server::start_with(&data, |settings| {
+        settings.sources.docker = DockerConfig::new(Some(config.clone()));
+    })
+    .await;
+    let asked = ask("registry.example/app:v1".into());
+    let created = server.jobs.create_pull(&caller("default"), &asked, None).await.expect("a pull");
+    let Created::New(pull) = created else { panic!("nothing else runs") };
+    server.find_running(&pull.id, |pull| pull.phase == Some(Phase::Resolving)).await;
+    server.jobs.cancel("default", &pull.id).await.expect("it stops");
+    let ended = server.jobs.wait("default", &pull.id, LONG).await.expect("its end");
+    // The thread that opens the file is let go first: it holds up the end of the test.
+    sh(": <>\"$0\"");
+    assert_eq!(ended.state, JobState::Cancelled, "{ended:?}");
+    server.stop().await;
+}
