@@ -213,7 +213,7 @@ impl Jobs {
         let addresses = self.0.settings.addresses;
         let mut endpoints = match self.settings_for(reference.host()).await? {
             Some(found) => found.settings.endpoints(reference, addresses, found.named),
-            None => vec![Endpoint::of(reference, Transport::Verified, addresses)],
+            None => vec![Endpoint::of(reference, addresses)],
         };
         for endpoint in &mut endpoints {
             if let Own::Nobody = own {

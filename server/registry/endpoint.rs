@@ -99,24 +99,16 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// The registry's own host, as nobody has configured it.
-    pub fn of(reference: &Reference, transport: Transport, addresses: AddressPolicy) -> Endpoint {
+    pub fn of(reference: &Reference, addresses: AddressPolicy) -> Endpoint {
         let authority = reference.api_host().to_owned();
-        let trust = match transport {
-            Transport::Verified => Trust::default(),
-            Transport::Insecure => Trust::nobody_in_particular(),
-        };
-        let loopback = Url::parse(&format!("https://{authority}/")).is_ok_and(|url| is_loopback(&url));
-        let scheme = match transport {
-            Transport::Verified if !loopback => Scheme::Https,
-            Transport::Verified | Transport::Insecure => Scheme::Either,
-        };
+        let scheme = if names_loopback(&authority) { Scheme::Either } else { Scheme::Https };
         Endpoint {
             authority,
             scheme,
             plain: false,
             path: API_PATH.to_owned(),
             capabilities: Capability::ALL.into(),
-            trust,
+            trust: Trust::default(),
             headers: HeaderMap::new(),
             credential: None,
             withheld: None,
@@ -243,6 +235,11 @@ impl Endpoint {
 pub(super) fn authority_of(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// Whether `authority` (`host[:port]`) is this machine in so many words.
+pub(super) fn names_loopback(authority: &str) -> bool {
+    Url::parse(&format!("https://{authority}/")).is_ok_and(|url| is_loopback(&url))
 }
 
 /// Whom to believe at the other end of a connection, and who we are there. Equal ones share connections.

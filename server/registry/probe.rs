@@ -364,19 +364,19 @@ impl ServerCertVerifier for Looking {
 mod tests {
     use super::*;
     use crate::registry::address::AddressPolicy;
-    use crate::registry::endpoint::Transport;
 
     #[test]
     fn a_host_is_tried_by_the_scheme_that_a_pull_takes() {
-        for (name, transport, scheme) in [
-            ("r.io:80/a", Transport::Verified, "https"),
-            ("r.io:80/a", Transport::Insecure, "http"),
-            ("127.0.0.1:80/a", Transport::Verified, "http"),
-            ("127.0.0.1:5000/a", Transport::Verified, "https"),
+        for (name, scheme, insecure) in [
+            ("r.io:80/a", "https", "http"),
+            ("r.io/a", "https", "https"),
+            ("127.0.0.1:80/a", "http", "http"),
+            ("127.0.0.1:5000/a", "https", "https"),
         ] {
-            let reference = name.parse().expect("a reference");
-            let endpoint = Endpoint::of(&reference, transport, AddressPolicy::Private);
+            let mut endpoint = Endpoint::of(&name.parse().expect("a reference"), AddressPolicy::Private);
             assert_eq!(first_scheme(&endpoint), scheme, "{name}");
+            endpoint.be_insecure();
+            assert_eq!(first_scheme(&endpoint), insecure, "{name}, insecure");
         }
     }
 

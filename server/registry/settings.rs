@@ -11,9 +11,11 @@ use url::Url;
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::oci::Reference;
-use crate::registry::address::{AddressPolicy, is_loopback};
+use crate::registry::address::AddressPolicy;
 use crate::registry::credential::{Credential, Secret};
-use crate::registry::endpoint::{API_PATH, Capability, Endpoint, Identity, Scheme, Trust, authority_of};
+use crate::registry::endpoint::{
+    API_PATH, Capability, Endpoint, Identity, Scheme, Trust, authority_of, names_loopback,
+};
 use crate::registry::transport::has_user_info;
 
 /// Headers that are ours to write: what they say decides how an answer is read.
@@ -277,10 +279,6 @@ impl HostSettings {
 /// Whether a client can be made of it. That a text is PEM says nothing of what is in it, nor that two belong together.
 fn speaks_tls(with: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> bool {
     with(reqwest::Client::builder().no_proxy()).build().is_ok()
-}
-
-fn names_loopback(authority: &str) -> bool {
-    Url::parse(&format!("https://{authority}/")).is_ok_and(|url| is_loopback(&url))
 }
 
 /// Whether `text` is `host[:port]` as a URL would write it.

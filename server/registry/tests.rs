@@ -29,13 +29,20 @@ fn reference(registry: &FixtureRegistry, rest: &str) -> Reference {
 }
 
 /// The repository of `reference` at its own host.
-fn at_home(client: &Registry, reference: &Reference, transport: Transport) -> Repository {
-    let endpoint = Endpoint::of(reference, transport, AddressPolicy::Private);
+fn at_home(client: &Registry, reference: &Reference) -> Repository {
+    let endpoint = Endpoint::of(reference, AddressPolicy::Private);
     client.repository(reference, vec![endpoint], Trace::default())
 }
 
+/// The registry's own host, where any certificate is enough, or none.
+fn insecure(reference: &Reference, addresses: AddressPolicy) -> Endpoint {
+    let mut endpoint = Endpoint::of(reference, addresses);
+    endpoint.be_insecure();
+    endpoint
+}
+
 fn app(registry: &FixtureRegistry) -> Repository {
-    at_home(&client(), &reference(registry, "app"), Transport::Verified)
+    at_home(&client(), &reference(registry, "app"))
 }
 
 fn blob(bytes: &[u8]) -> Descriptor {

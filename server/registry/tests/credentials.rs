@@ -18,7 +18,7 @@ pub(super) fn known(
     token_hosts: &[String],
 ) -> Repository {
     let reference = reference(registry, "app");
-    let endpoint = Endpoint::of(&reference, Transport::Verified, AddressPolicy::Private);
+    let endpoint = Endpoint::of(&reference, AddressPolicy::Private);
     let endpoint = Endpoint { token_hosts: token_hosts.to_vec(), credential: Some(credential), ..endpoint };
     client.repository(&reference, vec![endpoint], Trace::default())
 }
@@ -54,7 +54,7 @@ async fn a_password_is_sent_when_it_is_asked_for_and_then_at_once() {
 
 /// The repository `app` of `registry` at its own host, with this header.
 fn with_header(registry: &FixtureRegistry, value: &'static str) -> Endpoint {
-    let endpoint = Endpoint::of(&reference(registry, "app"), Transport::Verified, AddressPolicy::Private);
+    let endpoint = Endpoint::of(&reference(registry, "app"), AddressPolicy::Private);
     let headers = HeaderMap::from_iter([("x-key".parse().expect("a name"), HeaderValue::from_static(value))]);
     Endpoint { headers, ..endpoint }
 }
@@ -288,7 +288,7 @@ async fn no_trace_holds_a_secret() {
     let hear = told.clone();
     let trace = Trace::to(move |what| hear.lock().expect("no holder panics").push(what));
     let reference = reference(&registry, "app");
-    let endpoint = Endpoint::of(&reference, Transport::Verified, AddressPolicy::Private);
+    let endpoint = Endpoint::of(&reference, AddressPolicy::Private);
     let endpoint = Endpoint { credential: Some(password("me:s3cret")), ..endpoint };
     let repository = client().repository(&reference, vec![endpoint], trace);
     read(&repository, &blob(b"x"), 0).await.expect("the bytes");

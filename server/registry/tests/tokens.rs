@@ -35,7 +35,7 @@ async fn a_token_opens_one_repository_of_one_registry_behind_a_host() {
     registry.push_blob(b"x");
     registry.require(Auth::Token { realm: None, expires_in: 300 });
     for name in ["one", "two", "one"] {
-        let repository = at_home(&client, &super::reference(&registry, name), Transport::Verified);
+        let repository = at_home(&client, &super::reference(&registry, name));
         read(&repository, &blob(b"x"), 0).await.expect("the bytes");
     }
     let scheme = ["", "", "Bearer", "", "", "Bearer", "Bearer"];

@@ -97,7 +97,7 @@ async fn who_has_heard_a_request_is_not_asked_again_in_clear() {
     let reference: Reference =
         format!("127.0.0.1:{}/app:v1", url.port().expect("a port")).parse().expect("a reference");
     let heard = Heard::default();
-    let endpoint = Endpoint::of(&reference, Transport::Insecure, AddressPolicy::Private);
+    let endpoint = insecure(&reference, AddressPolicy::Private);
     let repository = client().repository(&reference, vec![endpoint], heard.trace());
     let told = failure(repository.resolve(&reference).await);
     assert_eq!(told.kind, UpstreamKind::Unreachable, "{}", told.reason);
@@ -113,7 +113,7 @@ async fn a_host_without_tls_is_asked_for_it_again_after_an_hour() {
     let clock = Clock::new(move || Time(now.load(Ordering::Relaxed) * 1_000_000));
     let client = Registry::new(Patience::default(), Crowd::default(), clock);
     let (heard, reference) = (Heard::default(), reference(&registry, "app"));
-    let endpoint = Endpoint::of(&reference, Transport::Verified, AddressPolicy::Private);
+    let endpoint = Endpoint::of(&reference, AddressPolicy::Private);
     let repository = client.repository(&reference, vec![endpoint], heard.trace());
     for (at, tries) in [(0, 1), (3_599, 0), (3_600, 1), (3_601, 0)] {
         seconds.store(at, Ordering::Relaxed);
@@ -131,7 +131,7 @@ async fn an_anonymous_token_is_fetched_once_and_again_when_it_ends() {
     let now = seconds.clone();
     let clock = Clock::new(move || Time(now.load(Ordering::Relaxed) * 1_000_000));
     let client = Registry::new(Patience::default(), Crowd::default(), clock);
-    let repository = at_home(&client, &reference(&registry, "team/app"), Transport::Verified);
+    let repository = at_home(&client, &reference(&registry, "team/app"));
     let tokens = || registry.log().iter().filter(|line| line.starts_with("GET /token")).count();
     for (at, fetched) in [(0, 1), (200, 1), (299, 2)] {
         seconds.store(at, Ordering::Relaxed);
@@ -191,7 +191,7 @@ async fn an_address_that_is_not_allowed_is_never_connected_to() {
     let port = registry.host().rsplit_once(':').expect("a port").1.to_owned();
     for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
         let reference: Reference = format!("{host}:{port}/app:v1").parse().expect("a reference");
-        let endpoint = Endpoint::of(&reference, Transport::Insecure, AddressPolicy::Public);
+        let endpoint = insecure(&reference, AddressPolicy::Public);
         let repository = client.repository(&reference, vec![endpoint], Trace::default());
         let told = failure(repository.resolve(&reference).await);
         assert_eq!(told.kind, UpstreamKind::PrivateAddress, "{host}: {}", told.reason);
@@ -210,7 +210,7 @@ fn only_a_written_port_80_goes_without_a_try_of_tls() {
         ("[::1]:80", true),
     ] {
         let reference: Reference = format!("{authority}/app").parse().expect("a reference");
-        let endpoint = Endpoint::of(&reference, Transport::Insecure, AddressPolicy::Public);
+        let endpoint = insecure(&reference, AddressPolicy::Public);
         assert_eq!(endpoint.names_plain_port(), goes_plain, "{authority}");
     }
 }
@@ -250,7 +250,7 @@ async fn a_host_that_does_not_listen_is_unreachable() {
     let host = listener.local_addr().expect("its address");
     drop(listener);
     let reference: Reference = format!("{host}/app:v1").parse().expect("a reference");
-    let told = failure(at_home(&client(), &reference, Transport::Verified).resolve(&reference).await);
+    let told = failure(at_home(&client(), &reference).resolve(&reference).await);
     assert_eq!((told.kind, told.host), (UpstreamKind::Unreachable, host.to_string()));
     assert!(told.reason.contains("refused"), "{}", told.reason);
 }
