@@ -10,12 +10,14 @@ mod looks;
 mod names;
 
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
 use serde::Serialize;
 
+use crate::clock::Time;
 use crate::error::{Error, Result, Unprocessable};
 use crate::id::new_id;
 use crate::jobs::Jobs;
@@ -117,7 +119,8 @@ impl Jobs {
                 .map_err(|_| Error::invalid_field("base_name", "it is no name of an image"))?;
         }
         let store = &self.0.store;
-        let lease = self.lease_for_import(caller).await?;
+        let Lease { id: lease, expires_at, .. } = self.lease_for_import(caller).await?;
+        let known = Mutex::new(expires_at);
         let import = Import {
             store,
             caller: Caller { lease: Some(lease.clone()), ..caller.clone() },
@@ -135,26 +138,32 @@ impl Jobs {
         let done = tokio::select! {
             biased;
             done = import.run(body) => done?,
-            ended = self.renew_import(&caller.namespace, &lease), if own => return Err(ended),
+            ended = self.renew_import(&caller.namespace, &lease, &known), if own => return Err(ended),
         };
         // The grace time begins when the last of it is here.
         let held = match own {
-            true => self.extend(&caller.namespace, &lease).await?,
-            false => store.find_lease(&caller.namespace, &lease).await?,
+            true => self.extend(&caller.namespace, &lease).await,
+            false => store.find_lease(&caller.namespace, &lease).await,
         };
-        Ok((done, Held { lease, expires_at: held.expires_at }))
+        let expires_at = match held {
+            Ok(lease) => lease.expires_at,
+            // The names are written: whoever heard of a failure would take what is done for undone.
+            Err(Error::Unavailable { .. }) => *known.lock().unwrap_or_else(PoisonError::into_inner),
+            Err(error) => return Err(error),
+        };
+        Ok((done, Held { lease, expires_at }))
     }
 
     /// The caller's lease, which must be there, or one of the import's own.
-    async fn lease_for_import(&self, caller: &Caller) -> Result<String> {
+    async fn lease_for_import(&self, caller: &Caller) -> Result<Lease> {
         let store = &self.0.store;
         match &caller.lease {
-            Some(lease) => Ok(store.find_lease(&caller.namespace, lease).await?.id),
+            Some(lease) => store.find_lease(&caller.namespace, lease).await,
             None => {
                 let expiry = Expiry::After(store.settings().grace_lease);
                 let id = Some(new_id("grace", self.0.clock.now()));
                 let lease = NewLease { id, expiry, labels: Labels::new(), flat: false };
-                Ok(store.create_lease(&caller.namespace, lease, "grace").await?.id)
+                store.create_lease(&caller.namespace, lease, "grace").await
             }
         }
     }
@@ -164,14 +173,18 @@ impl Jobs {
         store.renew_lease(namespace, lease, store.settings().grace_lease).await
     }
 
-    /// Renews the lease for as long as the import works; the error that ends it when there is nothing to renew.
-    async fn renew_import(&self, namespace: &str, lease: &str) -> Error {
+    /// Renews the lease for as long as the import works, and keeps in mind until when it goes on; the error that ends it
+    /// when there is nothing to renew.
+    async fn renew_import(&self, namespace: &str, lease: &str, known: &Mutex<Option<Time>>) -> Error {
         let grace = self.0.store.settings().grace_lease;
         let mut pause = grace / 2;
         loop {
             tokio::time::sleep(pause).await;
             match self.extend(namespace, lease).await {
-                Ok(_) => pause = grace / 2,
+                Ok(lease) => {
+                    *known.lock().unwrap_or_else(PoisonError::into_inner) = lease.expires_at;
+                    pause = grace / 2;
+                }
                 Err(error @ Error::NotFound { .. }) => return error,
                 // A database that is away has the rest of the time to come back.
                 Err(_) => pause = (grace / 16).max(Duration::from_millis(100)),

@@ -9,8 +9,10 @@ use sqlx::{Connection, PgConnection};
 use crate::support::app::{On, TestApp, sha256};
 use crate::support::eventually::eventually;
 use crate::support::fixture_registry::FixtureRegistry;
+use crate::support::image::{Image, Kind};
 use crate::support::postgres::{Cluster, Stop};
 use crate::support::request::Request;
+use crate::support::stored::Tar;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_restarts_is_unavailable_meanwhile_and_then_not() {
@@ -225,6 +227,25 @@ async fn a_retry_whose_commit_is_heard_of_no_more_is_taken_up_all_the_same() {
         .expect("reset");
     sqlx::raw_sql(reload).execute(&mut operator).await.expect("reloaded");
     ended(2).await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_that_has_named_its_images_is_told_as_done() {
+    let app = TestApp::with(On::Postgres, &[]).await;
+    let url = app.database().expect("on Postgres").url();
+    let image = Image::multi_platform(Kind::Oci, &["linux/amd64"]).await;
+    let mut operator = PgConnection::connect(&url).await.expect("the database answers");
+    // From the last file on no lease can be extended: the database is about to go.
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'going' \
+                  USING ERRCODE = '57P01'; END $$ LANGUAGE plpgsql; \
+                  CREATE TRIGGER refuse BEFORE UPDATE ON leases FOR EACH ROW EXECUTE FUNCTION refuse()";
+    sqlx::raw_sql(refuse).execute(&mut operator).await.expect("a trigger");
+    let tar = Tar::default().blobs(&image.blobs).layout(&[image.top().descriptor()]).end();
+    let imported = app.post("/api/v1/images/import?name=app").body(tar).await.expect(201);
+    assert_eq!(imported.json()["images"][0]["name"], "app");
+    let lease = app.get(format!("/api/v1/leases/{}", imported.header("orlop-lease"))).await.expect(200);
+    assert_eq!(lease.json()["expires_at"], imported.header("orlop-lease-expires"));
     app.stop().await;
 }
 
