@@ -71,7 +71,7 @@ pub struct Watching {
     /// How to show progress, on stderr; auto is bar on a terminal and else none [env: ORLOP_PROGRESS]
     #[arg(long, value_name = "HOW")]
     progress: Option<Progress>,
-    /// Let an interrupt cancel the pull, rather than leave it to the server
+    /// Let an interrupt cancel the pulls, rather than leave them to the server
     #[arg(long)]
     cancel_on_interrupt: bool,
 }
@@ -133,8 +133,9 @@ pub async fn pull(context: &Context, mut args: PullArgs) -> Result<Exit, Failure
         }
         return Ok(outcomes.exit());
     }
-    for (at, (job, before)) in jobs.iter().enumerate() {
-        match watch(context, &text(job, "id"), &args.watching, &mut signals).await {
+    let ids: Vec<String> = jobs.iter().map(|(job, _)| text(job, "id")).collect();
+    for (at, (_, before)) in jobs.iter().enumerate() {
+        match watch(context, &ids[at..], &args.watching, &mut signals).await {
             Ok(Ended::Finished(job)) => match settled(&job) {
                 Ok(()) => {
                     print_pulled(context, &job, before).await?;
@@ -143,16 +144,19 @@ pub async fn pull(context: &Context, mut args: PullArgs) -> Result<Exit, Failure
                 Err(failure) => outcomes.add(context, failure),
             },
             Ok(Ended::Detached(exit)) => {
-                jobs[at..].iter().for_each(|(job, _)| say_detached(&text(job, "id")));
+                ids[at..].iter().for_each(|id| say_detached(id));
                 return Ok(exit);
             }
-            Err(failure) => outcomes.add(context, failure),
-        }
-        if let Some(exit) = signals.seen {
-            return Ok(exit);
+            Err(failure) => {
+                outcomes.add(context, failure);
+                if let Some(exit) = signals.seen {
+                    return Ok(exit);
+                }
+            }
         }
     }
-    Ok(outcomes.exit())
+    // Who was interrupted ends so, however the pulls did.
+    Ok(signals.seen.unwrap_or_else(|| outcomes.exit()))
 }
 
 /// Prints the plan of each pull, and starts none.
@@ -186,7 +190,7 @@ fn as_of_job(failure: Failure) -> Failure {
 /// Follows one pull to its end: `orlop pulls logs -f`.
 pub async fn rejoin(context: &Context, id: &str, watching: &Watching) -> Result<Exit, Failure> {
     let mut signals = Signals::new()?;
-    match watch(context, id, watching, &mut signals).await? {
+    match watch(context, &[id.to_owned()], watching, &mut signals).await? {
         Ended::Detached(exit) => {
             say_detached(id);
             Ok(exit)
@@ -239,12 +243,28 @@ fn body(reference: &str, args: &PullArgs) -> Value {
     body
 }
 
+/// Cancels pulls, all that can be. One that has just ended is past cancelling, and tells itself how it ended.
+async fn cancel_all(context: &Context, ids: &[String]) -> Result<(), Failure> {
+    let mut outcome = Ok(());
+    for id in ids {
+        match cancel(context, id).await {
+            Ok(_) => {}
+            Err(failure) if failure.exit == Exit::Conflict => {}
+            Err(failure) => outcome = outcome.and(Err(failure)),
+        }
+    }
+    outcome
+}
+
+/// Follows the first of these pulls to its end. An interrupt that cancels is for the others as well, which are yet to be
+/// followed.
 async fn watch(
     context: &Context,
-    id: &str,
+    ids: &[String],
     watching: &Watching,
     signals: &mut Signals,
 ) -> Result<Ended, Failure> {
+    let id = ids[0].as_str();
     let mut screen = Screen::new(watching.form()?);
     let mut pull = Pull { id: id.to_owned(), ..Pull::default() };
     let mut steps = std::pin::pin!(follow(&context.client, Followed::pull(id), Patience::default()));
@@ -269,7 +289,7 @@ async fn watch(
                 }
                 signals.seen = Some(exit);
                 say("cancelling; interrupt again to leave at once");
-                cancel(context, id).await?;
+                cancel_all(context, ids).await?;
             }
         }
     }

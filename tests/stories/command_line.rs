@@ -1,13 +1,14 @@
 //! What the commands say to a person, against a real server and a registry that can misbehave.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::app::{On, TestApp};
-use crate::support::command::{Ran, run};
-use crate::support::fixture_registry::{FixtureRegistry, INDEX, MANIFEST, sha256};
+use crate::support::command::{Background, Ran, run};
+use crate::support::eventually::eventually;
+use crate::support::fixture_registry::{Fault, FixtureRegistry, INDEX, MANIFEST, sha256};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -166,4 +167,30 @@ async fn a_misspelt_variable_asks_no_other_server() {
             "error: read the environment\n  ORLOP_SERVR is not a setting; did you mean `ORLOP_SERVER`?\n";
         assert_eq!((exit_code(&ran), ran.stderr.as_str()), (2, wrong));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupt_that_cancels_does_so_to_every_pull_of_the_command() {
+    let (app, registry) = (TestApp::start().await, FixtureRegistry::start().await);
+    registry.fail("/v2/", Fault::Silent, usize::MAX);
+    let references = ["a", "b", "c"].map(|name| format!("{}/{name}:v1", registry.host()));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_orlop"));
+    command.env_clear().env("ORLOP_SERVER", format!("http://{}", app.address()));
+    command.args(["pull", "--cancel-on-interrupt"]).args(&references);
+    let mut child = Background(command.stderr(Stdio::null()).spawn().expect("it starts"));
+    let all_are = async |state: &str| {
+        eventually(state, async || {
+            let pulls = app.get("/api/v1/pulls").await.expect(200).json();
+            let pulls = pulls["items"].as_array().expect("a list");
+            (pulls.len() == 3 && pulls.iter().all(|pull| pull["state"] == state)).then_some(())
+        })
+        .await;
+    };
+    all_are("running").await;
+    let pid = rustix::process::Pid::from_child(&child.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it listens");
+    all_are("cancelled").await;
+    let ended = eventually("it ends", async || child.0.try_wait().expect("its state")).await;
+    assert_eq!(ended.code(), Some(130));
+    app.stop().await;
 }
