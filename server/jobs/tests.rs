@@ -25,8 +25,8 @@ mod foreign;
 mod hostile_transport;
 mod leases;
 mod plans;
-mod silent_http2;
 mod settings;
+mod silent_http2;
 mod trouble;
 mod waits;
 
