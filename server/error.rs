@@ -68,6 +68,8 @@ pub enum Unprocessable {
     ValidationFailed { reason: String },
     /// The blob is not an image manifest or index.
     NotAManifest { digest: String, reason: String },
+    /// The blob is not the tar of a layer.
+    NotAnArchive { digest: String, reason: String },
     /// A chunk does not have the digest that came with it; none of it counts.
     ChunkDigestMismatch { expected: String, actual: String, offset: u64 },
     /// The `Idempotency-Key` was used before with another request.
@@ -246,6 +248,9 @@ impl fmt::Display for Unprocessable {
             Unprocessable::ValidationFailed { reason } => f.write_str(reason),
             Unprocessable::NotAManifest { digest, reason } => {
                 write!(f, "{digest} is not an image manifest or index: {reason}")
+            }
+            Unprocessable::NotAnArchive { digest, reason } => {
+                write!(f, "{digest} is not the archive of a layer: {reason}")
             }
             Unprocessable::ChunkDigestMismatch { expected, actual, .. } => {
                 write!(f, "the chunk has the digest {actual}, not {expected}; none of it was kept")

@@ -237,6 +237,8 @@ limits! {
         "Pulls that are only planned, at once; each holds documents in memory. Beyond it 429.";
     PLAN_TIME "plan_time": Duration = 60, "seconds",
         "How long a plan may take, tries and waits included: its client waits for it.";
+    LAYER_WAIT "layer_wait": Duration = 5, "seconds",
+        "How long a request waits for a layer that is read for the first time; then it is told to ask again.";
     UNPACKS "unpacks": usize = 2, "layers",
         "Layers that are unpacked at once, each by two threads: more would only wait for each other's disk.";
     LAYER_ENTRIES "layer_entries": usize = 500_000, "entries",

@@ -140,6 +140,7 @@ impl Disk {
     /// # Errors
     /// `Unavailable` or `Internal`; the file is still there then.
     pub fn remove_blob(&self, digest: &Digest) -> Result<()> {
+        self.remove_layer_tree(digest);
         match fs::remove_file(self.blob_path(digest)) {
             Err(error) if !is_absent(&error) => Err(error).doing(format!("remove blob {digest}")),
             _ => Ok(()),

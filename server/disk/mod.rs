@@ -14,6 +14,7 @@ mod layout;
 mod secret_key;
 mod snapshots;
 mod strays;
+mod trees;
 mod walk;
 
 pub use blobs::BlobFile;
@@ -63,7 +64,7 @@ impl Disk {
         close_to_others(&root)?;
         let lock = take_lock(&root)?;
         let instance = check_format(&root)?;
-        for name in ["ingests", "quarantine", "snapshots", "blobs"] {
+        for name in ["ingests", "quarantine", "snapshots", "trees", "blobs"] {
             make_private_dir(&root.join(name))?;
         }
         let mut blobs = Vec::new();

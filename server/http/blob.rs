@@ -19,12 +19,14 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body::{Frame, SizeHint};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::error::ApiError;
 use super::guard::secure;
 use super::range::{ByteRange, Wanted, judge};
 use crate::error::{Error, Result as StoreResult};
+use crate::jobs::LayerFile;
 use crate::oci::{Algorithm, Digest};
 use crate::store::{Archive, Blob, Piece, Store, ViewFile};
 
@@ -78,6 +80,20 @@ pub fn respond_archive(
     answer(&Source::Archive(store.clone(), Arc::new(archive)), headers, method, request)
 }
 
+/// The answer to a read of a file in a layer.
+///
+/// # Errors
+/// `RangeNotSatisfiable`; `PreconditionFailed`.
+pub fn respond_layer_file(
+    file: LayerFile,
+    method: &Method,
+    request: &HeaderMap,
+    shown: Shown,
+) -> Result<Response, ApiError> {
+    let headers = shown_headers(&file.tag, shown);
+    answer(&Source::Layer(Arc::new(file)), headers, method, request)
+}
+
 /// The answer to a read of a file in a snapshot.
 ///
 /// # Errors
@@ -88,13 +104,18 @@ pub fn respond_file(
     request: &HeaderMap,
     shown: Shown,
 ) -> Result<Response, ApiError> {
-    let mut headers = file_headers(&file.tag);
+    let headers = shown_headers(&file.tag, shown);
+    answer(&Source::File(Arc::new(file)), headers, method, request)
+}
+
+fn shown_headers(tag: &str, shown: Shown) -> HeaderMap {
+    let mut headers = file_headers(tag);
     if shown == Shown::Inline {
         // Whatever it is, as text: nothing of it runs.
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.remove(CONTENT_DISPOSITION);
     }
-    answer(&Source::File(Arc::new(file)), headers, method, request)
+    headers
 }
 
 /// The headers of a file that changes with its name.
@@ -159,6 +180,7 @@ fn answer(
 enum Source {
     Blob(Arc<Blob>),
     File(Arc<ViewFile>),
+    Layer(Arc<LayerFile>),
     Archive(Store, Arc<Archive>),
 }
 
@@ -167,6 +189,7 @@ impl Source {
         match self {
             Source::Blob(blob) => blob.size,
             Source::File(file) => file.file.size(),
+            Source::Layer(file) => file.size(),
             Source::Archive(_, archive) => archive.size,
         }
     }
@@ -188,6 +211,7 @@ impl Source {
         match self {
             Source::Blob(blob) => body.push(Part::Range(Opened::Blob(blob.clone()), range)),
             Source::File(file) => body.push(Part::Range(Opened::File(file.clone()), range)),
+            Source::Layer(file) => body.push(Part::Unpacked(file.clone(), range)),
             Source::Archive(store, archive) => {
                 for piece in archive.pieces(range.start, range.end) {
                     body.push(match piece {
@@ -265,6 +289,9 @@ fn multipart(source: &Source, ranges: &[ByteRange], headers: &mut HeaderMap) -> 
 enum Part {
     Text(Bytes),
     Range(Opened, ByteRange),
+    /// Of a file that comes out of its layer when its turn comes.
+    Unpacked(Arc<LayerFile>, ByteRange),
+    Coming(mpsc::Receiver<io::Result<Bytes>>, u64),
     /// Of a blob that is opened when its turn comes: an archive has more of them than may be open.
     Unopened(Box<(Store, Arc<Archive>, Digest)>, ByteRange),
 }
@@ -313,7 +340,8 @@ impl BlobBody {
     fn push(&mut self, part: Part) {
         self.left += match &part {
             Part::Text(text) => text.len() as u64,
-            Part::Range(_, range) | Part::Unopened(_, range) => range.length(),
+            Part::Range(_, range) | Part::Unpacked(_, range) | Part::Unopened(_, range) => range.length(),
+            Part::Coming(_, left) => *left,
         };
         match self.part {
             None => self.part = Some(part),
@@ -382,6 +410,22 @@ impl http_body::Body for BlobBody {
                 }
                 Some(Part::Range(_, range)) if range.start >= range.end => {
                     this.part = this.later.pop_front();
+                }
+                Some(Part::Unpacked(file, range)) => {
+                    let coming = file.read(range.start, range.end);
+                    this.part = Some(Part::Coming(coming, range.length()));
+                }
+                Some(Part::Coming(_, 0)) => this.part = this.later.pop_front(),
+                Some(Part::Coming(coming, left)) => {
+                    let bytes = match ready!(coming.poll_recv(context)) {
+                        Some(bytes) => bytes?,
+                        None => {
+                            return Poll::Ready(Some(Err(io::Error::other("a file of a layer ended early"))));
+                        }
+                    };
+                    *left = left.saturating_sub(bytes.len() as u64);
+                    this.left = this.left.saturating_sub(bytes.len() as u64);
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
                 Some(Part::Range(opened, range)) => break (opened, *range),
             }

@@ -247,6 +247,7 @@ fn doc_of(error: &Error) -> &'static ProblemDoc {
         Error::Unprocessable(reason) => match reason {
             Unprocessable::ValidationFailed { .. } => kinds::VALIDATION_FAILED,
             Unprocessable::NotAManifest { .. } => kinds::NOT_A_MANIFEST,
+            Unprocessable::NotAnArchive { .. } => kinds::NOT_AN_ARCHIVE,
             Unprocessable::ChunkDigestMismatch { .. } => kinds::CHUNK_DIGEST_MISMATCH,
             Unprocessable::IdempotencyKeyReused => kinds::IDEMPOTENCY_KEY_REUSED,
         },

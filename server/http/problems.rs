@@ -119,6 +119,9 @@ problems! {
     NOT_A_MANIFEST "not-a-manifest" UNPROCESSABLE_ENTITY "Not a manifest",
         "The content is not an image manifest or index, so it has no children.",
         "Ask for the content's data instead.";
+    NOT_AN_ARCHIVE "not-an-archive" UNPROCESSABLE_ENTITY "Not an archive",
+        "The content is not the tar of a layer, plain or as gzip or zstd, so there are no files in it.",
+        "Ask for the content's data instead.";
     CHUNK_DIGEST_MISMATCH "chunk-digest-mismatch" UNPROCESSABLE_ENTITY "Chunk digest mismatch",
         "The bytes of this request do not have the `Content-Digest` that came with them. None of them was kept.",
         "Send them again, from `offset`.";

@@ -89,6 +89,9 @@ routes! {
     HEAD "/api/v1/content/{digest}/data" Read ["namespace" "inline"] => data::read;
     PUT "/api/v1/content/{digest}/data" Write ["namespace" "media_type" "label"] => data::put;
     GET "/api/v1/content/{digest}/children" Read ["namespace"] => content::children;
+    GET "/api/v1/content/{digest}/files" Read ["namespace" "path" "path_base64" "recursive" "limit" "cursor"] => files::list_of_layer;
+    GET "/api/v1/content/{digest}/files/data" Read ["namespace" "path" "path_base64" "inline"] => files::read_of_layer;
+    HEAD "/api/v1/content/{digest}/files/data" Read ["namespace" "path" "path_base64" "inline"] => files::read_of_layer;
 
     GET "/api/v1/ingests" Read ["namespace" "ref" "sort" "filter" "label" "limit" "cursor"] => ingests::list;
     POST "/api/v1/ingests" Write ["namespace"] => ingests::open;
@@ -112,6 +115,10 @@ routes! {
     GET "/api/v1/images/{id}/check" Read ["namespace" "platform"] => images::check;
     GET "/api/v1/images/{id}/archive" Read ["namespace" "platform" "skip_missing"] => images::archive;
     HEAD "/api/v1/images/{id}/archive" Read ["namespace" "platform" "skip_missing"] => images::archive;
+
+    GET "/api/v1/images/{id}/files" Read ["namespace" "platform" "path" "path_base64" "recursive" "limit" "cursor"] => files::list_of_image;
+    GET "/api/v1/images/{id}/files/data" Read ["namespace" "platform" "path" "path_base64" "inline"] => files::read_of_image;
+    HEAD "/api/v1/images/{id}/files/data" Read ["namespace" "platform" "path" "path_base64" "inline"] => files::read_of_image;
 
     GET "/api/v1/namespaces" Read ["sort" "filter" "label" "limit" "cursor"] => namespaces::list;
     POST "/api/v1/namespaces" Write [] => namespaces::create;

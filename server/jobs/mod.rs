@@ -11,6 +11,7 @@ mod download;
 mod end;
 mod event;
 mod fetch;
+mod files;
 mod flights;
 mod gaps;
 mod import;
@@ -38,6 +39,7 @@ pub use begin::Created;
 pub use event::{
     LogLevel, PullEnd, PullEvent, PullEventBody, PullLog, PullPhaseChange, PullReset, ResetReason,
 };
+pub use files::{ASK_AGAIN, LayerFile, LayerView, Looked};
 pub use import::{Imported, MovedName, Naming};
 pub use look::{Events, Follow};
 pub use plan::{Plan, PlanBlob, PlanTotals};

@@ -224,7 +224,8 @@ impl Job {
         self.write_down().await?;
         tokio::select! {
             biased;
-            outcome = pull::work(self) => outcome,
+            // On the heap: the task of a pull is moved a few times before it begins.
+            outcome = Box::pin(pull::work(self)) => outcome,
             error = self.renew_lease() => Err(Ended::Failed(error)),
             never = self.tell() => match never {},
         }?;

@@ -301,7 +301,7 @@ fn invalid(reason: String) -> Error {
 pub(super) struct Chains(Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>);
 
 impl Chains {
-    async fn enter(&self, name: String) -> OwnedMutexGuard<()> {
+    pub async fn enter(&self, name: String) -> OwnedMutexGuard<()> {
         let gate = {
             let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             gates.retain(|_, gate| gate.strong_count() > 0);

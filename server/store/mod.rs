@@ -17,6 +17,7 @@ mod idempotency;
 mod images;
 mod index;
 mod ingests;
+mod layers;
 mod leases;
 mod live;
 mod namespaces;

@@ -91,6 +91,51 @@ impl Pieces {
     }
 }
 
+/// A place in a tar that only moves on.
+pub struct Cursor<'p> {
+    pieces: &'p mut Pieces,
+    piece: Vec<u8>,
+    at: usize,
+    /// Where in the tar `piece[at]` is.
+    offset: u64,
+}
+
+impl<'p> Cursor<'p> {
+    pub fn new(pieces: &'p mut Pieces) -> Cursor<'p> {
+        Cursor { pieces, piece: Vec::new(), at: 0, offset: 0 }
+    }
+
+    /// Passes over what comes before this place.
+    ///
+    /// # Errors
+    /// `ValidationFailed` when the tar ends before it; as the pieces' own.
+    pub fn skip_to(&mut self, offset: u64) -> Result<()> {
+        while self.offset < offset {
+            let left = usize::try_from(offset - self.offset).unwrap_or(usize::MAX);
+            self.next_bytes(left)?;
+        }
+        Ok(())
+    }
+
+    /// The next bytes, so many at most.
+    ///
+    /// # Errors
+    /// As [`Cursor::skip_to`].
+    pub fn next_bytes(&mut self, most: usize) -> Result<&[u8]> {
+        if self.at == self.piece.len() {
+            let done = std::mem::take(&mut self.piece);
+            let next = self.pieces.next(done)?;
+            self.piece = next.ok_or_else(|| invalid("the layer's tar is cut short".to_owned()))?;
+            self.at = 0;
+        }
+        let from = self.at;
+        let taken = most.min(self.piece.len() - from);
+        self.at += taken;
+        self.offset += taken as u64;
+        Ok(&self.piece[from..from + taken])
+    }
+}
+
 /// The other thread. `None` when nobody wants the rest.
 fn unpack(
     layer: impl Read,

@@ -14,5 +14,6 @@ mod watch;
 
 pub use archive::{Archive, Entry, EntryKind};
 pub use compression::Compression;
+pub use decompress::{Cursor, read_layer as read_pieces};
 pub use directory::{Devices, Form, Owners, Unpacked, read_tree, unpack_into};
 pub use settle::{settle, settle_lowest};

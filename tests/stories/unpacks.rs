@@ -299,3 +299,106 @@ story!(platforms_are_unpacked_side_by_side, async |app| {
     }
     assert_eq!(keys(app).await.len(), 3, "what they share is there once");
 });
+
+story!(files_are_read_out_of_layers_and_images_that_nobody_unpacked, async |app| {
+    let image = pushed(&three_layers()).await;
+    let pull = pulled(app, json!({"ref": image.reference, "platforms": ["linux/amd64"]})).await;
+    let id = pull["image_id"].as_str().expect("an image").to_owned();
+    let shown = |list: &Value| -> Vec<String> {
+        let items = list["items"].as_array().expect("a list").iter();
+        items
+            .map(|entry| {
+                format!(
+                    "{} {}",
+                    entry["path"].as_str().expect("a path"),
+                    entry["type"].as_str().expect("a type")
+                )
+            })
+            .collect()
+    };
+    // One layer by itself, with what it deletes and what it only links.
+    let layer = format!("/api/v1/content/{}/files", sha256(&image.blobs[1]));
+    let list = app.get(format!("{layer}?recursive=true")).await.expect(200).json();
+    assert_eq!(shown(&list), ["etc directory", "etc/gone whiteout", "etc/motd file"]);
+    assert_eq!(list["items"][2]["layer"], json!({"digest": sha256(&image.blobs[1])}));
+    let top = format!("/api/v1/content/{}/files", sha256(&image.blobs[2]));
+    assert_eq!(shown(&app.get(format!("{top}?path=bin")).await.json()), ["bin/bash link"]);
+    let read = app.get(format!("{layer}/data?path=/etc/motd")).await.expect(200);
+    assert_eq!((read.text(), read.header("content-length")), ("two".to_owned(), "3"));
+    // The image as it would be unpacked.
+    let list = app.get(format!("/api/v1/images/{id}/files?recursive=true")).await.expect(200).json();
+    let all = [
+        "bin directory",
+        "bin/bash link",
+        "bin/sh file",
+        "etc directory",
+        "etc/gone whiteout",
+        "etc/motd file",
+        "etc/new file",
+    ];
+    assert_eq!(shown(&list), all);
+    let file = async |path: &str| app.get(format!("/api/v1/images/{id}/files/data?path={path}")).await;
+    for (path, text) in
+        [("etc/motd", "two"), ("/etc/new", "three"), ("bin/bash", "sh"), ("/bin/../etc/./motd", "two")]
+    {
+        assert_eq!(file(path).await.expect(200).text(), text);
+    }
+    for (path, code) in [
+        ("etc/gone", "404 not-found"),
+        ("etc", "422 validation-failed"),
+        ("", "422 validation-failed"),
+        ("nothing", "404 not-found"),
+    ] {
+        assert_eq!(file(path).await.to_string(), code, "{path}");
+    }
+    assert_eq!(keys(app).await, [""; 0], "nothing was unpacked");
+    // The same again after a restart, from what was kept.
+    app.stop().await;
+    app.start_again().await;
+    assert_eq!(shown(&app.get(format!("/api/v1/images/{id}/files?recursive=true")).await.json()), all);
+    let config = format!("/api/v1/content/{}/files", image.config);
+    assert_eq!(app.get(&config).await.to_string(), "422 not-an-archive");
+    assert_eq!(app.get(format!("{config}/data?path=x")).await.to_string(), "422 not-an-archive");
+    assert_eq!(
+        app.get(format!("/api/v1/content/{}/files", sha256(b"nothing"))).await.to_string(),
+        "404 not-found"
+    );
+    app.delete(format!("/api/v1/content/{}?force=true", sha256(&image.blobs[0]))).await.expect(204);
+    assert_eq!(file("etc/motd").await.to_string(), "409 image-incomplete");
+    assert_eq!(
+        app.get(format!("/api/v1/images/{id}/files?platform=linux/s390x")).await.to_string(),
+        "404 no-platform"
+    );
+});
+
+story!(a_file_of_a_layer_is_read_in_ranges_whatever_its_compression, async |app| {
+    let long: String = (0..200_000u32).map(|number| char::from(b'a' + (number % 26) as u8)).collect();
+    let holes = [(10, 5), (900_000, 3)];
+    let tar = Tar::default()
+        .file("first", &"x".repeat(700_000))
+        .entry("holes", Entry::Sparse { size: 1_000_000, parts: &holes }, 0o600, b"onetwo!!")
+        .file("long", &long)
+        .end();
+    let packed = [tar.clone(), gzip(&tar), zstd::stream::encode_all(&tar[..], 3).expect("packed")];
+    for blob in packed {
+        let made = app.post("/api/v1/content").body(&blob).await.expect(201).json();
+        let data = format!("/api/v1/content/{}/files/data", made["digest"].as_str().expect("a digest"));
+        let range = async |path: &str, range: &str| app.get(format!("{data}?path={path}")).range(range).await;
+        let whole = app.get(format!("{data}?path=long")).await.expect(200);
+        assert!(whole.text() == long && whole.header("accept-ranges") == "bytes");
+        let part = range("long", "bytes=100000-100025").await.expect(206);
+        assert_eq!(
+            (part.text().as_str(), part.header("content-range")),
+            (&long[100_000..100_026], "bytes 100000-100025/200000")
+        );
+        assert_eq!(range("long", "bytes=-3").await.text(), long[199_997..]);
+        assert_eq!(range("long", "bytes=200000-").await.to_string(), "416 range-not-satisfiable");
+        let two = range("long", "bytes=0-1,199998-199999").await.expect(206).text();
+        assert!(two.contains(&long[..2]) && two.contains(&long[199_998..]), "{two}");
+        assert_eq!(range("holes", "bytes=8-16").await.text(), "\0\0onetw\0\0");
+        assert_eq!(range("holes", "bytes=899999-900003").await.text(), "\0o!!\0");
+        assert_eq!(range("holes", "bytes=999990-").await.text(), "\0".repeat(10));
+        let known = app.get(format!("{data}?path=long")).header("If-None-Match", whole.header("etag")).await;
+        assert_eq!(known.status, 304);
+    }
+});

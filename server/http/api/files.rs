@@ -7,20 +7,23 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue};
-use http::{HeaderMap, Method};
+use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{HeaderMap, Method, StatusCode};
 use serde::Serialize;
 
 use super::lists::{JSON, NDJSON};
 use crate::error::{Error, Result, Unprocessable};
 use crate::http::accept::Accept;
-use crate::http::blob::{Shown, respond_file};
+use crate::http::blob::{Shown, respond_file, respond_layer_file};
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::extract::Path;
 use crate::http::params::Params;
+use crate::id::ImageId;
 use crate::id::SnapshotKey;
+use crate::jobs::{ASK_AGAIN, Jobs, LayerView, Looked};
 use crate::limits;
 use crate::oci::tree::{Kind, PATH_BYTES};
+use crate::oci::{Digest, Platform};
 use crate::store::{Caller, FilePage, FileQuery, Store};
 
 /// `GET /api/v1/snapshots/{key}/files`: what a mount would show, without one.
@@ -71,14 +74,13 @@ pub async fn read_of_snapshot(
     method: Method,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let path = path_of(&params)?.ok_or_else(|| Error::invalid_field("path", "say which file"))?;
-    let shown = if params.flag("inline")? { Shown::Inline } else { Shown::Attachment };
+    let asked = Reading::of(&params, method, headers)?;
     let view = store.view_snapshot(&caller.namespace, &key).await?;
     let files = view.files();
-    let found = files.find(&path)?;
-    check_file(&found.inode.kind, &path)?;
+    let found = files.find(&asked.path)?;
+    check_file(&found.inode.kind, &asked.path)?;
     let file = store.open_file(&view, &found).await?;
-    respond_file(file, &method, &headers, shown)
+    respond_file(file, &asked.method, &asked.headers, asked.shown)
 }
 
 /// `GET /api/v1/snapshots/{key}/archive`: all files as one tar.
@@ -98,8 +100,109 @@ pub async fn archive_of_snapshot(
     Ok((headers, Body::from_stream(chunks)).into_response())
 }
 
+/// `GET /api/v1/content/{digest}/files`: what is in a layer.
+pub async fn list_of_layer(
+    State(jobs): State<Jobs>,
+    caller: Caller,
+    Path(digest): Path<Digest>,
+    params: Params,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let query = query_of(&params)?;
+    let looked = jobs.look_into_layer(&caller.namespace, &digest).await?;
+    list_of(looked, &params, &headers, query)
+}
+
+/// `GET /api/v1/images/{id}/files`: what an image has, unpacked or not.
+pub async fn list_of_image(
+    State(jobs): State<Jobs>,
+    caller: Caller,
+    Path(id): Path<ImageId>,
+    params: Params,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let query = query_of(&params)?;
+    let platform = params.parse::<Platform>("platform")?;
+    let looked = jobs.look_into_image(&caller.namespace, &id, platform.as_ref()).await?;
+    list_of(looked, &params, &headers, query)
+}
+
+fn list_of(looked: Looked, params: &Params, headers: &HeaderMap, query: FileQuery) -> ApiResult<Response> {
+    match looked {
+        Looked::Reading => Ok(reading()),
+        Looked::Ready(view) => answer(params, headers, query, move |query| view.files().list(query)),
+    }
+}
+
+/// `GET` and `HEAD /api/v1/content/{digest}/files/data`: one file of a layer, or ranges of it.
+pub async fn read_of_layer(
+    State(jobs): State<Jobs>,
+    caller: Caller,
+    Path(digest): Path<Digest>,
+    params: Params,
+    method: Method,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let asked = Reading::of(&params, method, headers)?;
+    match jobs.look_into_layer(&caller.namespace, &digest).await? {
+        Looked::Reading => Ok(reading()),
+        Looked::Ready(view) => asked.read(&jobs, &caller, &view).await,
+    }
+}
+
+/// `GET` and `HEAD /api/v1/images/{id}/files/data`: one file of an image, or ranges of it.
+pub async fn read_of_image(
+    State(jobs): State<Jobs>,
+    caller: Caller,
+    Path(id): Path<ImageId>,
+    params: Params,
+    method: Method,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let asked = Reading::of(&params, method, headers)?;
+    let platform = params.parse::<Platform>("platform")?;
+    match jobs.look_into_image(&caller.namespace, &id, platform.as_ref()).await? {
+        Looked::Reading => Ok(reading()),
+        Looked::Ready(view) => asked.read(&jobs, &caller, &view).await,
+    }
+}
+
+/// The layer is read for the first time, and that takes a while.
+fn reading() -> Response {
+    #[derive(Serialize)]
+    struct State {
+        state: &'static str,
+    }
+    let again = HeaderValue::from(ASK_AGAIN.as_secs());
+    (StatusCode::ACCEPTED, [(RETRY_AFTER, again)], Json(State { state: "indexing" })).into_response()
+}
+
+/// A read of one file, as it is asked for.
+struct Reading {
+    path: Vec<u8>,
+    shown: Shown,
+    method: Method,
+    headers: HeaderMap,
+}
+
+impl Reading {
+    fn of(params: &Params, method: Method, headers: HeaderMap) -> Result<Reading> {
+        let path = path_of(params)?.ok_or_else(|| Error::invalid_field("path", "say which file"))?;
+        let shown = if params.flag("inline")? { Shown::Inline } else { Shown::Attachment };
+        Ok(Reading { path, shown, method, headers })
+    }
+
+    async fn read(self, jobs: &Jobs, caller: &Caller, view: &LayerView) -> ApiResult<Response> {
+        let files = view.files();
+        let found = files.find(&self.path)?;
+        check_file(&found.inode.kind, &self.path)?;
+        let file = jobs.open_layer_file(&caller.namespace, view, &found).await?;
+        respond_layer_file(file, &self.method, &self.headers, self.shown)
+    }
+}
+
 /// Only a file has bytes.
-pub(super) fn check_file(kind: &Kind, path: &[u8]) -> Result<()> {
+fn check_file(kind: &Kind, path: &[u8]) -> Result<()> {
     let what = match kind {
         Kind::File(_) => return Ok(()),
         Kind::Directory(_) => "a directory",
@@ -113,7 +216,7 @@ pub(super) fn check_file(kind: &Kind, path: &[u8]) -> Result<()> {
 }
 
 /// The path that is asked for, as text or, where it is none, in base 64.
-pub(super) fn path_of(params: &Params) -> Result<Option<Vec<u8>>> {
+fn path_of(params: &Params) -> Result<Option<Vec<u8>>> {
     let plain = params.one("path")?.map(|path| path.as_bytes().to_vec());
     let coded = params.one("path_base64")?.map(|text| STANDARD.decode(text));
     let coded = coded.transpose().map_err(|_| Error::invalid_field("path_base64", "it is not base 64"))?;
@@ -132,7 +235,7 @@ pub(super) fn path_of(params: &Params) -> Result<Option<Vec<u8>>> {
     Ok(path)
 }
 
-pub(super) fn query_of(params: &Params) -> Result<FileQuery> {
+fn query_of(params: &Params) -> Result<FileQuery> {
     let limit = match params.one("limit")? {
         None => limits::LIST_PAGE_DEFAULT,
         Some(text) => {
@@ -162,7 +265,7 @@ struct PageBody<T> {
 }
 
 /// A page of JSON, or all that is left as one line each.
-pub(super) fn answer<T: Serialize + Send + 'static>(
+fn answer<T: Serialize + Send + 'static>(
     params: &Params,
     headers: &HeaderMap,
     mut query: FileQuery,

@@ -24,6 +24,7 @@ fn one_of_each() -> Vec<ApiError> {
         Error::Invalid(Invalid { reason: text(), field: None, position: None }),
         Error::Unprocessable(Unprocessable::ValidationFailed { reason: text() }),
         Error::Unprocessable(Unprocessable::NotAManifest { digest: text(), reason: text() }),
+        Error::Unprocessable(Unprocessable::NotAnArchive { digest: text(), reason: text() }),
         Error::Unprocessable(Unprocessable::ChunkDigestMismatch {
             expected: text(),
             actual: text(),
@@ -34,6 +35,7 @@ fn one_of_each() -> Vec<ApiError> {
         Error::Conflict(Conflict::SizeMismatch { expected: 1, actual: 2 }),
         Error::Conflict(Conflict::OffsetMismatch { expected: 1, provided: 2 }),
         Error::Conflict(Conflict::ContentInUse { digest: text(), holders: Vec::new() }),
+        Error::Conflict(Conflict::HasChildren { key: text(), children: vec![text()] }),
         Error::Conflict(Conflict::NotEmpty { what: "namespace", id: text(), inside: vec![text()] }),
         Error::Conflict(Conflict::Incomplete { count: 1, missing: vec![text()] }),
         Error::NoPlatform { wanted: text(), available: vec![text()] },

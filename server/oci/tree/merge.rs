@@ -10,6 +10,8 @@ const LINKS: usize = 40;
 /// A chain of layers, the top one first.
 pub struct Merged<'t> {
     layers: Vec<&'t Tree>,
+    /// Of one layer alone it is told what it deletes, though nothing is below it.
+    alone: bool,
 }
 
 /// A directory of the merged tree: what of the layers makes it up, the top one first.
@@ -65,7 +67,12 @@ fn nothing() -> &'static Tree {
 
 impl<'t> Merged<'t> {
     pub fn new(layers: Vec<&'t Tree>) -> Merged<'t> {
-        Merged { layers }
+        Merged { layers, alone: false }
+    }
+
+    /// One layer by itself: what it deletes is listed.
+    pub fn alone(layer: &'t Tree) -> Merged<'t> {
+        Merged { layers: vec![layer], alone: true }
     }
 
     pub fn root(&self) -> Found<'t> {
@@ -102,7 +109,7 @@ impl<'t> Merged<'t> {
         });
         let top = named.next()?;
         if top.inode.kind == Kind::Whiteout {
-            let was_there = named.any(|found| found.inode.kind != Kind::Whiteout);
+            let was_there = self.alone || named.any(|found| found.inode.kind != Kind::Whiteout);
             return was_there.then_some(Listed::Deleted { by: top.layer });
         }
         let Some(directory) = self.layers[top.layer].directory(top.id) else {
