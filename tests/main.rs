@@ -7,6 +7,8 @@ mod crash;
 mod harness;
 mod hostile;
 mod laws;
+mod mounts;
+mod ordinary_user;
 mod private_registries;
 mod pulls;
 mod stories;

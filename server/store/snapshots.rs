@@ -137,8 +137,10 @@ impl Store {
             }
             let id = store.on_disk(|disk| disk.make_snapshot()).await?;
             let recorded = store.record_prepared(&caller, &new, labels, id.clone()).await;
-            if !matches!(recorded, Ok(Some(_))) {
-                store.remove_snapshot_files(id);
+            match &recorded {
+                // There may be a row all the same: if there is none, the next start removes the directory.
+                Ok(Some(_)) | Err(Error::Unavailable { .. }) => {}
+                Ok(None) | Err(_) => store.remove_snapshot_files(id),
             }
             match recorded? {
                 Some((snapshot, held)) => {

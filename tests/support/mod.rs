@@ -13,6 +13,7 @@ pub mod eventually;
 pub mod fixture_registry;
 pub mod image;
 pub mod ingest;
+pub mod layers;
 pub mod own_network;
 pub mod postgres;
 pub mod pulling;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -14,6 +15,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::command::Background;
 use super::request::Request;
+
+/// The user that owns nothing.
+const NOBODY: u32 = 65_534;
 
 /// What root may do to files of any mode, taken away.
 const POWERS: &str = "-dac_override,-dac_read_search";
@@ -39,6 +43,27 @@ impl Served {
             command.args(["--inh-caps", POWERS, "--bounding-set", POWERS]);
         }
         command.arg(env!("CARGO_BIN_EXE_orlop"));
+        Served::start_by(command, directory, &directory.with_extension("log"), settings)
+    }
+
+    /// As [`Served::start`], as a user who may do nothing in particular. The directory is made theirs; only root can do that.
+    pub fn start_as_nobody(directory: &Path, settings: &[(&str, &str)]) -> Served {
+        let above = directory.parent().expect("a directory is in one");
+        let open =
+            |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("opened");
+        open(above, 0o711);
+        fs::create_dir_all(directory).expect("made");
+        open(directory, 0o700);
+        chown(directory, Some(NOBODY), Some(NOBODY)).expect("given away, which only root can do");
+        // Where the binary stands they may not go.
+        let binary = above.join("orlop");
+        let built = env!("CARGO_BIN_EXE_orlop");
+        if !binary.exists() {
+            fs::hard_link(built, &binary).or_else(|_| fs::copy(built, &binary).map(drop)).expect("a binary");
+        }
+        let mut command = Command::new("/usr/bin/setpriv");
+        let user = NOBODY.to_string();
+        command.args(["--reuid", &user, "--regid", &user, "--clear-groups"]).arg(binary);
         Served::start_by(command, directory, &directory.with_extension("log"), settings)
     }
 

@@ -85,6 +85,8 @@ pub struct Refused(pub &'static str);
 
 type Result<T> = std::result::Result<T, Refused>;
 
+const NO_DIRECTORY: Refused = Refused("lies in what is no directory");
+
 impl Tree {
     /// Takes an entry into the tree, and says what is to be done. The id of the file whose bytes follow, if it has any.
     ///
@@ -103,7 +105,11 @@ impl Tree {
             if !is_opaque && matches!(hidden, b"" | b"." | b"..") {
                 return Err(Refused("is a whiteout of no name"));
             }
-            let directory = self.enter(parents, steps)?;
+            let directory = match self.enter(parents, steps) {
+                // Where a file took the place of a directory, some writers hide what was in it as well: it is.
+                Err(NO_DIRECTORY) => return Ok(None),
+                entered => entered?,
+            };
             match is_opaque {
                 true => self.make_opaque(directory, steps),
                 false => self.hide(directory, hidden, steps),
@@ -211,7 +217,7 @@ impl Tree {
                     steps.push(Step::MakeDirectory(at));
                 }
                 (Some((_, Kind::File(_) | Kind::Fifo | Kind::Device(_) | Kind::LowerLink(_))), _) => {
-                    return Err(Refused("lies in what is no directory"));
+                    return Err(NO_DIRECTORY);
                 }
             }
         }

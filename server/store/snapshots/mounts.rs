@@ -22,8 +22,23 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// The command that mounts it at `$1`: for a shell on the server's machine.
+    /// The command that mounts it at `$1`: for a shell on the server's machine. Where the options are more than kernels
+    /// take, they are told from the directory of all snapshots.
     pub fn to_shell(&self) -> String {
+        let options = self.options.join(",");
+        let lower = self.options.iter().find_map(|option| option.strip_prefix("lowerdir="));
+        let base = lower
+            .and_then(|lower| lower.split_once("/snapshots/"))
+            .map(|(base, _)| format!("{base}/snapshots/"));
+        if let Some(base) = base.filter(|_| options.len() > LONG_OPTIONS) {
+            let near = quoted(&options.replace(&base, ""));
+            let base = quoted(&unescaped(&base));
+            return format!(
+                "(place=$(realpath -- \"$1\") && cd {base} && mount -t {} -o {near} {} \"$place\")",
+                self.kind,
+                quoted(&self.source)
+            );
+        }
         let mut line = format!("mount -t {}", self.kind);
         if !self.options.is_empty() {
             let _ = write!(line, " -o {}", quoted(&self.options.join(",")));
@@ -32,6 +47,9 @@ impl Mount {
         line
     }
 }
+
+/// The options of a mount fill a page at most, and other options come along.
+const LONG_OPTIONS: usize = 3_500;
 
 /// As one word of a shell.
 fn quoted(text: &str) -> String {
@@ -102,6 +120,11 @@ fn escaped(path: &Path) -> String {
     text.replace('\\', r"\\").replace(':', r"\:").replace(',', r"\,")
 }
 
+/// What [`escaped`] escaped.
+fn unescaped(text: &str) -> String {
+    text.replace(r"\:", ":").replace(r"\,", ",").replace(r"\\", r"\")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,5 +134,12 @@ mod tests {
         assert_eq!(escaped(Path::new(r"/a:b/c,d\e")), r"/a\:b/c\,d\\e");
         let mount = Mount { kind: "bind", source: "/it's".to_owned(), options: vec!["ro".to_owned()] };
         assert_eq!(mount.to_shell(), r#"mount -t bind -o 'ro' '/it'\''s' "$1""#);
+        let lower = vec!["/data/snapshots/0123abcd/fs"; 200].join(":");
+        let options = vec!["index=off".to_owned(), format!("lowerdir={lower}")];
+        let long = Mount { kind: "overlay", source: "overlay".to_owned(), options }.to_shell();
+        assert!(long.contains(
+            "cd '/data/snapshots/' && mount -t overlay -o 'index=off,lowerdir=0123abcd/fs:0123abcd/fs"
+        ));
+        assert!(!long.contains("/data/snapshots/0"));
     }
 }

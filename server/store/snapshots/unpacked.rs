@@ -120,15 +120,22 @@ impl Store {
                 updated_at: 0,
             };
             let key = row.key.clone();
-            match store.record_committed(&caller, None, with_usage(row, tree.usage())).await? {
-                Some(committed) => {
+            match store.record_committed(&caller, None, with_usage(row, tree.usage())).await {
+                Ok(Some(committed)) => {
                     staged.keep();
                     store.0.trees.insert(id, tree);
                     Ok(committed)
                 }
-                None => {
+                Ok(None) => {
                     let standing = store.hold_snapshot(&caller, &key).await?;
                     standing.ok_or(Error::Unavailable { what: "the snapshot", source: None })
+                }
+                Err(error) => {
+                    // There may be a row all the same: if there is none, the next start removes the directory.
+                    if matches!(error, Error::Unavailable { .. }) {
+                        staged.keep();
+                    }
+                    Err(error)
                 }
             }
         })

@@ -147,6 +147,13 @@ fn a_whiteout_behind_a_link_hides_within() {
 }
 
 #[test]
+fn what_is_hidden_below_a_file_is_hidden_by_the_file() {
+    let file = ["a file 644 0:0 1"];
+    holds(layer().file("a", "x").file("a/.wh.b", "").file("a/c/.wh.d", "").file("a/.wh..wh..opq", ""), &file);
+    holds(layer().file("a/.wh.b", "").file("a/c/.wh.d", "").file("a", "x"), &file);
+}
+
+#[test]
 fn nothing_lies_in_what_is_no_directory() {
     is_refused(layer().file("a", "").file("a/b", ""), "no directory");
     is_refused(layer().entry("a", Entry::Fifo, &owned(0o600), b"").file("a/b", ""), "no directory");

@@ -1,0 +1,95 @@
+//! Layers as tars, and images made of them.
+
+use std::io::Write;
+
+use orlop::oci::tar::{self, Entry};
+use orlop::oci::tree::{Meta, Mtime};
+use orlop::oci::{Algorithm, Digest};
+use serde_json::{Value, json};
+
+use super::fixture_registry::{CONFIG, FixtureRegistry, LAYER, descriptor, sha256};
+use super::pulling::push;
+
+/// A tar, plain.
+#[derive(Default)]
+pub struct Tar(Vec<u8>);
+
+impl Tar {
+    pub fn entry(self, path: &str, entry: Entry<'_>, mode: u32, bytes: &[u8]) -> Tar {
+        self.owned(path, entry, (mode, 0, 0), bytes)
+    }
+
+    /// With a mode, an owner and a group.
+    pub fn owned(
+        mut self,
+        path: &str,
+        entry: Entry<'_>,
+        (mode, uid, gid): (u32, u32, u32),
+        bytes: &[u8],
+    ) -> Tar {
+        let mtime = Mtime { seconds: 1_700_000_000, nanos: 0 };
+        let meta = Meta { mode, uid, gid, mtime, ..Meta::default() };
+        self.0.extend(tar::full_header(path.as_bytes(), entry, &meta));
+        self.0.extend(bytes);
+        self.0.resize(self.0.len() + tar::padding(bytes.len() as u64), 0);
+        self
+    }
+
+    pub fn dir(self, path: &str, mode: u32) -> Tar {
+        self.entry(path, Entry::Directory, mode, b"")
+    }
+
+    pub fn file(self, path: &str, text: &str) -> Tar {
+        self.entry(path, Entry::File { size: text.len() as u64 }, 0o644, text.as_bytes())
+    }
+
+    pub fn link(self, path: &str, target: &str) -> Tar {
+        self.entry(path, Entry::Link(target.as_bytes()), 0o644, b"")
+    }
+
+    pub fn end(mut self) -> Vec<u8> {
+        self.0.extend(tar::END);
+        self.0
+    }
+}
+
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).expect("memory takes all bytes");
+    encoder.finish().expect("memory takes all bytes")
+}
+
+/// An image of these tars under `app:v1`; its reference, and its chain IDs.
+pub struct Pushed {
+    pub registry: FixtureRegistry,
+    pub reference: String,
+    pub chain: Vec<String>,
+    pub blobs: Vec<Vec<u8>>,
+    pub config: String,
+}
+
+pub async fn pushed(tars: &[Vec<u8>]) -> Pushed {
+    let diff_ids: Vec<String> = tars.iter().map(|tar| sha256(tar)).collect();
+    pushed_as(tars, &diff_ids).await
+}
+
+pub async fn pushed_as(tars: &[Vec<u8>], diff_ids: &[String]) -> Pushed {
+    let registry = FixtureRegistry::start().await;
+    let blobs: Vec<Vec<u8>> = tars.iter().map(|tar| gzip(tar)).collect();
+    let layers: Vec<Value> = blobs
+        .iter()
+        .map(|blob| {
+            registry.push_blob(blob);
+            descriptor(LAYER, blob)
+        })
+        .collect();
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    });
+    let config = config.to_string().into_bytes();
+    registry.push_blob(&config);
+    let reference = push(&registry, "v1", descriptor(CONFIG, &config), &layers);
+    let parsed: Vec<Digest> = diff_ids.iter().map(|text| text.parse().expect("a digest")).collect();
+    let chain = orlop::oci::chain_ids(&parsed).iter().map(ToString::to_string).collect();
+    Pushed { registry, reference, chain, blobs, config: Digest::of(Algorithm::Sha256, &config).to_string() }
+}
