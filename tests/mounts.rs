@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::support::app::{On, TestApp, sha256};
 use crate::support::command::run;
 use crate::support::docker_registry::{DockerRegistry, skopeo_copy};
+use crate::support::eventually::eventually;
 use crate::support::pulling::pulled;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -149,11 +150,12 @@ async fn a_real_image_is_mounted_archived_and_run_as_others_unpack_it() {
         assert_eq!(said.expect_success().trim(), "debian");
     }
     drop(mounted);
-    let told = format!(
-        "/api/v1/images/{}/files/data?path=/etc/os-release",
-        pull["image_id"].as_str().expect("an id")
-    );
-    assert!(app.get(told).await.expect(200).text().contains("ID=debian"));
+    let id = pull["image_id"].as_str().expect("an id");
+    let path = format!("/api/v1/images/{id}/files/data?path=/etc/os-release");
+    // Large layers take a while when they are read for the first time.
+    let read = async || Some(app.get(&path).await).filter(|answer| answer.status != 202);
+    let told = eventually("the layers are read", read).await;
+    assert!(told.expect(200).text().contains("ID=debian"));
     app.stop().await;
 }
 

@@ -154,7 +154,8 @@ story!(a_lease_names_things_that_need_not_be_there, async |app| {
     }
     assert_eq!(ids(&resources().await.json()), [image]);
     for (field, path) in [
-        ("type", of("snapshot", "a")),
+        ("type", of("volume", "a")),
+        ("rid", of("snapshot", "a%20b")),
         ("id", format!("{LEASES}/a%20b/resources/content/{HELLO}")),
         ("rid", of("content", "hello")),
         ("rid", of("image", HELLO)),

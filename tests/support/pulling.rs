@@ -53,7 +53,9 @@ pub async fn kept(app: &TestApp) -> (Vec<String>, Vec<(String, String)>) {
     let mut blobs: Vec<String> = files("blobs/sha256").map(|hex| format!("sha256:{hex}")).collect();
     blobs.sort();
     assert_eq!(blobs, content, "a file for each record, and a record for each file");
-    assert_eq!(files("ingests").count(), 0, "nothing is left on its way");
+    // The writer of `index.json` comes and goes by itself.
+    let begun: Vec<String> = files("ingests").filter(|name| !name.starts_with("index.json.")).collect();
+    assert_eq!(begun, [""; 0], "nothing is left on its way");
     (content, images)
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 pub struct Served {
     process: Background,
+    /// Told when all of the log is written.
+    logged: Mutex<mpsc::Receiver<()>>,
     pub address: SocketAddr,
     client: reqwest::Client,
 }
@@ -94,6 +96,7 @@ impl Served {
             .expect("the built binary starts");
         let said = BufReader::new(child.stderr.take().expect("stderr is piped"));
         let (sender, told) = mpsc::channel();
+        let (written, logged) = mpsc::channel();
         let kept_in = log.to_owned();
         thread::spawn(move || {
             let mut kept = String::new();
@@ -104,13 +107,14 @@ impl Served {
                 let address = line.split("UI    http://").nth(1).and_then(|rest| rest.split('/').next());
                 let _ = address.map(|address| sender.send(address.to_owned()));
             }
+            let _ = written.send(());
         });
         let process = Background(child);
         let address = told
             .recv_timeout(LIMIT)
             .unwrap_or_else(|_| panic!("no server: {}", fs::read_to_string(log).unwrap_or_default()));
         let client = reqwest::Client::builder().no_proxy().timeout(LIMIT).build().expect("a client");
-        Served { process, address: address.parse().expect("an address"), client }
+        Served { process, logged: Mutex::new(logged), address: address.parse().expect("an address"), client }
     }
 
     pub fn request(&self, method: Method, path: impl Into<String>) -> Request {
@@ -126,6 +130,9 @@ impl Served {
     pub fn terminate(mut self) -> std::process::ExitStatus {
         let child = &mut self.process.0;
         kill_process(Pid::from_child(child), Signal::TERM).expect("the process is ours");
-        child.wait().expect("a child can be waited for")
+        let status = child.wait().expect("a child can be waited for");
+        // Its last words are in the log then, unless something that it has started still holds its stderr.
+        let _ = self.logged.get_mut().expect("nobody holds it").recv_timeout(LIMIT);
+        status
     }
 }
