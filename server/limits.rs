@@ -169,6 +169,8 @@ limits! {
         "What is followed from the blobs of one image to the images that share them; beyond it the answer says so.";
     USAGE_SHARERS "usage_sharers": usize = 100, "images",
         "Images that the usage of one image names, those that share the most.";
+    INDEX_WAIT "index_wait": Duration = 5, "seconds",
+        "How long the answer to a change of names waits for index.json; a disk that is slower writes it afterwards.";
     IMPORTS "imports": usize = 8, "imports",
         "Archives that are read at once; each may hold a decoder's window and a manifest. Beyond it 429.";
     REFUSED_BODY_BYTES "refused_body_bytes": u64 = 256 * MIB, "bytes",

@@ -45,6 +45,10 @@ impl Job {
         if let Some(picture) = &mut last.picture {
             picture.settle(how);
         }
+        if state == JobState::Succeeded {
+            // Whoever hears of the success may read the directory as a layout.
+            self.jobs.0.store.wait_for_index().await;
+        }
         // The row first: nobody hears of an end that a restart could take back.
         self.write_end(&mut last).await?;
         // Not before: a start that finds the pull unfinished needs it.

@@ -151,6 +151,7 @@ impl Jobs {
             Err(Error::Unavailable { .. }) => *known.lock().unwrap_or_else(PoisonError::into_inner),
             Err(error) => return Err(error),
         };
+        store.wait_for_index().await;
         Ok((done, Held { lease, expires_at }))
     }
 

@@ -125,7 +125,7 @@ impl Store {
         }
         // It may be what a name has stood for all the while.
         if is_document && written.is_ok() {
-            self.0.index_changed.notify_one();
+            self.0.index.content_changed();
         }
         written
     }

@@ -267,7 +267,7 @@ impl Store {
         self.0.cache.forget(namespace, digest);
         // Else no name stands for it.
         if may_be_named {
-            self.0.index_changed.notify_one();
+            self.0.index.content_changed();
         }
         if unrecorded {
             let name = digest.clone();

@@ -226,7 +226,8 @@ impl Store {
         .await
     }
 
-    /// Changes an image. To the end, whether or not the caller stays: `index.json` must hear of it.
+    /// Changes an image, and waits for `index.json` where that is written at once. To the end, whether or not the caller
+    /// stays: the file must hear of it.
     async fn change_image<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
@@ -235,7 +236,8 @@ impl Store {
         let store = self.clone();
         self.to_the_end("change an image", async move {
             let changed = store.0.db.write(work).await?;
-            store.0.index_changed.notify_one();
+            let change = store.0.index.name_changed();
+            store.0.index.wait_unless_gathered(change).await;
             Ok(changed)
         })
         .await

@@ -74,8 +74,6 @@ pub use tokens::{NewToken, SESSION_TIME, Scope, Session, Token, is_same};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
 use crate::clock::{Clock, Time};
 use crate::db::Db;
 use crate::disk::{Disk, Flush};
@@ -104,7 +102,7 @@ struct Inner {
     snapshot_form: tokio::sync::OnceCell<bool>,
     cache: cache::Blobs,
     ingests: live::Ingests,
-    index_changed: Arc<Notify>,
+    index: index::Index,
     seal: seal::Seal,
     unopened: registries::Unopened,
     boot: String,
@@ -237,14 +235,14 @@ impl Store {
             snapshot_form: tokio::sync::OnceCell::new(),
             cache: cache::Blobs::new(),
             ingests: live::Ingests::default(),
-            index_changed: Arc::new(Notify::new()),
+            index: index::Index::default(),
             seal,
             unopened: registries::Unopened::default(),
             boot: crate::disk::boot_id(),
         })))
     }
 
-    /// Starts what goes on for as long as the server does: `index.json` is written behind, what has expired goes.
+    /// Starts what goes on for as long as the server does: `index.json` is kept up, what has expired goes.
     pub fn start_tasks(&self) {
         self.0.shutdown.spawn("index-writer", index::write_behind(self.clone()));
         self.0.shutdown.spawn("sweeper", sweep::sweep_expired(self.clone()));

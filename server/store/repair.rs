@@ -62,7 +62,7 @@ impl Store {
         if let Err(error) = self.write_index().await {
             // A disk that is full is a reason to start, not to stay away: deleting makes room.
             tracing::warn!("Could not write index.json: {}", with_causes(&error));
-            self.0.index_changed.notify_one();
+            self.0.index.content_changed();
         }
         Ok(done)
     }

@@ -7,6 +7,7 @@ mod content;
 mod events;
 mod image_views;
 mod images;
+mod index_file;
 mod ingests;
 mod leases;
 mod lists;
