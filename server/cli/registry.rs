@@ -104,10 +104,31 @@ fn list(all: &Value) -> String {
             Some(who) => who.as_str().unwrap_or_default().to_owned(),
             None => "-".to_owned(),
         };
-        vec![text("/host"), text("/source"), text("/url"), mirrors, who]
+        vec![text("/host"), text("/source"), text("/url"), mirrors, who, notes(item)]
     };
     let rows: Vec<Vec<String>> = items.iter().map(row).collect();
-    table(&["HOST", "SOURCE", "URL", "MIRRORS", "CREDENTIAL"], &rows)
+    table(&["HOST", "SOURCE", "URL", "MIRRORS", "CREDENTIAL", "NOTES"], &rows)
+}
+
+/// What else is worth a word of how a registry is reached.
+fn notes(item: &Value) -> String {
+    if item.get("readable") == Some(&Value::Bool(false)) {
+        return "cannot be read".to_owned();
+    }
+    let has = |name: &str| match item.get(name) {
+        Some(Value::Array(all)) => !all.is_empty(),
+        Some(Value::Bool(is_set)) => *is_set,
+        Some(Value::Null) | None => false,
+        Some(_) => true,
+    };
+    let words = [
+        ("client_certificate", "client certificate"),
+        ("header_names", "headers"),
+        ("ca", "own CA"),
+        ("skip_verify", "any certificate"),
+    ];
+    let said: Vec<&str> = words.into_iter().filter(|(name, _)| has(name)).map(|(_, words)| words).collect();
+    if said.is_empty() { "-".to_owned() } else { said.join(", ") }
 }
 
 fn read_settings(file: &PathBuf) -> Result<Value, Failure> {
@@ -243,7 +264,7 @@ fn says_nothing_else(found: &Value) -> bool {
         Value::Null => true,
         Value::Bool(is_set) => !is_set || name == "readable",
         // All of them is what a host is asked for unless something else is said.
-        Value::Array(all) if name == "capabilities" => all.len() == 4,
+        Value::Array(all) if name == "capabilities" => all.len() >= 3,
         Value::Array(all) => all.is_empty(),
         _ => matches!(name.as_str(), "host" | "source" | "credential" | "created_at" | "updated_at"),
     };
@@ -323,7 +344,7 @@ mod tests {
     fn shown() -> Value {
         json!({
             "host": "r.io", "source": "api", "readable": true, "url": null,
-            "capabilities": ["pull", "resolve", "referrers", "push"], "ca": [], "client_certificate": null,
+            "capabilities": ["pull", "resolve", "referrers"], "ca": [], "client_certificate": null,
             "skip_verify": false, "header_names": [], "override_path": false, "connect_timeout": null,
             "credential": {"kind": "password", "username": "me"}, "token_hosts": [], "mirrors": [],
             "created_at": "2026-11-21T10:00:00.123456Z", "updated_at": "2026-11-21T10:00:00.123456Z",
@@ -343,6 +364,23 @@ mod tests {
         for gone in ["credential", "header_names", "host", "source", "url", "client_certificate"] {
             assert_eq!(settings.get(gone), None, "{gone}");
         }
+    }
+
+    #[test]
+    fn a_list_says_what_else_there_is_and_what_cannot_be_read() {
+        let mut found = shown();
+        found["client_certificate"] = json!("PEM");
+        found["skip_verify"] = json!(true);
+        assert_eq!(
+            (notes(&shown()), notes(&found)),
+            ("-".into(), "client certificate, any certificate".into())
+        );
+        found["readable"] = json!(false);
+        let listed = list(&json!({"items": [found]}));
+        assert!(
+            listed.lines().nth(1).is_some_and(|line| line.ends_with("me          cannot be read")),
+            "{listed}"
+        );
     }
 
     #[test]

@@ -75,6 +75,34 @@ fn every_route_is_in_the_contract_and_every_path_of_it_is_served() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// In OpenAPI 3.0 `nullable` counts beside `type` alone, and never against what `allOf` says.
+#[test]
+fn what_may_be_null_may_be_so_by_the_letter() {
+    fn complaints(value: &Value, place: &str, found: &mut Vec<String>) {
+        let inside = |key: &str| format!("{place}/{key}");
+        match value {
+            Value::Object(members) => {
+                let has = |key: &str| members.contains_key(key);
+                let is_nullable = members.get("nullable") == Some(&Value::Bool(true));
+                if is_nullable && (!has("type") || has("allOf") || has("anyOf") || has("$ref")) {
+                    found.push(place.to_owned());
+                }
+                members.iter().for_each(|(key, value)| complaints(value, &inside(key), found));
+            }
+            Value::Array(items) => {
+                items
+                    .iter()
+                    .enumerate()
+                    .for_each(|(at, item)| complaints(item, &inside(&at.to_string()), found));
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    let mut found = Vec::new();
+    complaints(&document(), "", &mut found);
+    assert_eq!(found, [""; 0]);
+}
+
 #[test]
 fn every_code_of_a_problem_is_in_the_contract() {
     let document = document();

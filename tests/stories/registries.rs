@@ -391,6 +391,34 @@ story!(null_is_as_good_as_nothing_where_the_contract_says_so, async |app| {
     app.post(format!("{place}/retry")).json(json!({"auth": null})).await.expect(202);
 });
 
+story!(what_is_shown_can_be_sent_back_as_it_is, async |app| {
+    let (certificate, key) = certificate();
+    let credential = json!({"username": "ci", "password": "s3cret"});
+    let settings = json!({
+        "ca": certificate, "client_certificate": certificate, "client_key": key, "headers": {"X": ["s3cret"]},
+        "credential": credential, "connect_timeout": "90s", "token_hosts": ["auth.r.io"],
+        "mirrors": [{"url": "https://m.io", "credential": {"token": "s3cret"}, "connect_timeout": 2.5}],
+    });
+    let mut shown = app.put(of("r.io")).json(settings).await.expect(201).json();
+    assert_eq!((&shown["ca"], &shown["mirrors"][0]["connect_timeout"]), (&json!([certificate]), &json!(2.5)));
+    assert_eq!(shown["capabilities"], json!(["pull", "resolve", "referrers"]), "nothing is pushed");
+    let again = app.put(of("r.io")).json(shown.clone()).await.expect(200).json();
+    shown["updated_at"] = again["updated_at"].clone();
+    assert_eq!(again, shown);
+    let (exit, printed) = orlop(app, &["registry", "get", "r.io"], "").await;
+    assert_eq!(
+        (exit, orlop(app, &["registry", "put", "r.io", "-"], &printed).await),
+        (0, (0, "r.io\n".into()))
+    );
+    // Of another registry no secret is known that could stay.
+    for (field, shown_as) in [("headers", "header_names"), ("credential", "credential")] {
+        let mut told = json!({});
+        told[shown_as] = shown[shown_as].clone();
+        let refused = app.put(of("other.io")).json(told).await.expect(400).json();
+        assert_eq!(refused["field"], field);
+    }
+});
+
 story!(what_is_shown_can_be_put_again_and_keeps_its_secrets, async |app| {
     let credential = json!({"username": "ci", "password": "s3cret"});
     let host = json!({"url": "https://m.io/hub/", "credential": credential});

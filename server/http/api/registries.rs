@@ -1,12 +1,14 @@
 //! `/api/v1/registries`: how registries are reached. Secrets go in here and never come out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::IF_NONE_MATCH;
 use http::{HeaderMap, StatusCode};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
 
@@ -51,29 +53,95 @@ impl Auth {
     }
 }
 
+/// A credential as clients send it for a host, or as it is shown, with its kind and without its secret.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "an object with a credential")]
+struct HostAuth {
+    kind: Option<String>,
+    username: Option<String>,
+    password: Option<Secret>,
+    identity_token: Option<Secret>,
+    token: Option<Secret>,
+}
+
+impl HostAuth {
+    fn change(self, field: &str) -> Result<Change<Credential>> {
+        let HostAuth { kind, username, password, identity_token, token } = self;
+        let has_secret = password.is_some() || identity_token.is_some() || token.is_some();
+        if kind.is_some() && !has_secret {
+            return Ok(Change::KeepShown);
+        }
+        Auth { username, password, identity_token, token }.credential(field).map(Change::Set)
+    }
+}
+
+/// A length of time in words, or in seconds as it is shown.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "a length of time, as in \"5s\", or a number of seconds")]
+enum Length {
+    Text(String),
+    Seconds(f64),
+}
+
+impl Length {
+    fn parse(&self) -> Result<Duration> {
+        match self {
+            Length::Text(text) => parse_duration(text),
+            Length::Seconds(seconds) => Duration::try_from_secs_f64(*seconds)
+                .map_err(|_| Error::invalid("this is no number of seconds that can be waited")),
+        }
+    }
+}
+
+/// Texts in a list, or one alone.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "a text, or a list of texts")]
+enum Texts {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Default for Texts {
+    fn default() -> Texts {
+        Texts::Many(Vec::new())
+    }
+}
+
 /// A registry's own host with its mirrors, as clients send it, or one of the mirrors. A secret that is absent stays as it
-/// is, and null removes it.
+/// is, and null removes it. What is shown beside the settings may come back, and is ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Host {
     url: Option<String>,
     #[serde(deserialize_with = "given")]
     capabilities: Option<BTreeSet<Capability>>,
-    ca: Vec<String>,
+    ca: Texts,
     client_certificate: Option<String>,
     #[serde(deserialize_with = "mentioned")]
     client_key: Option<Option<Secret>>,
     skip_verify: bool,
     #[serde(deserialize_with = "mentioned")]
     headers: Option<Option<BTreeMap<String, Vec<Secret>>>>,
+    /// As they are shown.
+    header_names: Vec<String>,
     override_path: bool,
-    connect_timeout: Option<String>,
+    connect_timeout: Option<Length>,
     #[serde(deserialize_with = "mentioned")]
-    credential: Option<Option<Auth>>,
+    credential: Option<Option<HostAuth>>,
     token_hosts: Vec<String>,
-    /// A mirror has none.
+    /// A mirror has none, nor what follows.
     #[serde(deserialize_with = "given")]
     mirrors: Option<Vec<Host>>,
+    #[serde(rename = "host")]
+    _host: IgnoredAny,
+    #[serde(rename = "source")]
+    _source: IgnoredAny,
+    #[serde(rename = "readable")]
+    _readable: IgnoredAny,
+    #[serde(rename = "created_at")]
+    _created_at: IgnoredAny,
+    #[serde(rename = "updated_at")]
+    _updated_at: IgnoredAny,
 }
 
 /// `Some(None)` for null: absent is another thing.
@@ -120,20 +188,27 @@ impl Host {
         if self.mirrors.is_some() {
             return Err(wrong("mirrors", "a mirror has no mirrors"));
         }
-        let timeout = self.connect_timeout.as_deref().map(parse_duration).transpose();
+        let timeout = self.connect_timeout.as_ref().map(Length::parse).transpose();
         let credential = match self.credential {
             None => Change::Keep,
             Some(None) => Change::Remove,
-            Some(Some(auth)) => Change::Set(auth.credential(&field("credential"))?),
+            Some(Some(auth)) => auth.change(&field("credential"))?,
+        };
+        let headers = match change(self.headers) {
+            Change::Keep if !self.header_names.is_empty() => Change::KeepShown,
+            headers => headers,
         };
         Ok(HostChange {
             url: url.transpose()?,
             capabilities: self.capabilities,
-            ca: self.ca,
+            ca: match self.ca {
+                Texts::One(text) => vec![text],
+                Texts::Many(texts) => texts,
+            },
             client_certificate: self.client_certificate,
             client_key: change(self.client_key),
             skip_verify: self.skip_verify,
-            headers: change(self.headers),
+            headers,
             override_path: self.override_path,
             connect_timeout: timeout.map_err(|error| error.in_field(&field("connect_timeout")))?,
             credential,

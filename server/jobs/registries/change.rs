@@ -37,14 +37,21 @@ pub struct HostChange {
 pub enum Change<T> {
     #[default]
     Keep,
+    /// As [`Change::Keep`], where the client says that there is one.
+    KeepShown,
     Remove,
     Set(T),
 }
 
 impl<T> Change<T> {
+    /// Whether it is to stay, and is not there.
+    fn misses(&self, before: Option<&T>) -> bool {
+        matches!(self, Change::KeepShown) && before.is_none()
+    }
+
     fn over(self, before: Option<T>) -> Option<T> {
         match self {
-            Change::Keep => before,
+            Change::Keep | Change::KeepShown => before,
             Change::Remove => None,
             Change::Set(new) => Some(new),
         }
@@ -99,22 +106,31 @@ impl HostChange {
             (None, Change::Set(_)) => {
                 return wrong("client_certificate", "a client's key is of no use without its certificate");
             }
-            (None, Change::Keep | Change::Remove) => None,
+            (None, Change::Keep | Change::KeepShown | Change::Remove) => None,
             (Some(certificate), key) => match key.over(old_key) {
                 Some(key) => Some(ClientCertificate { certificate, key }),
                 None => return wrong("client_key", "a client certificate needs its key"),
             },
         };
+        let old_headers = before.map(|host| host.headers.clone()).filter(|headers| !headers.is_empty());
+        let old_credential = before.and_then(|host| host.credential.clone());
+        let unknown = "it is shown without its secret, and none is kept for this host: give it";
+        if self.headers.misses(old_headers.as_ref()) {
+            return wrong("headers", unknown);
+        }
+        if self.credential.misses(old_credential.as_ref()) {
+            return wrong("credential", unknown);
+        }
         Ok(HostSettings {
             url: self.url.map(without_slash),
             capabilities: self.capabilities.unwrap_or_else(|| Capability::ALL.into()),
             ca: self.ca,
             client,
             skip_verify: self.skip_verify,
-            headers: self.headers.over(before.map(|host| host.headers.clone())).unwrap_or_default(),
+            headers: self.headers.over(old_headers).unwrap_or_default(),
             override_path: self.override_path,
             connect_timeout: self.connect_timeout,
-            credential: self.credential.over(before.and_then(|host| host.credential.clone())),
+            credential: self.credential.over(old_credential),
             token_hosts: self.token_hosts,
         })
     }

@@ -49,6 +49,7 @@ pub enum RegistrySource {
 #[derive(Debug, Clone, Serialize)]
 pub struct HostView {
     pub url: Option<String>,
+    /// Without `push`: nothing is pushed.
     pub capabilities: BTreeSet<Capability>,
     pub ca: Vec<String>,
     pub client_certificate: Option<String>,
@@ -74,7 +75,7 @@ impl HostView {
     fn of(host: &HostSettings) -> HostView {
         HostView {
             url: host.url.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
-            capabilities: host.capabilities.clone(),
+            capabilities: host.capabilities.iter().copied().filter(|c| *c != Capability::Push).collect(),
             ca: host.ca.clone(),
             client_certificate: host.client.as_ref().map(|own| own.certificate.clone()),
             skip_verify: host.skip_verify,

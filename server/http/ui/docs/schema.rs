@@ -55,10 +55,13 @@ impl SchemaDoc {
 
 impl Kind {
     pub fn of(schema: &Value) -> Kind {
-        // A reference with something beside it is written as `allOf` with one member.
-        let whole = schema["allOf"].get(0).unwrap_or(schema);
+        // A reference with something beside it is written as `allOf` with one member; what may be several things, or
+        // null, as `anyOf`, the usual one first.
+        let several = schema["anyOf"].as_sequence().into_iter().flatten();
+        let whole = schema["allOf"].get(0).or(schema["anyOf"].get(0)).unwrap_or(schema);
         let (mut words, link) = words(whole);
-        if schema["nullable"].as_bool() == Some(true) {
+        let is_nullable = |schema: &Value| schema["nullable"].as_bool() == Some(true);
+        if is_nullable(schema) || several.into_iter().any(is_nullable) {
             words = if link.is_some() { format!("null or {words}") } else { format!("{words} or null") };
         }
         let values = schema["enum"].as_sequence().into_iter().flatten().map(text_of).collect();
