@@ -146,8 +146,14 @@ pub enum UpstreamKind {
     Untrusted,
     /// 401 or 403.
     Denied,
+    /// It wants a credential, and there is none for it.
+    CredentialWanted,
     /// The credential that was sent is not taken.
     CredentialRefused,
+    /// A token is to be had at a host that nobody has named: no credential goes there.
+    TokenHostUnknown,
+    /// It wants a certificate of ours, or another one than it gets.
+    CertificateWanted,
     /// The registry does not have it.
     NotFound,
     /// The registry does not have a blob of an image whose manifest it gave.

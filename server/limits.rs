@@ -281,6 +281,8 @@ limits! {
         "Certificates and keys in one field of a registry's settings, or in one file of a hosts directory.";
     UPSTREAM_RETRY_AFTER "upstream_retry_after": Duration = 300, "seconds",
         "The longest Retry-After of a registry that is obeyed.";
+    UPSTREAM_ALERT_WAIT "upstream_alert_wait": Duration = 2, "seconds",
+        "How long a registry that has hung up on us is listened to for whether it wants a certificate.";
     PULL_LOG "pull_log": usize = 100, "lines",
         "What is kept of the words that were said of a pull: the last of them.";
     PULL_LOG_LINE "pull_log_line": usize = 500, "characters",

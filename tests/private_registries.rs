@@ -181,8 +181,16 @@ async fn a_registry_that_wants_a_client_certificate_gets_ours() {
     let registry = DockerRegistry::start_with(Some(&plain), &authority.tls(directory.path(), true), "");
     let app = TestApp::with(On::Sqlite, &[]).await;
     put(&app, &registry, json!({"ca": [authority.root]})).await;
-    let nobody = pull(&app, &registry, "nobody").await;
-    assert_eq!(nobody, outcome("failed", "upstream-unreachable"), "the handshake is refused");
+    let asked = json!({"ref": format!("{}/cargo/rope:v1", registry.host()), "trace": true});
+    let made = app.post("/api/v1/pulls").json(asked).await.expect(202);
+    let nobody = app.get(format!("{}?wait=60s", made.place())).await.expect(200).json();
+    let error = &nobody["error"];
+    assert_eq!((&nobody["state"], &error["code"]), (&json!("failed"), &json!("upstream-denied")), "{nobody}");
+    assert!(
+        error["detail"].as_str().is_some_and(|said| said.contains("wants a client certificate")),
+        "{error}"
+    );
+    assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("`client_key`")), "{error}");
     let (certificate, key) = authority.issue("orlop", ExtendedKeyUsagePurpose::ClientAuth);
     let ours = json!({"ca": [authority.root], "client_certificate": certificate, "client_key": key});
     put(&app, &registry, ours).await;

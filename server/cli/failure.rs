@@ -185,9 +185,10 @@ impl Failure {
 
     /// Text of the server's about a pull, with the flags of the command line in place of the API's fields.
     pub fn in_flags(text: &str) -> String {
-        const FLAGS: [(&str, &str); 12] = [
+        const FLAGS: [(&str, &str); 13] = [
             ("`all_metadata`", "--all-metadata"),
             ("`all_platforms`", "--all-platforms"),
+            ("`auth`", "-u NAME"),
             ("`convert_schema1`", "--convert-schema1"),
             ("`foreign_layers`", "--foreign-layers"),
             ("`image_name`", "--name"),

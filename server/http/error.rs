@@ -1,5 +1,6 @@
 //! From an error to an answer: the one table, and RFC 9457 problems.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -9,6 +10,7 @@ use serde::Serialize;
 
 use super::problems::{self as kinds, ProblemDoc};
 use crate::error::{Conflict, Error, Holder, Unprocessable, UpstreamKind, with_causes};
+use crate::jobs::upstream_hint;
 
 pub type ApiResult<T> = Result<T, ApiError>;
 
@@ -48,7 +50,7 @@ pub struct Problem {
     pub code: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    pub hint: &'static str,
+    pub hint: Cow<'static, str>,
     #[serde(flatten)]
     pub extras: Extras,
     /// For the log, never for the client.
@@ -135,24 +137,21 @@ impl ApiError {
     }
 
     /// What would help: the remedy of the kind, unless that of another case of it would mislead.
-    fn hint(&self) -> &'static str {
-        match self.store_error() {
+    fn hint(&self) -> Cow<'static, str> {
+        let hint = match self.store_error() {
             Some(Error::Refused { .. }) => {
                 "No token helps: the server's settings `denied_registries` and `allowed_registries` decide, which its \
                  operator makes."
             }
-            Some(Error::Upstream(upstream)) => match upstream.kind {
-                UpstreamKind::CredentialRefused => {
-                    "Is the credential right? It is the one that came along, or else the server's for this registry."
-                }
-                UpstreamKind::PartMissing => {
-                    "The registry lacks a part of its own image: whoever pushed it must push it again."
-                }
-                UpstreamKind::Forbidden => "No setting allows it: see `detail`.",
-                _ => self.doc().remedy,
+            // The words of a pull: the plan of one fails for the same reasons.
+            Some(Error::Upstream(upstream)) => match upstream_hint(upstream) {
+                Some(hint) => return hint.into(),
+                None if upstream.kind == UpstreamKind::Forbidden => "No setting allows it: see `detail`.",
+                None => self.doc().remedy,
             },
             _ => self.doc().remedy,
-        }
+        };
+        hint.into()
     }
 
     fn extras(&self) -> Extras {
@@ -274,7 +273,11 @@ fn doc_of(error: &Error) -> &'static ProblemDoc {
         Error::Upstream(upstream) => match upstream.kind {
             UpstreamKind::Unreachable => kinds::UPSTREAM_UNREACHABLE,
             UpstreamKind::Untrusted => kinds::UPSTREAM_UNTRUSTED,
-            UpstreamKind::Denied | UpstreamKind::CredentialRefused => kinds::UPSTREAM_DENIED,
+            UpstreamKind::Denied
+            | UpstreamKind::CredentialWanted
+            | UpstreamKind::CredentialRefused
+            | UpstreamKind::TokenHostUnknown
+            | UpstreamKind::CertificateWanted => kinds::UPSTREAM_DENIED,
             UpstreamKind::NotFound | UpstreamKind::PartMissing => kinds::UPSTREAM_NOT_FOUND,
             UpstreamKind::RateLimited => kinds::UPSTREAM_RATE_LIMITED,
             UpstreamKind::ServerError => kinds::UPSTREAM_SERVER_ERROR,

@@ -48,7 +48,7 @@ pub use steer::Cancelled;
 pub use trace::{PullTrace, TraceLine};
 pub use view::{
     BlobRole, BlobState, ImageSnapshot, JobError, JobErrorCode, JobState, LayerUnpack, Phase, Pull, PullBlob,
-    PullProgress, PullWait, UnpackState,
+    PullProgress, PullWait, UnpackState, upstream_hint,
 };
 
 pub use crate::registry::{

@@ -222,7 +222,7 @@ impl InMemory<'_> {
             let random = u64::from_le_bytes(crate::id::random_bytes());
             match retries.failed(&error, random) {
                 Some(wait) if wait <= limits::PLAN_WAIT => tokio::time::sleep(wait).await,
-                Some(_) | None => return Err(error.into()),
+                Some(_) | None => return Err(retries.give_up(error).into()),
             }
         }
     }

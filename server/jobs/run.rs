@@ -295,7 +295,9 @@ impl Job {
         tell: impl Fn(Option<PullWait>),
     ) -> Result<(), Ended> {
         let random = u64::from_le_bytes(crate::id::random_bytes());
-        let Some(time) = retries.failed(&error, random) else { return Err(Ended::Failed(error)) };
+        let Some(time) = retries.failed(&error, random) else {
+            return Err(Ended::Failed(retries.give_up(error)));
+        };
         self.warn(format!("{error}; trying again in {:.1} s", time.as_secs_f32()));
         let wait = PullWait { until: Some(self.now().plus(time)), reason: error.to_string() };
         tell(Some(wait.clone()));

@@ -371,66 +371,75 @@ impl JobError {
     }
 
     fn of_upstream(upstream: &Upstream) -> JobError {
-        let (code, hint) = match upstream.kind {
-            UpstreamKind::Unreachable => {
-                (JobErrorCode::UpstreamUnreachable, Some("is the registry's name right, and is it up?"))
-            }
-            UpstreamKind::Untrusted => (
-                JobErrorCode::UpstreamUntrusted,
-                Some(
-                    "a CA of the registry's own belongs into the registry's settings, as `ca`; `insecure` takes any \
-                     certificate, and is for tests",
-                ),
-            ),
-            UpstreamKind::Denied => (
-                JobErrorCode::UpstreamDenied,
-                Some("the image may be private, or not exist: many registries do not tell the two apart"),
-            ),
-            UpstreamKind::CredentialRefused => (
-                JobErrorCode::UpstreamDenied,
-                Some(
-                    "is the credential right? It is the one that the pull brought, or else the server's for this registry",
-                ),
-            ),
-            UpstreamKind::NotFound => {
-                (JobErrorCode::UpstreamNotFound, Some("are the repository and the tag spelt right?"))
-            }
-            UpstreamKind::PartMissing => (
-                JobErrorCode::UpstreamNotFound,
-                Some("the registry lacks a part of its own image: whoever pushed it must push it again"),
-            ),
-            UpstreamKind::RateLimited => {
-                (JobErrorCode::UpstreamRateLimited, Some("pull again later: what is here already stays"))
-            }
-            UpstreamKind::ServerError => (JobErrorCode::UpstreamServerError, None),
-            UpstreamKind::BadAnswer => (JobErrorCode::UpstreamBadAnswer, None),
-            UpstreamKind::Mismatch => {
-                (JobErrorCode::UpstreamMismatch, Some("the registry, or a proxy before it, is damaged"))
-            }
-            UpstreamKind::NoPlatform if upstream.reason.ends_with(NoMatch::NONE_AT_ALL) => (
-                JobErrorCode::UpstreamNoPlatform,
-                Some("there is nothing in it to run: `all_platforms` takes it as it is"),
-            ),
-            UpstreamKind::NoPlatform => {
-                (JobErrorCode::UpstreamNoPlatform, Some("ask for one of those with `platforms`"))
-            }
-            UpstreamKind::PrivateAddress => (
-                JobErrorCode::UpstreamForbiddenAddress,
-                Some(
-                    "a registry of the server's own network is allowed by its setting private_registries \
-                     (orlop serve --private-registries allow)",
-                ),
-            ),
-            UpstreamKind::Forbidden => (JobErrorCode::UpstreamForbiddenAddress, None),
+        let code = match upstream.kind {
+            UpstreamKind::Unreachable => JobErrorCode::UpstreamUnreachable,
+            UpstreamKind::Untrusted => JobErrorCode::UpstreamUntrusted,
+            UpstreamKind::Denied
+            | UpstreamKind::CredentialWanted
+            | UpstreamKind::CredentialRefused
+            | UpstreamKind::TokenHostUnknown
+            | UpstreamKind::CertificateWanted => JobErrorCode::UpstreamDenied,
+            UpstreamKind::NotFound | UpstreamKind::PartMissing => JobErrorCode::UpstreamNotFound,
+            UpstreamKind::RateLimited => JobErrorCode::UpstreamRateLimited,
+            UpstreamKind::ServerError => JobErrorCode::UpstreamServerError,
+            UpstreamKind::BadAnswer => JobErrorCode::UpstreamBadAnswer,
+            UpstreamKind::Mismatch => JobErrorCode::UpstreamMismatch,
+            UpstreamKind::NoPlatform => JobErrorCode::UpstreamNoPlatform,
+            UpstreamKind::PrivateAddress | UpstreamKind::Forbidden => JobErrorCode::UpstreamForbiddenAddress,
         };
         JobError {
             code,
             detail: format!("{}: {}", upstream.host, upstream.reason),
-            hint: hint.map(str::to_owned),
+            hint: upstream_hint(upstream),
             host: Some(upstream.host.clone()),
             status: upstream.status,
         }
     }
+}
+
+/// What helps against a registry's failure, of a pull and of the plan of one.
+pub fn upstream_hint(upstream: &Upstream) -> Option<String> {
+    let hint = match upstream.kind {
+        UpstreamKind::Unreachable => "is the registry's name right, and is it up?",
+        UpstreamKind::Untrusted => {
+            "a CA of the registry's own belongs into the registry's settings, as `ca`; `insecure` takes any \
+             certificate, and is for tests"
+        }
+        UpstreamKind::Denied => {
+            "the image may be private, or not exist: many registries do not tell the two apart"
+        }
+        UpstreamKind::CredentialWanted => {
+            let host = &upstream.host;
+            return Some(format!(
+                "`orlop registry login {host}` gives the server a credential; one for this pull alone is its `auth`"
+            ));
+        }
+        UpstreamKind::CredentialRefused => {
+            "is the credential right? It is the one that the pull brought, or else the server's for this registry"
+        }
+        UpstreamKind::TokenHostUnknown => {
+            "if the credential is meant for it, name it in `token_hosts` of the registry's settings (orlop registry put)"
+        }
+        UpstreamKind::CertificateWanted => {
+            "the registry's settings take one as `client_certificate`, with its `client_key` (orlop registry put)"
+        }
+        UpstreamKind::NotFound => "are the repository and the tag spelt right?",
+        UpstreamKind::PartMissing => {
+            "the registry lacks a part of its own image: whoever pushed it must push it again"
+        }
+        UpstreamKind::RateLimited => "pull again later: what is here already stays",
+        UpstreamKind::Mismatch => "the registry, or a proxy before it, is damaged",
+        UpstreamKind::NoPlatform if upstream.reason.ends_with(NoMatch::NONE_AT_ALL) => {
+            "there is nothing in it to run: `all_platforms` takes it as it is"
+        }
+        UpstreamKind::NoPlatform => "ask for one of those with `platforms`",
+        UpstreamKind::PrivateAddress => {
+            "a registry of the server's own network is allowed by its setting private_registries \
+             (orlop serve --private-registries allow)"
+        }
+        UpstreamKind::ServerError | UpstreamKind::BadAnswer | UpstreamKind::Forbidden => return None,
+    };
+    Some(hint.to_owned())
 }
 
 #[cfg(test)]
@@ -446,7 +455,10 @@ mod tests {
         };
         for (kind, words) in [
             (UpstreamKind::Denied, "may be private"),
+            (UpstreamKind::CredentialWanted, "orlop registry login r.io"),
             (UpstreamKind::CredentialRefused, "is the credential right?"),
+            (UpstreamKind::TokenHostUnknown, "`token_hosts`"),
+            (UpstreamKind::CertificateWanted, "`client_certificate`"),
             (UpstreamKind::NotFound, "spelt right?"),
             (UpstreamKind::PartMissing, "a part of its own image"),
             (UpstreamKind::PrivateAddress, "private_registries"),

@@ -136,11 +136,14 @@ fn weight(error: &Error) -> u8 {
     match upstream.kind {
         UpstreamKind::Unreachable
         | UpstreamKind::Untrusted
+        | UpstreamKind::CertificateWanted
         | UpstreamKind::PrivateAddress
         | UpstreamKind::Forbidden => 0,
         UpstreamKind::NotFound | UpstreamKind::PartMissing => 1,
         UpstreamKind::Denied
+        | UpstreamKind::CredentialWanted
         | UpstreamKind::CredentialRefused
+        | UpstreamKind::TokenHostUnknown
         | UpstreamKind::RateLimited
         | UpstreamKind::ServerError => 2,
         UpstreamKind::BadAnswer | UpstreamKind::Mismatch | UpstreamKind::NoPlatform => 3,

@@ -56,6 +56,7 @@ impl Registry {
     pub(super) async fn authorize(&self, refusal: Refusal<'_>) -> Result<HeaderValue> {
         let url = &refusal.answer.url;
         let denied = |why: &str| Err(upstream(UpstreamKind::Denied, url, why));
+        let wants = |why: &str| Err(upstream(UpstreamKind::CredentialWanted, url, why));
         let refused = |why: &str| Err(upstream(UpstreamKind::CredentialRefused, url, why));
         let lines = refusal.answer.response.headers().get_all(WWW_AUTHENTICATE).iter();
         let wanted = Wanted::from_headers(lines.filter_map(|line| line.to_str().ok()));
@@ -78,9 +79,13 @@ impl Registry {
                 let made = async { Ok(Kept { authorization, ends_at: None }) };
                 self.0.keyring.obtain(&key, sent, now, made).await
             }
-            (Wanted::Basic, None) => denied("the registry wants a user and a password"),
+            // There is one, which is not for such a connection.
+            (Wanted::Basic, None) if refusal.endpoint.withheld.is_some() => {
+                denied("the registry wants a user and a password")
+            }
+            (Wanted::Basic, None) => wants("the registry wants a user and a password"),
             (Wanted::Basic, Some(Credential::IdentityToken { .. })) => {
-                denied("the registry wants a user and a password, and an identity token is configured")
+                wants("the registry wants a user and a password, and an identity token is configured")
             }
             (Wanted::Bearer { realm, service, scope }, _) => {
                 let scope = scope_to_ask(scope, refusal.endpoint, &refusal.scope.repository);

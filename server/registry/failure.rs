@@ -42,6 +42,9 @@ pub(super) fn no_connection(url: &Url, error: &reqwest::Error) -> Error {
         if let Some(fault) = certificate_fault(current) {
             return upstream(UpstreamKind::Untrusted, url, fault);
         }
+        if is_for_certificate(current) {
+            return wants_certificate(url);
+        }
         if speaks_no_tls(current) {
             let why = "what answers there does not speak TLS: for a registry with plain HTTP alone, `url: http://…` \
                        stands in its settings, or the pull says `--insecure`";
@@ -93,6 +96,29 @@ fn certificate_fault(error: &(dyn std::error::Error + 'static)) -> Option<String
         other => return Some(format!("its certificate is not valid: {other}")),
     };
     Some(why.to_owned())
+}
+
+/// Who we are is asked for by TLS, and not answered well enough.
+pub(super) fn wants_certificate(url: &Url) -> Error {
+    upstream(UpstreamKind::CertificateWanted, url, "the registry wants a client certificate that it knows")
+}
+
+/// Whether the peer ends the connection for want of a certificate of ours, or of one that it takes.
+pub(super) fn is_for_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+    use rustls::AlertDescription as Alert;
+    let Some(rustls::Error::AlertReceived(alert)) = within(error).downcast_ref() else { return false };
+    matches!(
+        alert,
+        Alert::CertificateRequired
+            | Alert::NoCertificate
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+    )
 }
 
 /// Whether the peer was asked for TLS and speaks something else.

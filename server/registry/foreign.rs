@@ -107,7 +107,10 @@ pub fn is_elsewhere(error: &Error) -> bool {
         UpstreamKind::NotFound
         | UpstreamKind::PartMissing
         | UpstreamKind::Denied
+        | UpstreamKind::CredentialWanted
         | UpstreamKind::CredentialRefused
+        | UpstreamKind::TokenHostUnknown
+        | UpstreamKind::CertificateWanted
         | UpstreamKind::BadAnswer => true,
         UpstreamKind::Unreachable
         | UpstreamKind::Untrusted

@@ -12,18 +12,21 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use serde::Serialize;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::client::TlsStream;
 use url::Url;
 
 use crate::error::{Error, UpstreamKind};
 use crate::id::new_id;
 use crate::limits;
 use crate::registry::Registry;
+use crate::registry::address::AddressPolicy;
 use crate::registry::auth::{Refusal, Scope};
 use crate::registry::credential::Credential;
 use crate::registry::endpoint::{Endpoint, Scheme};
-use crate::registry::failure::{ends_handshake, speaks_no_tls};
+use crate::registry::failure::{ends_handshake, is_for_certificate, speaks_no_tls};
 use crate::registry::trace::Trace;
 use crate::registry::transport::{Answer, Redirects, Request, Wire};
 
@@ -99,7 +102,8 @@ impl Registry {
         let mut scheme = first_scheme(endpoint);
         let base = endpoint.url(scheme, "");
         let base = steps_url(base, steps)?;
-        let addresses = steps.end(StepName::Dns, resolve(endpoint, &base, patience.connect).await)?;
+        let addresses =
+            steps.end(StepName::Dns, resolve(endpoint.addresses, &base, patience.connect).await)?;
         let stream = steps.end(StepName::Connect, connect(&addresses, patience.connect).await)?;
         if scheme == "https" {
             let shaken = shake_hands(stream, &base, patience.connect).await;
@@ -237,7 +241,7 @@ fn judge_ping(answer: Answer) -> Result<(Answer, String), String> {
 }
 
 async fn resolve(
-    endpoint: &Endpoint,
+    policy: AddressPolicy,
     base: &Url,
     patience: Duration,
 ) -> Result<(Vec<SocketAddr>, String), String> {
@@ -245,8 +249,7 @@ async fn resolve(
     let port = base.port_or_known_default().unwrap_or(443);
     let found = tokio::time::timeout(patience, tokio::net::lookup_host((host.as_str(), port))).await;
     let found = found.map_err(|_| "no answer in time")?.map_err(|_| format!("there is no host `{host}`"))?;
-    let (allowed, refused): (Vec<_>, Vec<_>) =
-        found.partition(|address| endpoint.addresses.allows(address.ip()));
+    let (allowed, refused): (Vec<_>, Vec<_>) = found.partition(|address| policy.allows(address.ip()));
     let list = |all: &[SocketAddr]| all.iter().map(|a| a.ip().to_string()).collect::<Vec<_>>().join(", ");
     match (allowed.is_empty(), refused.is_empty()) {
         (true, true) => Err(format!("`{host}` has no address")),
@@ -291,8 +294,31 @@ impl fmt::Display for Unshaken {
     }
 }
 
+/// Whether the host hangs up on whoever has no certificate. For who has been hung up on without a word: TLS 1.3 says why
+/// after the handshake, which is lost where a request was on its way already.
+pub(super) async fn wants_to_know_us(url: &Url, policy: AddressPolicy, patience: Duration) -> bool {
+    let Ok((addresses, _)) = resolve(policy, url, patience).await else { return false };
+    let Ok((stream, _)) = connect(&addresses, patience).await else { return false };
+    let Ok(mut stream) = open_tls(stream, url, patience).await else { return false };
+    let heard = tokio::time::timeout(limits::UPSTREAM_ALERT_WAIT, stream.read_u8()).await;
+    matches!(heard, Ok(Err(error)) if is_for_certificate(&error))
+}
+
 /// What the host has to offer, believed or not: it is judged by the request that follows.
 async fn shake_hands(stream: TcpStream, base: &Url, patience: Duration) -> Result<((), String), Unshaken> {
+    let version = match open_tls(stream, base, patience).await?.get_ref().1.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_3) => "TLS 1.3",
+        Some(rustls::ProtocolVersion::TLSv1_2) => "TLS 1.2",
+        Some(_) | None => "TLS",
+    };
+    Ok(((), version.to_owned()))
+}
+
+async fn open_tls(
+    stream: TcpStream,
+    base: &Url,
+    patience: Duration,
+) -> Result<TlsStream<TcpStream>, Unshaken> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -305,18 +331,12 @@ async fn shake_hands(stream: TcpStream, base: &Url, patience: Duration) -> Resul
         ServerName::try_from(host).map_err(|_| Unshaken::Failed("its name cannot stand in a certificate"))?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let shaken = tokio::time::timeout(patience, connector.connect(name, stream)).await;
-    let shaken = shaken.map_err(|_| Unshaken::Failed("no handshake in time"))?.map_err(|error| {
+    shaken.map_err(|_| Unshaken::Failed("no handshake in time"))?.map_err(|error| {
         if speaks_no_tls(&error) {
             return Unshaken::Failed("what answers there does not speak TLS");
         }
         if ends_handshake(&error) { Unshaken::Ended } else { Unshaken::Failed("the handshake fails") }
-    })?;
-    let version = match shaken.get_ref().1.protocol_version() {
-        Some(rustls::ProtocolVersion::TLSv1_3) => "TLS 1.3",
-        Some(rustls::ProtocolVersion::TLSv1_2) => "TLS 1.2",
-        Some(_) | None => "TLS",
-    };
-    Ok(((), version.to_owned()))
+    })
 }
 
 /// Looks at any certificate without a judgement. No byte is sent over such a connection.
@@ -363,7 +383,6 @@ impl ServerCertVerifier for Looking {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::address::AddressPolicy;
 
     #[test]
     fn a_host_is_tried_by_the_scheme_that_a_pull_takes() {

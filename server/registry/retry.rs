@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, UpstreamKind};
+use crate::error::{Error, Upstream, UpstreamKind};
 use crate::limits;
 
 /// Whether asking again may help: no connection or a broken one, too many requests, a server's own failure.
@@ -12,7 +12,10 @@ pub fn retriable(error: &Error) -> bool {
         UpstreamKind::Unreachable | UpstreamKind::RateLimited | UpstreamKind::ServerError => true,
         UpstreamKind::Untrusted
         | UpstreamKind::Denied
+        | UpstreamKind::CredentialWanted
         | UpstreamKind::CredentialRefused
+        | UpstreamKind::TokenHostUnknown
+        | UpstreamKind::CertificateWanted
         | UpstreamKind::NotFound
         | UpstreamKind::PartMissing
         | UpstreamKind::BadAnswer
@@ -86,6 +89,17 @@ impl Retries {
         }
     }
 
+    /// The error of the last attempt, which says how many were in vain where there were several.
+    pub fn give_up(&self, error: Error) -> Error {
+        match error {
+            Error::Upstream(told) if self.failures > 1 => {
+                let reason = format!("{}, {} times in a row", told.reason, self.failures);
+                Error::Upstream(Upstream { reason, ..told })
+            }
+            other => other,
+        }
+    }
+
     /// Counts a failure and says how long to wait before the next attempt; `None` when there is to be none.
     /// `random` is any number, a new one each time: clients that failed together must not come back together.
     pub fn failed(&mut self, error: &Error, random: u64) -> Option<Duration> {
@@ -114,7 +128,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::error::Upstream;
 
     fn failure(kind: UpstreamKind, retry_after: Option<u64>) -> Error {
         let retry_after = retry_after.map(Duration::from_secs);
@@ -129,7 +142,10 @@ mod tests {
             (UpstreamKind::ServerError, true),
             (UpstreamKind::Untrusted, false),
             (UpstreamKind::Denied, false),
+            (UpstreamKind::CredentialWanted, false),
             (UpstreamKind::CredentialRefused, false),
+            (UpstreamKind::TokenHostUnknown, false),
+            (UpstreamKind::CertificateWanted, false),
             (UpstreamKind::NotFound, false),
             (UpstreamKind::PartMissing, false),
             (UpstreamKind::BadAnswer, false),
@@ -142,6 +158,18 @@ mod tests {
             assert_eq!(Retries::new(RetryPolicy::default()).failed(&failure(kind, None), 0).is_some(), again);
         }
         assert!(!retriable(&Error::invalid("x")));
+    }
+
+    #[test]
+    fn who_gives_up_says_how_often_it_was_tried() {
+        let told = |tries: u32| {
+            let mut retries = Retries::new(RetryPolicy::default());
+            let error = failure(UpstreamKind::ServerError, None);
+            (0..tries).for_each(|_| drop(retries.failed(&error, 0)));
+            retries.give_up(error).to_string()
+        };
+        assert!(told(1).ends_with('x'), "{}", told(1));
+        assert!(told(6).ends_with("x, 6 times in a row"), "{}", told(6));
     }
 
     #[test]

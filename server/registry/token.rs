@@ -88,7 +88,7 @@ impl Registry {
                  no credential goes there",
                 authority_of(&realm.url)
             );
-            return Err(upstream(UpstreamKind::Denied, &refusal.answer.url, why));
+            return Err(upstream(UpstreamKind::TokenHostUnknown, &refusal.answer.url, why));
         }
         let answer = match &endpoint.credential {
             None | Some(Credential::RegistryToken { .. }) => self.get_token(refusal, realm, None).await,
@@ -241,7 +241,7 @@ fn refused_there(error: Error, with_credential: bool) -> Error {
     if matches!(status, 400 | 401 | 403) {
         let (kind, what) = match with_credential {
             true => (UpstreamKind::CredentialRefused, "these credentials"),
-            false => (UpstreamKind::Denied, "us without credentials"),
+            false => (UpstreamKind::CredentialWanted, "us without credentials"),
         };
         told.kind = kind;
         told.reason = format!("the token server refuses {what} (status {status})");

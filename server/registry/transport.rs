@@ -14,7 +14,8 @@ use crate::error::{Error, Result, UpstreamKind};
 use crate::limits;
 use crate::registry::address::{AddressPolicy, GuardedResolver, Refused, is_loopback};
 use crate::registry::endpoint::Trust;
-use crate::registry::failure::{bad_answer, no_connection, sent_by_stranger, upstream};
+use crate::registry::failure::{bad_answer, no_connection, sent_by_stranger, upstream, wants_certificate};
+use crate::registry::probe::wants_to_know_us;
 use crate::registry::ranks::Answerer;
 use crate::registry::trace::{Counting, Exchange, Outcome, Trace, cut};
 
@@ -264,10 +265,19 @@ impl Clients {
             sent = sent.body(body.clone());
         }
         let response = match tokio::time::timeout(time, sent.send()).await {
-            Ok(answered) => answered.map_err(|error| {
-                let stage = if error.is_connect() { Stage::Connecting } else { Stage::Connected };
-                Failed { error: no_connection(url, &error), stage }
-            })?,
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) if error.is_connect() => {
+                return Err(Failed { error: no_connection(url, &error), stage: Stage::Connecting });
+            }
+            Ok(Err(error)) => {
+                let is_nobody = peer == Peer::Asked && request.trust.identity().is_none();
+                let silent = url.scheme() == "https" && is_nobody && !error.is_timeout();
+                // The alert that would say so is lost where a request was on its way already.
+                if silent && Box::pin(wants_to_know_us(url, addresses, self.patience.connect)).await {
+                    return Err(wants_certificate(url).into());
+                }
+                return Err(no_connection(url, &error).into());
+            }
             Err(_) => return Err(upstream(UpstreamKind::Unreachable, url, "no answer in time").into()),
         };
         // The resolver has judged it already; this holds should a connection ever come by another way.

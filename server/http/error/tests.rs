@@ -175,7 +175,7 @@ async fn a_hint_never_speaks_of_another_case_of_its_kind() {
         Error::Upstream(Upstream { kind, host, reason, status: None, retry_after: None })
     };
     for (kind, words) in [
-        (UpstreamKind::CredentialRefused, "Is the credential right?"),
+        (UpstreamKind::CredentialRefused, "is the credential right?"),
         (UpstreamKind::PartMissing, "lacks a part of its own image"),
         (UpstreamKind::PrivateAddress, "--private-registries allow"),
         (UpstreamKind::Forbidden, "No setting allows it"),

@@ -41,7 +41,7 @@ pub fn show(response: &mut Response, problem: &Problem) {
         shell: Shell::plain(Place::Elsewhere),
         problem,
         detail: prose::line(&problem.detail),
-        hint: prose::line(problem.hint),
+        hint: prose::line(&problem.hint),
     };
     match failure.render() {
         Ok(text) => {

@@ -146,7 +146,7 @@ async fn a_realm_on_another_host_gets_a_credential_only_where_it_is_configured()
     elsewhere.hand_tokens_to(TokenFor::Password("me:s3cret"));
     let client = client();
     let told = failure(read(&known(&client, &registry, password("me:s3cret"), &[]), &blob(b"x"), 0).await);
-    assert_eq!(told.kind, UpstreamKind::Denied);
+    assert_eq!(told.kind, UpstreamKind::TokenHostUnknown);
     assert!(told.reason.contains(&elsewhere.host()) && !told.reason.contains("s3cret"), "{}", told.reason);
     assert!(elsewhere.seen().is_empty(), "nothing at all is sent there");
     let configured = known(&client, &registry, password("me:s3cret"), &[elsewhere.host()]);

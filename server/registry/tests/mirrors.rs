@@ -64,7 +64,7 @@ async fn the_failure_that_is_told_is_of_the_host_that_came_furthest() {
     origin.require(Auth::Basic);
     let repository = mirrored(&client(), &origin, &[&mirror], Trace::default());
     let told = failure(repository.resolve(&reference(&origin, "app:v1")).await);
-    assert_eq!((told.kind, told.host), (UpstreamKind::Denied, origin.host()));
+    assert_eq!((told.kind, told.host), (UpstreamKind::CredentialWanted, origin.host()));
     // A mirror that is away changes nothing of what the registry says.
     origin.forget();
     mirror.fail("/manifests/", Fault::HangUp, 9);

@@ -138,7 +138,7 @@ async fn what_a_token_server_lacks_is_no_image() {
             UpstreamKind::BadAnswer,
             "the token server gave an answer that makes no sense here (status 422)",
         ),
-        (403, UpstreamKind::Denied, "the token server refuses us without credentials (status 403)"),
+        (403, UpstreamKind::CredentialWanted, "the token server refuses us without credentials (status 403)"),
         (429, UpstreamKind::RateLimited, "the token server limits our requests (status 429)"),
         (500, UpstreamKind::ServerError, "the token server failed (status 500)"),
     ] {

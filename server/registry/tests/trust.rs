@@ -148,11 +148,14 @@ async fn an_anonymous_token_is_fetched_once_and_again_when_it_ends() {
 
 #[tokio::test]
 async fn what_cannot_be_had_without_credentials_is_denied() {
-    for (auth, words) in [(Auth::Basic, "user and a password"), (Auth::TokenRejected, "wants credentials")] {
+    for (auth, kind, words) in [
+        (Auth::Basic, UpstreamKind::CredentialWanted, "user and a password"),
+        (Auth::TokenRejected, UpstreamKind::Denied, "wants credentials"),
+    ] {
         let registry = FixtureRegistry::start().await;
         registry.require(auth);
         let told = failure(read(&app(&registry), &blob(b"x"), 0).await);
-        assert_eq!(told.kind, UpstreamKind::Denied);
+        assert_eq!(told.kind, kind);
         assert!(told.reason.contains(words), "{}", told.reason);
         assert!(!format!("{told:?}").contains("secret-"), "{told:?}");
     }
