@@ -152,11 +152,20 @@ impl FromStr for Digest {
 /// The start of a text that may be very long or hold control characters, fit for a message.
 pub fn excerpt(text: &str) -> String {
     const LONGEST_CHARS: usize = 80;
-    let mut shown: String = text.chars().take(LONGEST_CHARS).flat_map(char::escape_debug).collect();
+    let mut shown: String = text.chars().take(LONGEST_CHARS).map(in_print).collect();
     if text.chars().nth(LONGEST_CHARS).is_some() {
         shown.push('…');
     }
     shown
+}
+
+/// A character as a message shows it: a control as `\x1b`, as everywhere.
+fn in_print(c: char) -> String {
+    match c {
+        c if c.is_control() => format!("\\x{:02x}", c as u32),
+        '\'' | '"' | '\\' => c.to_string(),
+        c => c.escape_debug().collect(),
+    }
 }
 
 impl fmt::Display for Digest {
@@ -237,6 +246,7 @@ mod tests {
     fn a_refusal_never_repeats_a_long_or_unprintable_text_whole() {
         let message = "\u{1b}[2J".repeat(10_000).parse::<Digest>().expect_err("hostile").to_string();
         assert!(message.len() < 800 && !message.contains('\u{1b}'), "{message}");
+        assert_eq!(excerpt("a\u{1b}\n\u{9b}\u{202e}'\"\\é"), "a\\x1b\\x0a\\x9b\\u{202e}'\"\\é");
     }
 
     proptest! {

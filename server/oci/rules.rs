@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+use crate::oci::digest::excerpt;
 use crate::oci::reference::{Reference, spell_out};
 
 /// The lists. What is denied is denied whatever is allowed; an empty list of the allowed allows all. They judge who is
@@ -106,7 +107,7 @@ impl FromStr for Rule {
 
     fn from_str(text: &str) -> Result<Rule> {
         let wrong = || {
-            let shown = text.escape_debug();
+            let shown = excerpt(text);
             Error::invalid(format!(
                 "`{shown}` is no rule for registries: give ghcr.io, *.example.com or ghcr.io/team"
             ))

@@ -15,6 +15,7 @@ use url::Url;
 
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::oci::digest::excerpt;
 use crate::registry::credential::Secret;
 use crate::registry::endpoint::{Capability, authority_of};
 use crate::registry::settings::{ClientCertificate, HostSettings, RegistrySettings};
@@ -315,7 +316,7 @@ fn parse_url(text: &str) -> Result<Url, String> {
 
 fn parse_capability(name: &str) -> Result<Capability, String> {
     let found = Capability::ALL.into_iter().find(|known| known.as_str().eq_ignore_ascii_case(name));
-    found.ok_or_else(|| format!("`{}` is no capability: pull, resolve, push, referrers", name.escape_debug()))
+    found.ok_or_else(|| format!("`{}` is no capability: pull, resolve, push, referrers", excerpt(name)))
 }
 
 /// A length of time as Go reads it (`time.ParseDuration`): `5s`, `500ms`, `1m30.5s`. None at all is no limit of the file's.
