@@ -12,6 +12,7 @@ use super::digest_arg::parse_digest_arg;
 use super::failure::{Exit, Failure};
 use super::list::{Listing, What, list};
 use super::text::escape;
+use crate::oci::Reference;
 
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
@@ -19,7 +20,7 @@ pub enum ImageCommand {
     #[command(alias = "list")]
     Ls(#[command(flatten)] Listing),
     /// Give what an image or digest names a further name
-    #[command(before_help = "Examples:\n  orlop image tag docker.io/library/alpine:3.22 alpine:stable\n  \
+    #[command(before_help = "Examples:\n  orlop image tag alpine:3.22 alpine:stable\n  \
         orlop image tag 9f86d0 app:1.2 --force")]
     Tag {
         /// Name or id of an image, or a digest
@@ -43,20 +44,20 @@ pub enum ImageCommand {
         replace_all: bool,
     },
     /// All that is told of an image: its record, its labels, and for each platform what it is made of
-    #[command(before_help = "Examples:\n  orlop image inspect docker.io/library/alpine:3.22")]
+    #[command(before_help = "Examples:\n  orlop image inspect alpine:3.22")]
     Inspect {
         /// Name or id
         name: String,
     },
     /// What of an image is stored; exit code 10 when something is missing
-    #[command(before_help = "Examples:\n  orlop image check docker.io/library/alpine:3.22\n  \
+    #[command(before_help = "Examples:\n  orlop image check alpine:3.22\n  \
         orlop image check app:1.2 --platform linux/arm64 || orlop pull app:1.2 --platform linux/arm64")]
     Check(#[command(flatten)] views::ViewArgs),
     /// How an image was built, step by step
-    #[command(before_help = "Examples:\n  orlop image history docker.io/library/alpine:3.22")]
+    #[command(before_help = "Examples:\n  orlop image history alpine:3.22")]
     History(#[command(flatten)] views::ViewArgs),
     /// What an image takes, and which other images share it
-    #[command(before_help = "Examples:\n  orlop image usage docker.io/library/alpine:3.22 --json")]
+    #[command(before_help = "Examples:\n  orlop image usage alpine:3.22 --json")]
     Usage {
         /// Name or id
         name: String,
@@ -143,9 +144,7 @@ async fn label(
     replace_all: bool,
 ) -> Result<(), Failure> {
     let doing = format!("label {name}");
-    let Some(image) = find(context, name).await? else {
-        return Err(Failure::new(Exit::NotFound, doing, "there is no such image").hint("orlop ls images"));
-    };
+    let image = find_known(context, name, &doing).await?;
     let patch = json!({"labels": label_changes(image.get("labels"), changes, replace_all)});
     let call = context.client.scoped(Method::PATCH, &["images", &id_of(&image)], doing);
     let labelled = call.merge_patch(&patch).fetch().await?;
@@ -179,23 +178,24 @@ fn parse_change(text: &str) -> Result<(String, String), String> {
 
 async fn remove(context: &Context, name: &str, careful: &Careful) -> Result<(), Failure> {
     let doing = format!("remove image {name}");
-    let Some(image) = find(context, name).await? else {
-        return Err(Failure::new(Exit::NotFound, doing, "there is no such image").hint("orlop ls images"));
-    };
+    let image = find_known(context, name, &doing).await?;
     if !careful.go_on(&doing)? {
         return Ok(());
     }
     context.client.scoped(Method::DELETE, &["images", &id_of(&image)], doing).send().await?;
-    write_line(&escape(name))
+    write_line(&escape(image.get("name").and_then(Value::as_str).unwrap_or(name)))
 }
 
-/// The image of this name or id.
+/// The image of this name or id. A name that no image has is taken for a reference, as a pull takes it: `alpine` is
+/// `docker.io/library/alpine:latest`.
 async fn find(context: &Context, name: &str) -> Result<Option<Value>, Failure> {
     let doing = format!("get image {name}");
-    let call = context.client.scoped(Method::GET, &["images"], doing.clone()).query("name", name);
-    let mut found = call.fetch().await?;
-    if let Some(image) = found.pointer_mut("/items/0").map(Value::take) {
-        return Ok(Some(image));
+    for name in std::iter::once(name.to_owned()).chain(in_full(name)) {
+        let call = context.client.scoped(Method::GET, &["images"], doing.clone()).query("name", &name);
+        let mut found = call.fetch().await?;
+        if let Some(image) = found.pointer_mut("/items/0").map(Value::take) {
+            return Ok(Some(image));
+        }
     }
     if !name.starts_with("img_") {
         return Ok(None);
@@ -207,12 +207,24 @@ async fn find(context: &Context, name: &str) -> Result<Option<Value>, Failure> {
     }
 }
 
-/// The id of the image of this name or id.
+/// The reference that a short name stands for, where that is another text.
+fn in_full(name: &str) -> Option<String> {
+    name.parse::<Reference>().ok().map(|full| full.to_string()).filter(|full| full != name)
+}
+
+/// The image of this name or id, which must be there.
+async fn find_known(context: &Context, name: &str, doing: &str) -> Result<Value, Failure> {
+    find(context, name).await?.ok_or_else(|| {
+        let why = match in_full(name) {
+            Some(full) => format!("there is no such image, nor {full}"),
+            None => "there is no such image".to_owned(),
+        };
+        Failure::new(Exit::NotFound, doing, why).hint("orlop ls images")
+    })
+}
+
 async fn find_id(context: &Context, name: &str, doing: &str) -> Result<String, Failure> {
-    match find(context, name).await? {
-        Some(image) => Ok(id_of(&image)),
-        None => Err(Failure::new(Exit::NotFound, doing, "there is no such image").hint("orlop ls images")),
-    }
+    Ok(id_of(&find_known(context, name, doing).await?))
 }
 
 fn id_of(image: &Value) -> String {

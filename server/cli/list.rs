@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::client::Client;
 use super::context::{Context, Output, write_line};
 use super::failure::Failure;
+use super::progress::done_part;
 use super::text::{escape, human_bytes, human_part, human_time, short_digest, table, to_json};
 
 /// The largest page the server gives.
@@ -180,9 +181,7 @@ impl What {
                 vec![text("/id"), received, text("/state"), text("/ref"), time("/updated_at")]
             }
             What::Pulls => {
-                let count = |name: &str| number(&format!("/progress/{name}")).unwrap_or(0);
-                let done = human_part(count("bytes_done"), count("bytes_total"));
-                vec![text("/id"), text("/state"), done, text("/ref"), time("/created_at")]
+                vec![text("/id"), text("/state"), done_part(item), text("/ref"), time("/created_at")]
             }
             What::Namespaces => vec![text("/name"), labels(item), time("/created_at")],
             What::Tokens => vec![
@@ -261,7 +260,7 @@ impl Printer {
                 };
                 write_line(&items.iter().map(id).collect::<Vec<_>>().join("\n"))
             }
-            Form::Table if items.is_empty() => Ok(()),
+            Form::Table if items.is_empty() && !first => Ok(()),
             Form::Table => {
                 let rows: Vec<Vec<String>> =
                     items.iter().map(|item| self.what.row(item, self.digests)).collect();

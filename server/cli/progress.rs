@@ -1,5 +1,7 @@
 //! How a running pull looks: pure functions from what is known of it to lines of text.
 
+use serde_json::{Value, from_value};
+
 use super::picture::{Blob, BlobState, Pull, State, Wait};
 use super::text::{clock_time, escape, human_bytes, human_part, short_digest};
 
@@ -79,6 +81,26 @@ pub fn total_line(pull: &Pull) -> String {
         line.push_str(&format!("   {}", extras.join("  ")));
     }
     line
+}
+
+/// How much of a pull of the API's is here, in a cell of a table: `412.3/980.1 MiB`, with `≥` before a total that may
+/// grow, and `unknown` for one that nobody will know.
+pub fn done_part(job: &Value) -> String {
+    let count = |name: &str| job.pointer(&format!("/progress/{name}")).and_then(Value::as_u64).unwrap_or(0);
+    let state: State = job.get("state").cloned().and_then(|state| from_value(state).ok()).unwrap_or_default();
+    let is_known = job.pointer("/progress/bytes_total_final") == Some(&Value::Bool(true));
+    part_words(count("bytes_done"), count("bytes_total"), is_known, state).unwrap_or_else(|| "-".to_owned())
+}
+
+/// `None` while nothing is known at all.
+fn part_words(done: u64, total: u64, is_known: bool, state: State) -> Option<String> {
+    match (is_known, state.is_final()) {
+        (true, _) => Some(human_part(done, total)),
+        // A share of what nobody knows would be one of the documents alone.
+        (false, true) => Some(format!("{}/unknown", human_bytes(done))),
+        (false, false) if total == 0 => None,
+        (false, false) => Some(human_part(done, total).replacen('/', "/≥", 1)),
+    }
 }
 
 fn blob_line(blob: &Blob) -> String {
@@ -225,6 +247,18 @@ mod tests {
         let mut pull = Pull { state: State::Failed, ..running(&[]) };
         (pull.progress.bytes_total_final, pull.progress.bytes_total) = (false, pull.progress.bytes_done);
         assert_eq!(total_line(&pull), "total  412.3 MiB/unknown  failed");
+    }
+
+    #[test]
+    fn a_cell_says_what_is_sure_of_a_total() {
+        let job = |state: &str, total: u64, is_known: bool| {
+            done_part(&serde_json::json!({"state": state, "progress":
+                {"bytes_done": 1024, "bytes_total": total, "bytes_total_final": is_known}}))
+        };
+        assert_eq!(job("running", 2048, true), "1.0/2.0 KiB");
+        assert_eq!(job("running", 2048, false), "1.0/≥2.0 KiB");
+        assert_eq!(job("failed", 1024, false), "1.0 KiB/unknown");
+        assert_eq!(job("queued", 0, false), "-");
     }
 
     #[test]

@@ -181,9 +181,19 @@ async fn plan_all(context: &Context, args: &PullArgs) -> Result<Exit, Failure> {
 fn as_of_job(failure: Failure) -> Failure {
     let text =
         |name: &str| failure.problem.as_ref().and_then(|problem| problem.get(name)).and_then(Value::as_str);
-    match (failure.exit, text("code"), text("field")) {
-        (Exit::Usage, Some(code), None) => Failure { exit: Exit::of_job(code), ..failure },
-        _ => failure,
+    let (code, is_of_request) = (text("code").unwrap_or_default().to_owned(), text("field").is_some());
+    // What a caller of the API can do helps only where the registry is at fault, or the operator's lists.
+    let hint = match code.as_str() {
+        "forbidden" => failure.hint.clone(),
+        upstream if upstream.starts_with("upstream-") => failure.hint.clone(),
+        other => Failure::hint_of_problem(other, None),
+    };
+    match failure.exit {
+        Exit::Usage if !is_of_request && !code.is_empty() => {
+            Failure { exit: Exit::of_job(&code), hint, ..failure }
+        }
+        _ if code.is_empty() => failure,
+        _ => Failure { hint, ..failure },
     }
 }
 
@@ -307,7 +317,7 @@ fn settled(job: &Value) -> Result<(), Failure> {
         (State::Succeeded, _) => return Ok(()),
         (State::Cancelled, _) => {
             let failure = Failure::new(Exit::Other, doing, "it was cancelled");
-            return Err(failure.hint(format!("orlop pull {}", pull.reference)));
+            return Err(failure.hint(format!("orlop pulls retry {}", pull.id)));
         }
         (State::Failed, error) => error.unwrap_or_default(),
         (State::Queued | State::Running | State::Cancelling, _) => {

@@ -4,8 +4,8 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::context::{Context, Output, say, write_line};
-use super::text::escape;
-use crate::oci::Reference;
+use super::text::{escape, human_bytes, platform};
+use crate::oci::{Reference, media_type};
 
 /// What the name of an image stands for, to be held against what it stands for after a pull.
 #[derive(Debug, Clone, Default)]
@@ -35,10 +35,36 @@ pub async fn print_pulled(context: &Context, job: &Value, before: &Before) -> Re
     if let Some(moved) = move_of(name, before.digest.as_deref(), digest) {
         say(&moved);
     }
+    notes(job).iter().for_each(|note| say(note));
     if let Some(platforms) = platforms_taken(context, job).await {
         say(&platforms);
     }
     write_line(&format!("{} {}", escape(name), escape(digest)))
+}
+
+/// What of the image is not as the registry has it.
+fn notes(job: &Value) -> Vec<String> {
+    let name = escape(job.get("image_name").and_then(Value::as_str).unwrap_or_default());
+    let origin = job.get("converted_from").and_then(Value::as_str);
+    let converted =
+        origin.map(|digest| format!("{name} was made of the schema 1 manifest {}", escape(digest)));
+    let blobs = job.get("blobs").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let is_restricted = |blob: &&Value| {
+        let media_type = blob["media_type"].as_str().unwrap_or_default();
+        blob["state"] == "skipped" && media_type::is_restricted(media_type)
+    };
+    let skipped: Vec<&Value> = blobs.iter().filter(is_restricted).collect();
+    let bytes = skipped.iter().filter_map(|blob| blob["size"].as_u64()).fold(0, u64::saturating_add);
+    let left_out = match skipped.len() {
+        0 => None,
+        1 => Some("a layer".to_owned()),
+        many => Some(format!("{many} layers")),
+    };
+    let left_out = left_out.map(|layers| {
+        let size = human_bytes(bytes);
+        format!("{name} is without {layers} of restricted distribution ({size}): --foreign-layers fetch takes them")
+    });
+    converted.into_iter().chain(left_out).collect()
 }
 
 fn move_of(name: &str, before: Option<&str>, after: &str) -> Option<String> {
@@ -73,7 +99,9 @@ fn words_of_platforms(job: &Value, checked: &Value) -> Option<String> {
     };
     let items = list(checked, "items");
     let taken = items.iter().filter(|item| fetched(&item["target"]["digest"]));
-    let names: Vec<String> = taken.filter_map(|item| platform(&item["platform"])).collect();
+    let runs = |item: &&Value| item["platform"]["os"] != "unknown";
+    let names: Vec<String> =
+        taken.filter(runs).filter_map(|item| platform(&item["platform"])).map(|name| escape(&name)).collect();
     let name = escape(job.get("image_name").and_then(Value::as_str).unwrap_or_default());
     match (names.as_slice(), items.len()) {
         ([], _) => None,
@@ -83,14 +111,6 @@ fn words_of_platforms(job: &Value, checked: &Value) -> Option<String> {
             names.join(", ")
         )),
     }
-}
-
-/// `linux/arm64/v8`; none of what nothing runs on.
-fn platform(platform: &Value) -> Option<String> {
-    let part = |name: &str| platform.get(name).and_then(Value::as_str).filter(|part| !part.is_empty());
-    let (os, architecture) = (part("os")?, part("architecture")?);
-    let variant = part("variant").map(|variant| format!("/{variant}")).unwrap_or_default();
-    (os != "unknown").then(|| escape(&format!("{os}/{architecture}{variant}")))
 }
 
 #[cfg(test)]
@@ -107,6 +127,24 @@ mod tests {
         );
         assert_eq!(move_of("a", Some("sha256:1"), "sha256:1"), None);
         assert_eq!(move_of("a", None, "sha256:1"), None);
+    }
+
+    #[test]
+    fn what_is_left_out_and_what_it_was_made_of_is_told_once() {
+        let layer = |state: &str| {
+            json!({"media_type": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "state": state,
+                "size": 1024})
+        };
+        let blobs = [layer("done"), layer("skipped"), layer("skipped")];
+        let job = json!({"image_name": "a", "converted_from": "sha256:1", "blobs": blobs});
+        assert_eq!(
+            notes(&job),
+            [
+                "a was made of the schema 1 manifest sha256:1",
+                "a is without 2 layers of restricted distribution (2.0 KiB): --foreign-layers fetch takes them"
+            ]
+        );
+        assert_eq!(notes(&json!({"image_name": "a", "blobs": [layer("done")]})), [""; 0]);
     }
 
     #[test]

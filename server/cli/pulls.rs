@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::context::{Careful, Context, write_line};
 use super::failure::{Exit, Failure};
 use super::list::{Listing, Pages, What, list};
-use super::picture::Pull;
+use super::picture::{Pull, Said};
 use super::progress::{blob_change, phase_change, total_line};
 use super::pull::{Watching, cancel, fetch, rejoin};
 use super::screen::log_line;
@@ -97,8 +97,17 @@ pub async fn pulls(context: &Context, command: Option<PullsCommand>) -> Result<E
 
 /// The id that is meant: whole, or so many of its first characters as tell it apart in this namespace.
 async fn resolve(context: &Context, id: String) -> Result<String, Failure> {
-    let Some(filter) = filter_of_prefix(&id) else { return Ok(id) };
     let doing = format!("look up pull {id}");
+    let filter = match Named::of(&id) {
+        Named::Begun(filter) => filter,
+        Named::TooShort => {
+            let why = "so few characters would be those of many";
+            return Err(
+                Failure::usage(doing, why).hint("give six or more of its first characters; orlop pulls ls")
+            );
+        }
+        Named::Whole => return Ok(id),
+    };
     let listing = Listing::first(3, filter);
     let found = Pages::new(&context.client, What::Pulls, &listing).next().await?.unwrap_or_default();
     let ids: Vec<&str> = found.iter().filter_map(|item| item.get("id")?.as_str()).collect();
@@ -115,13 +124,29 @@ async fn resolve(context: &Context, id: String) -> Result<String, Failure> {
     }
 }
 
-/// The filter that finds what begins so; `None` for a whole id, and for what can be no part of one.
-fn filter_of_prefix(text: &str) -> Option<String> {
-    const WHOLE: usize = 26;
-    const FEWEST: usize = 6;
-    let begun = text.strip_prefix("pull_").unwrap_or(text);
-    let plain = begun.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase());
-    (plain && (FEWEST..WHOLE).contains(&begun.len())).then(|| format!("id~=\"^pull_{begun}\""))
+/// How a text names a pull.
+#[derive(Debug, PartialEq, Eq)]
+enum Named {
+    /// By the beginning of its id: the filter that finds what begins so.
+    Begun(String),
+    TooShort,
+    /// By a whole id, or by what can be no part of one, of which the server says so.
+    Whole,
+}
+
+impl Named {
+    fn of(text: &str) -> Named {
+        const WHOLE: usize = 26;
+        const FEWEST: usize = 6;
+        let begun = text.strip_prefix("pull_").unwrap_or(text);
+        let plain = begun.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase());
+        match begun.len() {
+            _ if !plain => Named::Whole,
+            0..FEWEST => Named::TooShort,
+            FEWEST..WHOLE => Named::Begun(format!("id~=\"^pull_{begun}\"")),
+            _ => Named::Whole,
+        }
+    }
 }
 
 async fn remove(context: &Context, id: &str, careful: &Careful) -> Result<(), Failure> {
@@ -135,11 +160,15 @@ async fn remove(context: &Context, id: &str, careful: &Careful) -> Result<(), Fa
 }
 
 fn summary(job: &Value) -> String {
+    let pull: Pull = serde_json::from_value(job.clone()).unwrap_or_default();
     let mut lines = Vec::new();
     for (name, field) in
         [("id", "id"), ("ref", "ref"), ("state", "state"), ("phase", "phase"), ("image", "image_name")]
     {
-        lines.push((name, text(job, field)));
+        // What it was at last is not what it does.
+        if name != "phase" || !pull.state.is_final() {
+            lines.push((name, text(job, field)));
+        }
     }
     lines.push((
         "digest",
@@ -157,7 +186,6 @@ fn summary(job: &Value) -> String {
     if let (Some(code), Some(detail)) = (error("code"), error("detail")) {
         lines.push(("error", format!("{code}: {detail}")));
     }
-    let pull: Pull = serde_json::from_value(job.clone()).unwrap_or_default();
     if pull.attempt > 0 {
         let progress = &pull.progress;
         lines.push(("attempt", pull.attempt.to_string()));
@@ -170,12 +198,14 @@ fn summary(job: &Value) -> String {
     format!("{}\n{}", known.join("\n"), total_line(&pull))
 }
 
+/// What was said, in the order in which it was; then how it stands, or how it ended.
 fn details(job: &Value) -> String {
     let pull: Pull = serde_json::from_value(job.clone()).unwrap_or_default();
-    let mut lines = vec![phase_change(&pull)];
+    let said = |said: &Said| format!("{} {}", clock_time(&said.at), log_line(said));
+    let mut lines: Vec<String> = pull.log.iter().map(said).collect();
     lines.extend(pull.blobs.iter().map(blob_change));
-    lines.extend(pull.log.iter().map(|said| format!("{} {}", clock_time(&said.at), log_line(said))));
     lines.extend(pull.error.as_ref().map(|error| format!("error: {}", escape(&error.detail))));
+    lines.push(phase_change(&pull));
     lines.push(total_line(&pull));
     lines.join("\n")
 }
@@ -221,11 +251,14 @@ mod tests {
 
     #[test]
     fn a_pull_is_told_by_the_beginning_of_its_id() {
-        let filter = |text: &str| filter_of_prefix(text);
-        assert_eq!(filter("pull_01kakb").as_deref(), Some("id~=\"^pull_01kakb\""));
-        assert_eq!(filter("01kakb2v3w").as_deref(), Some("id~=\"^pull_01kakb2v3w\""));
-        for whole_or_none in ["pull_01kakb2v3w4x5y6z7a8b9c0d1e", "pull_01", "nightly.", "a\"||id", ""] {
-            assert_eq!(filter(whole_or_none), None, "{whole_or_none}");
+        let begun = |filter: &str| Named::Begun(filter.to_owned());
+        assert_eq!(Named::of("pull_01kakb"), begun("id~=\"^pull_01kakb\""));
+        assert_eq!(Named::of("01kakb2v3w"), begun("id~=\"^pull_01kakb2v3w\""));
+        for whole_or_none in ["pull_01kakb2v3w4x5y6z7a8b9c0d1e", "nightly.", "a\"||id"] {
+            assert_eq!(Named::of(whole_or_none), Named::Whole, "{whole_or_none}");
+        }
+        for short in ["pull_01", "01kak", "pull_", ""] {
+            assert_eq!(Named::of(short), Named::TooShort, "{short}");
         }
     }
 
@@ -234,7 +267,7 @@ mod tests {
         let log =
             json!([{"at": "2026-11-21T10:00:07.000000Z", "level": "warn", "message": "r.io: gone\u{1b}"}]);
         let told = details(&json!({"ref": "r.io/app:1", "state": "failed", "log": log}));
-        assert!(told.contains("\n10:00:07 warn: r.io: gone"), "{told}");
+        assert!(told.starts_with("10:00:07 warn: r.io: gone\\x1b\nr.io/app:1  failed\n"), "{told}");
         assert!(!told.contains('\u{1b}'), "{told}");
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -59,6 +59,15 @@ pub async fn put(context: &Context, args: PutArgs) -> Result<(), Failure> {
     upload.finish(response).await
 }
 
+/// A file to be sent. A directory can be opened too, and would only fail to be read.
+pub fn open_file(path: &Path, doing: &str) -> Result<File, Failure> {
+    let file = File::open(path).map_err(|e| Failure::io(doing, &e))?;
+    if file.metadata().is_ok_and(|about| about.is_dir()) {
+        return Err(Failure::usage(doing, format!("{} is a directory", path.display())));
+    }
+    Ok(file)
+}
+
 struct Upload<'a> {
     context: &'a Context,
     args: &'a PutArgs,
@@ -79,7 +88,7 @@ impl Upload<'_> {
     fn open(&self) -> Result<Source, Failure> {
         match self.args.file.to_str() {
             Some("-") => Ok(Box::new(std::io::stdin())),
-            _ => Ok(Box::new(File::open(&self.args.file).map_err(|e| Failure::io(&self.doing, &e))?)),
+            _ => Ok(Box::new(open_file(&self.args.file, &self.doing)?)),
         }
     }
 

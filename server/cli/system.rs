@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::context::{Context, Global, Output, write_line};
 use super::failure::{Exit, Failure};
 use super::list::time_left;
+use super::progress::done_part;
 use super::text::{escape, human_bytes, human_part, human_time, table, to_pretty_json};
 use crate::config::{Config, ServeArgs, example};
 
@@ -151,9 +152,8 @@ fn screen(status: &Value, bold: impl Fn(&str) -> String) -> String {
     let items = |name: &str| status[name].as_array().cloned().unwrap_or_default();
     let word = |item: &Value, name: &str| item[name].as_str().unwrap_or_default().to_owned();
     let pull = |pull: &Value| {
-        let count = |name: &str| pull["progress"][name].as_u64().unwrap_or(0);
-        let done = human_part(count("bytes_done"), count("bytes_total"));
-        vec![format!("  {}", word(pull, "id")), format!("{} {done}", word(pull, "state")), word(pull, "ref")]
+        let state = format!("{} {}", word(pull, "state"), done_part(pull));
+        vec![format!("  {}", word(pull, "id")), state, word(pull, "ref")]
     };
     // What is above is of the whole server, what follows of one namespace: several have pulls and leases.
     let place = format!("in namespace {}", text("/namespace"));
@@ -187,7 +187,7 @@ mod tests {
             "{shown}"
         );
         assert!(shown.contains("1.0/2.0 GiB free"), "{shown}");
-        assert!(shown.contains("  pull_1  running 1/2 B  alpine"), "{shown}");
+        assert!(shown.contains("  pull_1  running 1/≥2 B  alpine"), "{shown}");
         assert!(shown.contains("\npulls in namespace build\n"), "{shown}");
         assert!(shown.ends_with("no lease ends within a day in namespace build"), "{shown}");
         let idle = screen(&json!({"namespace": "build", "pulls": []}), str::to_owned);

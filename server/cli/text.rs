@@ -10,7 +10,7 @@ pub fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
-            c if (c as u32) < 0x80 && c.is_control() => {
+            c if c.is_control() => {
                 let _ = write!(safe, "\\x{:02x}", c as u32);
             }
             c if is_unsafe(c) => {
@@ -106,6 +106,15 @@ pub fn short_digest(digest: &str) -> String {
     }
 }
 
+/// A platform of the API's as it is written: `linux/arm64/v8`, `windows(10.0.20348.1)/amd64`. None without its two names.
+pub fn platform(platform: &Value) -> Option<String> {
+    let part = |name: &str| platform.get(name).and_then(Value::as_str).filter(|part| !part.is_empty());
+    let (os, architecture) = (part("os")?, part("architecture")?);
+    let version = part("os_version").map(|version| format!("({version})")).unwrap_or_default();
+    let variant = part("variant").map(|variant| format!("/{variant}")).unwrap_or_default();
+    Some(format!("{os}{version}/{architecture}{variant}"))
+}
+
 /// Rows below a header, columns as wide as their widest cell, two spaces between; the last is not padded.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let cells: Vec<Vec<String>> =
@@ -133,7 +142,7 @@ mod tests {
 
     #[test]
     fn nothing_that_a_server_sends_steers_the_terminal() {
-        assert_eq!(escape("a\u{1b}[31mb\n\u{9b}2J\u{202e}é"), "a\\x1b[31mb\\x0a\\u{9b}2J\\u{202e}é");
+        assert_eq!(escape("a\u{1b}[31mb\n\u{9b}2J\u{202e}é"), "a\\x1b[31mb\\x0a\\x9b2J\\u{202e}é");
         let json = to_json(&Value::String("\u{1b}\u{9b}\u{7f}\u{2028}é".to_owned()));
         assert_eq!(json, "\"\\u001b\\u009b\\u007f\\u2028é\"");
         assert_eq!(serde_json::from_str::<String>(&json).expect("JSON"), "\u{1b}\u{9b}\u{7f}\u{2028}é");

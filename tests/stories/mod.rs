@@ -5,6 +5,7 @@ mod command_line;
 mod containerd_suite;
 mod content;
 mod events;
+mod image_commands;
 mod image_views;
 mod images;
 mod index_file;

@@ -1,6 +1,6 @@
 //! Images as files: `orlop image export` and `import`.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use crate::cli::client::{causes, refused};
 use crate::cli::context::{Context, Output, say, write_line};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::pulled::moved_line;
+use crate::cli::put::open_file;
 use crate::cli::text::{escape, human_bytes};
 
 /// Tries without a byte gained; each waits a second longer than the one before.
@@ -101,8 +102,13 @@ impl Export<'_> {
     async fn save(&mut self, path: &Path) -> Result<(), Failure> {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let part = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
-        let doing = self.doing.clone();
-        let wrong = |e: std::io::Error| Failure::io(format!("{doing} into {}", part.display()), &e);
+        let doing = format!("{} into {}", self.doing, path.display());
+        if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
+            && !directory.is_dir()
+        {
+            return Err(Failure::usage(doing, format!("there is no directory {}", directory.display())));
+        }
+        let wrong = |e: std::io::Error| Failure::io(doing.as_str(), &e);
         let mut file = OpenOptions::new().create_new(true).write(true).open(&part).map_err(wrong)?;
         let saved = async {
             self.run(&mut |bytes| file.write_all(bytes).map_err(wrong)).await?;
@@ -186,7 +192,7 @@ pub async fn import(context: &Context, args: ImportArgs) -> Result<(), Failure> 
     let doing = format!("import {}", args.file.display());
     let source: Box<dyn Read + Send> = match args.file.to_str() {
         Some("-") => Box::new(std::io::stdin()),
-        _ => Box::new(File::open(&args.file).map_err(|e| Failure::io(&doing, &e))?),
+        _ => Box::new(open_file(&args.file, &doing)?),
     };
     let mut call = context.client.scoped(Method::POST, &["images", "import"], doing.clone());
     call = call.queries("name", &args.name).queries("base_name", &args.base_name);

@@ -6,10 +6,10 @@ use clap::Args;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::{find, find_id, id_of};
+use super::{find_id, find_known, id_of};
 use crate::cli::context::{Context, Output, write_line};
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::text::{escape, human_bytes, short_digest, table};
+use crate::cli::text::{escape, human_bytes, platform, short_digest, table};
 
 #[derive(Debug, Args)]
 pub struct ViewArgs {
@@ -44,21 +44,29 @@ fn print(context: &Context, told: &Value, text: impl FnOnce(&Value) -> String) -
 /// Exit code 10 when something that was looked at is not whole.
 pub async fn check(context: &Context, args: &ViewArgs) -> Result<Exit, Failure> {
     let told = view(context, &args.name, "check", args.platform.as_ref()).await?;
-    print(context, &told, check_table)?;
+    let whole = if args.platform.is_none() { Whole::Told } else { Whole::NotAskedFor };
+    print(context, &told, |told| check_table(told, whole))?;
     Ok(if text(told.get("state")) == "complete" { Exit::Success } else { Exit::Findings })
 }
 
-fn check_table(told: &Value) -> String {
-    let rows: Vec<Vec<String>> = items(told, "items").iter().chain([told]).map(check_row).collect();
+/// Whether the last row sums up all that was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    Told,
+    /// One platform was asked for: that is all there is to sum up.
+    NotAskedFor,
+}
+
+fn check_table(told: &Value, whole: Whole) -> String {
+    let sum = (whole == Whole::Told).then_some(told);
+    let rows: Vec<Vec<String>> = items(told, "items").iter().chain(sum).map(check_row).collect();
     table(&["PLATFORM", "STATE", "BLOBS", "SIZE", "DIGEST"], &rows)
 }
 
 /// The record of an image and what of it is here, in one.
 pub async fn inspect(context: &Context, name: &str) -> Result<(), Failure> {
     let doing = format!("inspect {name}");
-    let Some(mut image) = find(context, name).await? else {
-        return Err(Failure::new(Exit::NotFound, doing, "there is no such image").hint("orlop ls images"));
-    };
+    let mut image = find_known(context, name, &doing).await?;
     let call = context.client.scoped(Method::GET, &["images", &id_of(&image), "check"], doing);
     // What is no image of layers has a record all the same.
     image["check"] = match call.fetch().await {
@@ -84,7 +92,7 @@ fn inspected(image: &Value) -> String {
     }
     let shown = table(&["", ""], &rows);
     match image.get("check").filter(|check| check.is_object()) {
-        Some(check) => format!("{shown}{}", check_table(check)),
+        Some(check) => format!("{shown}{}", check_table(check, Whole::Told)),
         None => shown,
     }
 }
@@ -93,7 +101,7 @@ fn inspected(image: &Value) -> String {
 fn check_row(item: &Value) -> Vec<String> {
     let platform = match item.get("target") {
         Some(target) if item.get("platform").is_some_and(Value::is_null) => text(target.get("role")),
-        Some(_) => platform_of(item),
+        Some(_) => item.get("platform").and_then(platform).unwrap_or_default(),
         None => "(all)".to_owned(),
     };
     let count = |name: &str| number(item.get(name));
@@ -109,14 +117,6 @@ fn check_row(item: &Value) -> Vec<String> {
         format!("{}/{}", human_bytes(count("present_bytes")), human_bytes(count("required_bytes"))),
         shown(&text(digest)),
     ]
-}
-
-fn platform_of(item: &Value) -> String {
-    let part = |name: &str| text(item.pointer(&format!("/platform/{name}")));
-    match part("variant") {
-        variant if variant.is_empty() => format!("{}/{}", part("os"), part("architecture")),
-        variant => format!("{}/{}/{variant}", part("os"), part("architecture")),
-    }
 }
 
 pub async fn history(context: &Context, args: &ViewArgs) -> Result<(), Failure> {
@@ -209,11 +209,23 @@ mod tests {
             "present_blobs": 2, "required_blobs": 3, "present_bytes": 5, "required_bytes": 2048,
         });
         assert_eq!(check_row(&item), ["linux/arm64/v8", "incomplete", "2/3", "5 B/2.0 KiB", "sha256:ab"]);
+        let windows = json!({
+            "platform": {"os": "windows", "architecture": "amd64", "os_version": "10.0.20348.1"},
+            "target": {"role": "manifest"},
+        });
+        assert_eq!(check_row(&windows)[0], "windows(10.0.20348.1)/amd64");
         let without = json!({"state": "complete", "skipped": [{"digest": "sha256:ab"}]});
         assert_eq!(check_row(&without)[1], "complete (1 skipped)");
         let other = json!({"platform": null, "target": {"role": "blob"}, "state": "complete"});
         assert_eq!(check_row(&other)[0], "blob");
         assert_eq!(check_row(&json!({"state": "complete"}))[0], "(all)");
+    }
+
+    #[test]
+    fn a_check_of_one_platform_sums_up_nothing() {
+        let told = json!({"items": [{"platform": null, "target": {"role": "blob"}}], "state": "complete"});
+        assert_eq!(check_table(&told, Whole::NotAskedFor).lines().count(), 2);
+        assert!(check_table(&told, Whole::Told).contains("(all)"));
     }
 
     #[test]
