@@ -84,6 +84,17 @@ story!(the_page_of_a_failed_pull_is_its_problem_and_hostile_names_stay_text, asy
     assert!(front.contains(&format!("href=\"/pulls/{}?namespace=default\"", id(&pull))));
 });
 
+story!(the_page_of_a_traced_pull_leads_to_its_trace, async |app| {
+    for (traced, links) in [(true, 1), (false, 0)] {
+        let asked = json!({"ref": format!("127.0.0.1:1/cargo/rope:{traced}"), "trace": traced});
+        let pull = app.post("/api/v1/pulls").json(asked).await.expect(202).json();
+        app.get(format!("/api/v1/pulls/{}?wait=60s", id(&pull))).await.expect(200);
+        let text = page(app, &format!("/pulls/{}", id(&pull))).await;
+        assert_eq!(text.matches(&format!("href=\"/api/v1/pulls/{}/trace?", id(&pull))).count(), links);
+        assert!(text.contains(&format!("--server &#39;http://{}&#39; pulls retry", app.address())), "{text}");
+    }
+});
+
 story!(a_pull_that_is_not_there_is_told_on_a_page, async |app| {
     let asked = json!({"ref": "127.0.0.1:1/cargo/rope:v1"});
     let pull = app.post("/api/v1/pulls").json(asked).await.expect(202).json();

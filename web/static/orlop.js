@@ -94,9 +94,10 @@ export function rest(word) {
   set(asOf, "");
 }
 
-// The bar, the amount and the share within an element. What ended before all of its blobs were known has no share of them.
+// The bar, the amount and the share within an element. Of what may still grow, and of what nobody will know, there is no
+// share.
 export function drawBar(element, progress, isOver) {
-  const isKnown = !isOver || progress.bytes_total_final;
+  const isKnown = progress.bytes_total_final;
   const total = isKnown ? progress.bytes_total : 0;
   const tenths = (count) => total ? Math.min(1000, Math.floor(count * 1000 / total)) : 0;
   const reused = tenths(progress.bytes_reused);
@@ -113,7 +114,9 @@ export function drawBar(element, progress, isOver) {
   place("resumed", reused, resumed);
   place("network", reused + resumed, network);
   const { bytes_done: done } = progress;
-  const amount = !isKnown ? `${bytes(done)} of unknown` : !total ? NONE : done >= total ? bytes(total) : `${bytes(done)} of ${bytes(total)}`;
+  const least = progress.bytes_total;
+  const sofar = isOver ? `${bytes(done)} of unknown` : least ? `${bytes(done)} of ≥ ${bytes(least)}` : NONE;
+  const amount = !isKnown ? sofar : !total ? NONE : done >= total ? bytes(total) : `${bytes(done)} of ${bytes(total)}`;
   const percent = Math.floor(tenths(done) / 10);
   if (total) attribute(bar, "aria-valuenow", String(percent)); else bar.removeAttribute("aria-valuenow");
   attribute(bar, "aria-valuetext", amount);

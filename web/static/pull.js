@@ -63,7 +63,7 @@ function drawBlob(blob) {
   set(part(row, "why"), blob.error?.detail ?? blob.wait?.reason ?? blob.reason ?? "");
   const reused = blob.state === "exists" ? blob.size : 0;
   drawBar(row, {
-    bytes_total: blob.size, bytes_done: blob.offset, bytes_reused: reused, bytes_resumed: 0,
+    bytes_total: blob.size, bytes_total_final: true, bytes_done: blob.offset, bytes_reused: reused, bytes_resumed: 0,
     bytes_network: blob.offset - reused,
   }, false);
 }

@@ -8,7 +8,7 @@ use http::request::Parts;
 
 use super::pull::view::PullView;
 use super::show::{self, Ends, Moment, Name, plural};
-use super::{Place, Shell, base_of, page as render};
+use super::{Place, Shell, base_of, page as render, server_flag};
 use crate::clock::Time;
 use crate::error::Result;
 use crate::http::AppState;
@@ -36,6 +36,8 @@ struct Front {
     token_needed: bool,
     /// The server as the browser names it, without a slash at the end.
     base: String,
+    /// What `orlop` is told to ask this server.
+    server_flag: String,
     usage: UsageView,
     pulls: Vec<PullView>,
     /// What the module makes new rows of.
@@ -62,6 +64,7 @@ pub async fn page(State(state): State<AppState>, parts: Parts) -> Result<Respons
         now,
         writes: identity.scope() >= Some(Scope::Write),
         token_needed: state.auth_required,
+        server_flag: server_flag(&base_of(&parts)),
         base: base_of(&parts),
         usage: UsageView::new(&usage),
         busy: pulls.iter().any(|pull| !pull.state.is_final()),

@@ -97,3 +97,11 @@ fn base_of(parts: &Parts) -> String {
     let host = parts.uri.authority().map(|authority| authority.as_str()).or(named);
     format!("{scheme}://{}", host.unwrap_or("127.0.0.1:7070"))
 }
+
+/// The flag by which `orlop` asks the server at `base`; nothing where it does so anyway.
+fn server_flag(base: &str) -> String {
+    match base {
+        "http://127.0.0.1:7070" => String::new(),
+        other => format!(" --server '{other}'"),
+    }
+}

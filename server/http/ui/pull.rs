@@ -13,7 +13,7 @@ use self::blob::BlobView;
 use self::view::{PullView, platforms_in_words};
 use super::prose::{self, Line, Span};
 use super::show::{self, Ends, Moment, plural};
-use super::{Place, Shell, base_of, page as render};
+use super::{Place, Shell, base_of, page as render, server_flag};
 use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::http::AppState;
@@ -56,6 +56,8 @@ struct PullPage {
     /// Blobs that the page has no room for.
     more_blobs: usize,
     log: Vec<LogView>,
+    /// Where its requests are to be read, if it remembers them.
+    trace: Option<String>,
     request: RequestView,
     shell_lines: ShellLines,
 }
@@ -121,11 +123,17 @@ pub async fn page(
     let identity = Identity::of(&parts);
     let pull = state.jobs.find(&caller.namespace, &id).await?;
     let lease = find_lease(&state, &pull).await?;
+    let trace = match state.jobs.trace(&pull.namespace, &pull.id).await {
+        Ok(_) => Some(format!("/api/v1/pulls/{}/trace?namespace={}", pull.id, pull.namespace)),
+        Err(Error::Conflict(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
     let now = state.clock.now();
     let shell_lines = ShellLines::new(&pull, &base_of(&parts), state.auth_required);
     let writes = identity.scope() >= Some(Scope::Write);
     let shell = Shell::new(Place::Elsewhere, &identity);
-    render(StatusCode::OK, &PullPage::new(shell, writes, &pull, lease.as_ref(), shell_lines, now))
+    let page = PullPage { trace, ..PullPage::new(shell, writes, &pull, lease.as_ref(), shell_lines, now) };
+    render(StatusCode::OK, &page)
 }
 
 /// The lease that holds what the pull brings, if there is one still.
@@ -170,6 +178,7 @@ impl PullPage {
             more_blobs: pull.blobs.len() - rows.len(),
             rows,
             log: pull.log.iter().map(|line| LogView::new(line, now)).collect(),
+            trace: None,
             request: RequestView {
                 selection: selection_in_words(&pull.selection),
                 at_once: pull.max_concurrency,
@@ -307,13 +316,14 @@ struct ShellLines {
 impl ShellLines {
     fn new(pull: &Pull, base: &str, token_needed: bool) -> ShellLines {
         let token = if token_needed { " -H \"Authorization: Bearer $ORLOP_TOKEN\"" } else { "" };
+        let server = server_flag(base);
         let (query, flag) = match pull.namespace.as_str() {
             DEFAULT_NAMESPACE => (String::new(), String::new()),
             other => (format!("?namespace={other}"), format!(" --namespace {other}")),
         };
         let id = &pull.id;
         let curl = |options: &str, path: &str| format!("curl{token}{options} '{base}/api/v1/{path}{query}'");
-        let orlop = |words: &str| format!("orlop{flag} {words}");
+        let orlop = |words: &str| format!("orlop{server}{flag} {words}");
         let digest = pull.target.as_ref().map_or("", |target| &target.digest);
         ShellLines {
             follow: [orlop(&format!("pulls logs -f {id}")), curl(" -N", &format!("pulls/{id}/events"))],

@@ -159,6 +159,7 @@ fn front(pulls: &[Pull], images: &[Image], leases: &[Lease]) -> Front {
         busy: pulls.iter().any(|pull| !pull.state.is_final()),
         pulls: pulls.iter().map(|pull| PullView::new(pull, NOW)).collect(),
         blank: PullView::blank(),
+        server_flag: String::new(),
         images: images.iter().map(|image| ImageView::new(image, NOW)).collect(),
         leases: leases.iter().map(|lease| LeaseView::new(lease, NOW)).collect(),
         more_images: images.len() > 3,

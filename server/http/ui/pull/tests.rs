@@ -131,7 +131,10 @@ async fn silence_is_told_in_words_and_a_total_that_may_grow_is_told_as_such() {
     let mut silent = sample(JobState::Running);
     silent.progress.stalled_seconds = 12;
     silent.progress.bytes_total_final = false;
-    assert_has(&html(&page_of(&silent)).await, &["Nothing has arrived for 12 s.", "9 of 14 known so far"]);
+    let text = html(&page_of(&silent)).await;
+    assert_has(&text, &["Nothing has arrived for 12 s.", "9 of 14 known so far", "730 MiB of ≥ 980 MiB"]);
+    let share = text.split("<dt>Share</dt>").nth(1).expect("its share");
+    assert!(share.starts_with("<dd class=\"num\" data-k=\"percent\">–</dd>"), "{}", &share[..80]);
     silent.progress = PullProgress::default();
     (silent.blobs, silent.target, silent.attempt) = (Vec::new(), None, 0);
     (silent.state, silent.started_at) = (JobState::Queued, None);
@@ -254,6 +257,20 @@ async fn a_pull_that_has_succeeded_says_how_to_read_it() {
     );
     assert_has(&text, &[&curl]);
     assert!(!text.contains("data-do=") && !text.contains("http-equiv=\"refresh\""));
+}
+
+#[tokio::test]
+async fn a_pull_without_a_lease_says_so_once_and_commands_ask_this_very_server() {
+    let mut done = sample(JobState::Succeeded);
+    done.lease_id = None;
+    let mut page = page_of(&done);
+    page.shell_lines = ShellLines::new(&done, "https://store.example", false);
+    let text = html(&page).await;
+    assert_has(&text, &["none: its name keeps it", "Nothing was said of it."]);
+    assert_has(&text, &["orlop --server &#39;https://store.example&#39; get sha256:"]);
+    assert!(!text.contains("This pull has no lease") && !text.contains("Its trace"));
+    page.trace = Some("/api/v1/pulls/pull_1/trace".to_owned());
+    assert_has(&html(&page).await, &["<a href=\"/api/v1/pulls/pull_1/trace\">Its trace</a>"]);
 }
 
 #[tokio::test]

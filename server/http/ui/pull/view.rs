@@ -40,8 +40,8 @@ pub struct Bar {
 impl PullView {
     pub fn new(pull: &Pull, now: Time) -> PullView {
         let progress = &pull.progress;
-        // What ended before all of its blobs were known has no share of them.
-        let is_known = progress.bytes_total_final || !pull.state.is_final();
+        // Of what may still grow, and of what nobody will know, there is no share.
+        let is_known = progress.bytes_total_final;
         let bar = if is_known { Bar::new(progress) } else { Bar::new(&PullProgress::default()) };
         let runs = pull.state == JobState::Running;
         PullView {
@@ -56,9 +56,13 @@ impl PullView {
             failure: pull.error.as_ref().map(|error| error.detail.clone()),
             percent: bar.percent.map_or(NONE.to_owned(), |percent| format!("{percent} %")),
             bar,
-            amount: match is_known {
-                true => amount(progress.bytes_done, progress.bytes_total),
-                false => format!("{} of unknown", show::bytes(progress.bytes_done)),
+            amount: match (is_known, pull.state.is_final()) {
+                (true, _) => amount(progress.bytes_done, progress.bytes_total),
+                (false, true) => format!("{} of unknown", show::bytes(progress.bytes_done)),
+                (false, false) if progress.bytes_total == 0 => NONE.to_owned(),
+                (false, false) => {
+                    format!("{} of ≥ {}", show::bytes(progress.bytes_done), show::bytes(progress.bytes_total))
+                }
             },
             rate: if runs { format!("{}/s", show::bytes(progress.rate_bps)) } else { NONE.to_owned() },
             eta: match progress.waiting_until.filter(|_| runs) {
