@@ -66,4 +66,8 @@ topics! {
     SnapshotCommit "/snapshot/commit";
     SnapshotUpdate "/snapshot/update";
     SnapshotRemove "/snapshot/remove";
+    UnpackCreate "/unpacks/create";
+    UnpackStart "/unpacks/start";
+    UnpackFinish "/unpacks/finish";
+    UnpackDelete "/unpacks/delete";
 }

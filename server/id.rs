@@ -82,6 +82,7 @@ ids! {
     ImageId |text| is_made("img", text), "an image's id is `img_` and 26 characters";
     IngestId |text| is_made("ing", text), "an ingest's id is `ing_` and 26 characters";
     PullId |text| is_made("pull", text), "a pull's id is `pull_` and 26 characters";
+    UnpackId |text| is_made("unpack", text), "an unpack's id is `unpack_` and 26 characters";
     TokenId |text| is_made("tok", text), "a token's id is `tok_` and 26 characters";
     /// Clients may choose it.
     LeaseId is_chosen, "a lease's id is 1 to 255 letters, digits or any of `._:@+-`";
@@ -115,6 +116,7 @@ mod tests {
         }
         assert!(new_id("ing", Time(7)).parse::<IngestId>().is_ok());
         assert!(new_id("pull", Time(7)).parse::<PullId>().is_ok());
+        assert!(new_id("unpack", Time(7)).parse::<UnpackId>().is_ok());
         assert!(new_id("tok", Time(7)).parse::<TokenId>().is_ok());
     }
 

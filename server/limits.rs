@@ -243,6 +243,10 @@ limits! {
         "How long a request waits for a layer that is read for the first time; then it is told to ask again.";
     UNPACKS "unpacks": usize = 2, "layers",
         "Layers that are unpacked at once, each by two threads: more would only wait for each other's disk.";
+    UNPACK_JOBS "unpack_jobs": usize = 4, "jobs",
+        "Unpacks of stored images at once; `unpacks` holds for the layers of all of them.";
+    UNPACK_QUEUE "unpack_queue": usize = 1_000, "jobs",
+        "Unpacks waiting for their turn; beyond it 429.";
     LAYER_ENTRIES "layer_entries": usize = 500_000, "entries",
         "Entries of one layer, which are held in memory while it is unpacked: layers of language packages have 200,000.";
     SPARSE_FILE_BYTES "sparse_file_bytes": u64 = 8 * TIB, "bytes",

@@ -5,7 +5,7 @@ use orlop::oci::tar::Entry;
 use orlop::oci::tree::{Device, DeviceClass};
 use serde_json::{Value, json};
 
-use crate::support::layers::{Pushed, Tar, pushed};
+use crate::support::unpacking::{Pushed, Tar, pushed};
 use crate::support::served::Served;
 
 /// What only root could keep: owners, modes that shut everybody out, setuid, devices, links and fifos of others.

@@ -23,6 +23,7 @@ pub mod pulls;
 pub mod registries;
 pub mod snapshots;
 pub mod tokens;
+pub mod unpacks;
 
 pub use conn::Conn;
 pub use list::{Batch, KeyValue, ListPage, OrderBy, Rows};

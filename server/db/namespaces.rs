@@ -75,9 +75,9 @@ pub async fn delete_namespace(tx: &mut Tx, name: &str) -> Result<bool> {
 }
 
 /// Counts, in the order of [`count_inside`].
-type Inside = (i64, i64, i64, i64, i64, i64);
+type Inside = (i64, i64, i64, i64, i64, i64, i64);
 
-/// How much is inside: images, content, ingests, unexpired leases, unfinished pulls, snapshots.
+/// How much is inside: images, content, ingests, unexpired leases, unfinished pulls and unpacks, snapshots.
 pub async fn count_inside(conn: &mut Conn, name: &str, now: i64) -> Result<Inside> {
     const SQL: &str = "SELECT
         (SELECT COUNT(*) FROM images WHERE namespace = $1),
@@ -86,6 +86,7 @@ pub async fn count_inside(conn: &mut Conn, name: &str, now: i64) -> Result<Insid
         (SELECT COUNT(*) FROM leases WHERE namespace = $1 AND kind <> 'grace'
             AND (expires_at IS NULL OR expires_at > $2)),
         (SELECT COUNT(*) FROM pulls WHERE namespace = $1 AND finished_at IS NULL),
+        (SELECT COUNT(*) FROM unpacks WHERE namespace = $1 AND finished_at IS NULL),
         (SELECT COUNT(*) FROM snapshots WHERE namespace = $1)";
     fetch_one!(Inside, conn, SQL, name, now)
 }

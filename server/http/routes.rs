@@ -10,7 +10,7 @@ use http::Method;
 use super::AppState;
 use super::api::{
     content, data, events, files, images, ingests, leases, namespaces, pulls, registries, snapshots, system,
-    tokens,
+    tokens, unpacks,
 };
 use super::ui;
 
@@ -156,6 +156,12 @@ routes! {
     GET "/api/v1/snapshots/{key}/files/data" Read ["namespace" "path" "path_base64" "inline"] => files::read_of_snapshot;
     HEAD "/api/v1/snapshots/{key}/files/data" Read ["namespace" "path" "path_base64" "inline"] => files::read_of_snapshot;
     GET "/api/v1/snapshots/{key}/archive" Read ["namespace"] => files::archive_of_snapshot;
+
+    GET "/api/v1/unpacks" Read ["namespace" "state" "sort" "filter" "label" "limit" "cursor"] => unpacks::list;
+    POST "/api/v1/unpacks" Write ["namespace"] => unpacks::create;
+    GET "/api/v1/unpacks/{id}" Read ["namespace" "wait"] => unpacks::show;
+    DELETE "/api/v1/unpacks/{id}" Write ["namespace" "purge"] => unpacks::cancel;
+    GET "/api/v1/unpacks/{id}/events" Read ["namespace"] => unpacks::events;
 
     GET "/api/v1/registries" Admin [] => registries::list;
     GET "/api/v1/registries/{host}" Admin [] => registries::show;

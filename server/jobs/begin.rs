@@ -13,29 +13,40 @@ use crate::jobs::{Jobs, run};
 use crate::limits;
 use crate::store::{Caller, Keyed, PullRow, labels};
 
-/// What asking for a pull answers.
+/// What asking for a job answers.
 #[derive(Debug, Clone)]
-pub enum Created {
-    New(Pull),
+pub enum Created<J> {
+    New(J),
     /// An equal one is under way.
-    Existing(Pull),
+    Existing(J),
 }
 
-/// How an idempotency key remembers the one and the other, before the pull's id.
+/// How an idempotency key remembers the one and the other, before the job's id.
 const NEW: &str = "new";
 const EQUAL: &str = "equal";
 
-impl Created {
-    fn remembered(&self) -> String {
+impl<J> Created<J> {
+    /// As an idempotency key remembers it.
+    pub(super) fn remembered(&self, id_of: impl Fn(&J) -> &str) -> String {
         match self {
-            Created::New(pull) => format!("{NEW} {}", pull.id),
-            Created::Existing(pull) => format!("{EQUAL} {}", pull.id),
+            Created::New(job) => format!("{NEW} {}", id_of(job)),
+            Created::Existing(job) => format!("{EQUAL} {}", id_of(job)),
         }
+    }
+
+    /// What an idempotency key remembers, as it is answered again. `find` finds the job by its id.
+    pub(super) async fn recall<F>(remembered: &str, find: impl FnOnce(String) -> F) -> Result<Created<J>>
+    where
+        F: Future<Output = Result<J>>,
+    {
+        let (first, id) = remembered.split_once(' ').unwrap_or_default();
+        let job = find(id.to_owned()).await?;
+        Ok(if first == NEW { Created::New(job) } else { Created::Existing(job) })
     }
 }
 
 impl Jobs {
-    /// Goes on with every pull that an earlier run of the server left unfinished; how many there are.
+    /// Goes on with every job that an earlier run of the server left unfinished; how many there are.
     ///
     /// # Errors
     /// `Unavailable` when the database does not answer.
@@ -48,7 +59,7 @@ impl Jobs {
                 Err(error) => self.give_up(row, error).await?,
             }
         }
-        Ok(count)
+        Ok(count + self.resume_unpacks().await?)
     }
 
     /// Ends a pull of which nobody knows what it was to do: unfinished, it could neither go on nor be removed.
@@ -85,7 +96,7 @@ impl Jobs {
         caller: &Caller,
         asked: &PullRequest,
         idempotency_key: Option<&str>,
-    ) -> Result<Created> {
+    ) -> Result<Created<Pull>> {
         let credential = asked.auth.as_ref().map(|auth| serde_json::to_string(auth).expect("texts are JSON"));
         let mark = credential.as_ref().map(|secret| self.0.store.mark_secret(secret));
         let request = Request { auth: mark, ..Request::check(caller, asked)? };
@@ -96,10 +107,11 @@ impl Jobs {
         let (maker, finder, namespace) = (self.clone(), self.clone(), caller.namespace.clone());
         let make = async move {
             let created = maker.record_pull(row, request.lease.as_deref(), credential).await?;
-            Ok((created.remembered(), created))
+            Ok((created.remembered(|pull| &pull.id), created))
         };
         let find = async move |remembered: String| {
-            let created = finder.find_created(&namespace, &remembered).await?;
+            let find = async |id: String| finder.find(&namespace, &id).await;
+            let created = Created::recall(&remembered, find).await?;
             Ok((remembered, created))
         };
         let store = self.0.store.clone();
@@ -112,7 +124,7 @@ impl Jobs {
         row: PullRow,
         lease: Option<&str>,
         credential: Option<String>,
-    ) -> Result<Created> {
+    ) -> Result<Created<Pull>> {
         if let Some(lease) = lease {
             self.0.store.find_lease(&row.namespace, lease).await?;
         }
@@ -169,13 +181,6 @@ impl Jobs {
         Ok(())
     }
 
-    /// What an idempotency key remembers, as it is answered again.
-    async fn find_created(&self, namespace: &str, remembered: &str) -> Result<Created> {
-        let (first, id) = remembered.split_once(' ').unwrap_or_default();
-        let pull = self.find(namespace, id).await?;
-        Ok(if first == NEW { Created::New(pull) } else { Created::Existing(pull) })
-    }
-
     pub(super) fn new_row(&self, caller: &Caller, asked: &PullRequest, request: &Request) -> PullRow {
         let now = self.now();
         let id = new_id("pull", now);
@@ -207,6 +212,7 @@ impl Jobs {
             live.stop.cancel();
         }
         self.live().insert(id, live.clone());
-        self.0.shutdown.spawn("pull", run::run(self.clone(), live));
+        // On the heap: what it may ever hold is more than a stack should carry from call to call.
+        self.0.shutdown.spawn("pull", Box::pin(run::run(self.clone(), live)));
     }
 }

@@ -91,7 +91,7 @@ impl Job {
             }
             tracing::warn!(pull.id = %self.id, "The end of a pull waits: {}", with_causes(&error));
             failures += 1;
-            let wait = tokio::time::sleep(self.wait_after_failures(failures));
+            let wait = tokio::time::sleep(self.jobs.wait_after_failures(failures));
             let _ = self.jobs.0.shutdown.soft().run_until_cancelled(wait).await;
         }
     }

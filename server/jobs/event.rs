@@ -1,4 +1,4 @@
-//! The events of a pull, as the contract has them.
+//! The events of a job, as the contract has them; and those of a pull.
 
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
@@ -7,13 +7,20 @@ use crate::clock::Time;
 use crate::jobs::view::{JobError, JobState, Phase, Pull, PullBlob, PullProgress};
 use crate::store::Target;
 
-/// One event. As JSON it is a line of the NDJSON form; `id`, [`PullEvent::name`] and [`PullEvent::data`] are the
+/// One event. As JSON it is a line of the NDJSON form; `id`, [`JobEvent::name`] and [`JobEvent::data`] are the
 /// parts of an SSE frame.
 #[derive(Debug, Clone)]
-pub struct PullEvent {
+pub struct JobEvent<B> {
     /// Counts up, over restarts too.
     pub id: u64,
-    pub body: PullEventBody,
+    pub body: B,
+}
+
+pub type PullEvent = JobEvent<PullEventBody>;
+
+/// What an event says: its name, and as JSON its data.
+pub trait EventBody: Serialize {
+    fn name(&self) -> &'static str;
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -30,9 +37,9 @@ pub enum PullEventBody {
     End(PullEnd),
 }
 
-impl PullEvent {
-    pub fn name(&self) -> &'static str {
-        match self.body {
+impl EventBody for PullEventBody {
+    fn name(&self) -> &'static str {
+        match self {
             PullEventBody::Snapshot(_) => "snapshot",
             PullEventBody::Progress(_) => "progress",
             PullEventBody::Blob(_) => "blob",
@@ -42,6 +49,12 @@ impl PullEvent {
             PullEventBody::End(_) => "end",
         }
     }
+}
+
+impl<B: EventBody> JobEvent<B> {
+    pub fn name(&self) -> &'static str {
+        self.body.name()
+    }
 
     /// The `data:` of an SSE frame: JSON on one line.
     pub fn data(&self) -> String {
@@ -49,7 +62,7 @@ impl PullEvent {
     }
 }
 
-impl Serialize for PullEvent {
+impl<B: EventBody> Serialize for JobEvent<B> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut line = serializer.serialize_map(Some(3))?;
         line.serialize_entry("id", &self.id.to_string())?;

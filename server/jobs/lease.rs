@@ -1,30 +1,80 @@
-//! The lease of a pull: it comes first, is renewed while the pull works, and goes when the image holds what it held.
+//! The lease of a job: it comes first, is renewed while the job works, and goes when something else holds what it held.
 
 use std::time::Duration;
 
 use crate::clock::Time;
 use crate::error::{Error, Result, with_causes};
+use crate::jobs::Jobs;
 use crate::jobs::run::{Ended, Job, unless};
 use crate::jobs::view::JobState;
 use crate::store::{Expiry, IfMatch, LeasePatch, NewLease};
 
-impl Job {
-    /// The pull's lease comes first: everything after is held by it. After a long pause it may have to be made anew.
-    pub async fn hold_lease(&self) -> Result<()> {
-        let (store, namespace) = (&self.jobs.0.store, self.caller.namespace.as_str());
-        if self.request.lease.is_some() {
-            // The caller's own, whose time is the caller's business.
-            return store.find_lease(namespace, &self.lease).await.map(drop);
-        }
+/// A lease that a job makes for itself.
+pub(super) struct OwnLease<'l> {
+    pub jobs: &'l Jobs,
+    pub namespace: &'l str,
+    pub id: &'l str,
+}
+
+impl OwnLease<'_> {
+    /// Makes it, or holds it for longer. After a long pause it may have to be made anew.
+    pub async fn hold(&self) -> Result<()> {
+        let store = &self.jobs.0.store;
         let expiry = Expiry::After(self.jobs.0.settings.lease);
         let patch = LeasePatch { expiry: Some(expiry), labels: None, if_match: IfMatch::Absent };
-        match store.update_lease(namespace, &self.lease, patch).await {
+        match store.update_lease(self.namespace, self.id, patch).await {
             Err(Error::NotFound { .. }) => {
-                let id = Some(self.lease.clone());
+                let id = Some(self.id.to_owned());
                 let lease = NewLease { id, expiry, labels: Default::default(), flat: false };
-                store.create_lease(namespace, lease, "pull").await.map(drop)
+                store.create_lease(self.namespace, lease, "pull").await.map(drop)
             }
             settled => settled.map(drop),
+        }
+    }
+
+    /// Renews it for as long as it is asked to; the error that ends the work when there is nothing to renew.
+    pub async fn renew(&self) -> Error {
+        let length = self.jobs.0.settings.lease;
+        loop {
+            tokio::time::sleep(length / 2).await;
+            let patch = || LeasePatch {
+                expiry: Some(Expiry::After(length)),
+                labels: None,
+                if_match: IfMatch::Absent,
+            };
+            // A database that is away has a quarter of the time to come back, and then another.
+            for pause in [length / 8, length / 8, Duration::ZERO] {
+                match self.jobs.0.store.update_lease(self.namespace, self.id, patch()).await {
+                    Ok(_) => break,
+                    Err(error @ Error::NotFound { .. }) => return error,
+                    Err(error) if pause.is_zero() => return error,
+                    Err(_) => tokio::time::sleep(pause).await,
+                }
+            }
+        }
+    }
+
+    /// Lets go of what it holds.
+    pub async fn end(&self) {
+        let deleted = self.jobs.0.store.delete_lease(self.namespace, self.id, IfMatch::Absent).await;
+        if let Err(error) = deleted {
+            // It expires by itself.
+            tracing::debug!(lease.id = %self.id, "Could not delete a lease: {}", with_causes(&error));
+        }
+    }
+}
+
+impl Job {
+    fn own_lease(&self) -> OwnLease<'_> {
+        OwnLease { jobs: &self.jobs, namespace: &self.caller.namespace, id: &self.lease }
+    }
+
+    /// The pull's lease comes first: everything after is held by it.
+    pub async fn hold_lease(&self) -> Result<()> {
+        match self.request.lease {
+            // The caller's own, whose time is the caller's business.
+            Some(_) => self.jobs.0.store.find_lease(&self.caller.namespace, &self.lease).await.map(drop),
+            None => self.own_lease().hold().await,
         }
     }
 
@@ -36,26 +86,9 @@ impl Job {
 
     /// Renews the lease for as long as the job works; the error that ends the work when there is nothing to renew.
     pub async fn renew_lease(&self) -> Error {
-        if self.request.lease.is_some() {
-            return std::future::pending().await;
-        }
-        let length = self.jobs.0.settings.lease;
-        loop {
-            tokio::time::sleep(length / 2).await;
-            let patch = || LeasePatch {
-                expiry: Some(Expiry::After(length)),
-                labels: None,
-                if_match: IfMatch::Absent,
-            };
-            // A database that is away has a quarter of the time to come back, and then another.
-            for pause in [length / 8, length / 8, Duration::ZERO] {
-                match self.jobs.0.store.update_lease(&self.caller.namespace, &self.lease, patch()).await {
-                    Ok(_) => break,
-                    Err(error @ Error::NotFound { .. }) => return error,
-                    Err(error) if pause.is_zero() => return error,
-                    Err(_) => tokio::time::sleep(pause).await,
-                }
-            }
+        match self.request.lease {
+            Some(_) => std::future::pending().await,
+            None => self.own_lease().renew().await,
         }
     }
 
@@ -75,7 +108,7 @@ impl Job {
             };
             self.warn(format!("the lease that was asked for: {error}; trying again"));
             tracing::warn!(pull.id = %self.id, "Could not hand over a lease: {}", with_causes(&error));
-            unless(&self.live.stop, tokio::time::sleep(self.wait_after_failures(failures))).await?;
+            unless(&self.live.stop, tokio::time::sleep(self.jobs.wait_after_failures(failures))).await?;
         }
         Ok(())
     }
@@ -91,11 +124,7 @@ impl Job {
         let left = match (state, self.request.keep()) {
             (JobState::Succeeded, Some(_)) => return self.live.read(|record| record.detail.lease_until),
             (state, _) if state == JobState::Succeeded || is_empty => {
-                let deleted = store.delete_lease(namespace, &self.lease, IfMatch::Absent).await;
-                if let Err(error) = deleted {
-                    // It expires by itself.
-                    tracing::debug!(pull.id = %self.id, "Could not delete a lease: {}", with_causes(&error));
-                }
+                self.own_lease().end().await;
                 return None;
             }
             (_, _) => {

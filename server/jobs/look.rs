@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::Stream;
 
 use crate::error::{Conflict, Error, Result};
-use crate::jobs::event::PullEvent;
+use crate::jobs::event::{JobEvent, PullEventBody};
 use crate::jobs::record::Record;
 use crate::jobs::trace::PullTrace;
 use crate::jobs::view::Pull;
@@ -16,15 +16,15 @@ use crate::store::PullRow;
 use crate::store::list::ListQuery;
 use crate::store::lists::{Page, Wanted};
 
-/// The events of a pull.
-pub enum Follow {
-    /// The pull is finished, and the reader has seen its end.
+/// The events of a job.
+pub enum Follow<B> {
+    /// The job is finished, and the reader has seen its end.
     Finished,
-    Stream(Events),
+    Stream(Events<B>),
 }
 
 /// Events until `end`, or until the server stops.
-pub type Events = Pin<Box<dyn Stream<Item = PullEvent> + Send>>;
+pub type Events<B> = Pin<Box<dyn Stream<Item = JobEvent<B>> + Send>>;
 
 impl Jobs {
     /// One pull as it stands now.
@@ -93,7 +93,12 @@ impl Jobs {
     ///
     /// # Errors
     /// `NotFound`; `Unavailable`.
-    pub async fn follow(&self, namespace: &str, id: &str, last_seen: Option<&str>) -> Result<Follow> {
+    pub async fn follow(
+        &self,
+        namespace: &str,
+        id: &str,
+        last_seen: Option<&str>,
+    ) -> Result<Follow<PullEventBody>> {
         let row = self.0.store.find_pull(namespace, id).await?;
         if let Some(live) = self.find_live(&row.id) {
             let soft = self.0.shutdown.soft().clone();

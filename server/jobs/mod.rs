@@ -37,7 +37,8 @@ mod watch;
 
 pub use begin::Created;
 pub use event::{
-    LogLevel, PullEnd, PullEvent, PullEventBody, PullLog, PullPhaseChange, PullReset, ResetReason,
+    EventBody, JobEvent, LogLevel, PullEnd, PullEvent, PullEventBody, PullLog, PullPhaseChange, PullReset,
+    ResetReason,
 };
 pub use files::{ASK_AGAIN, LayerFile, LayerView, Looked};
 pub use import::{Imported, MovedName, Naming};
@@ -46,6 +47,8 @@ pub use plan::{Plan, PlanBlob, PlanTotals};
 pub use request::{CredentialUse, ForeignLayers, LayerBlobs, PullRequest, Selection};
 pub use steer::Cancelled;
 pub use trace::{PullTrace, TraceLine};
+pub use unpack::ask::{UnpackRequest, UnpackSource};
+pub use unpack::view::{Unpack, UnpackEventBody, UnpackLayer};
 pub use view::{
     BlobRole, BlobState, ImageSnapshot, JobError, JobErrorCode, JobState, LayerUnpack, Phase, Pull, PullBlob,
     PullProgress, PullWait, UnpackState, upstream_hint,
@@ -133,7 +136,11 @@ struct Inner {
     chains: unpack::Chains,
     /// Turns of imports; who finds none comes again later.
     imports: Semaphore,
-    /// Held while a pull is recorded: one at a time, so that equal ones find each other on every database, and the
+    /// Turns of unpacks as jobs of their own.
+    unpack_turns: Semaphore,
+    /// The unpacks that are not finished, by id.
+    unpacking: Mutex<HashMap<String, Arc<unpack::watching::Live>>>,
+    /// Held while a job is recorded: one at a time, so that equal ones find each other on every database, and the
     /// queue ends where it should.
     recording: tokio::sync::Mutex<()>,
     flights: Flights,
@@ -160,6 +167,8 @@ impl Jobs {
             plans: Semaphore::new(limits::PLANS),
             unpacks: Semaphore::new(limits::UNPACKS),
             chains: unpack::Chains::default(),
+            unpack_turns: Semaphore::new(limits::UNPACK_JOBS),
+            unpacking: Mutex::default(),
             imports: Semaphore::new(limits::IMPORTS),
             recording: tokio::sync::Mutex::default(),
             flights: Flights::default(),
@@ -185,6 +194,12 @@ impl Jobs {
             let _ = reply.send(work.await);
         });
         answer.await.map_err(|_| Error::internal(format!("{name} ended before it was done")))?
+    }
+
+    /// How long to wait when a part of this service has not answered so often in a row.
+    pub(super) fn wait_after_failures(&self, failures: u32) -> Duration {
+        let policy = &self.0.settings.retry;
+        policy.first_wait.saturating_mul(1 << (failures - 1).min(16)).min(policy.longest_wait)
     }
 
     fn now(&self) -> Time {

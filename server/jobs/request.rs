@@ -137,18 +137,13 @@ impl Request {
         }
         let mut platforms = Vec::new();
         for text in &asked.platforms {
-            let platform = check_platform(text)?.to_string();
+            let platform = check_platform("platforms", text)?.to_string();
             if !platforms.contains(&platform) {
                 platforms.push(platform);
             }
         }
         let selection = check_selection(&asked.selection, &platforms)?;
-        let keep = asked.keep.as_deref().map(check_keep).transpose()?;
-        if keep.is_some() && caller.lease.is_some() {
-            let reason =
-                "the lease that the request names keeps the image; `keep` is for a lease of the pull's own";
-            return Err(Error::invalid_field("keep", reason));
-        }
+        let keep_micros = check_keep(asked.keep.as_deref(), caller)?;
         if let Some(auth) = &asked.auth {
             if asked.credential == CredentialUse::None {
                 let reason = "a pull that goes as anybody takes no credential along";
@@ -169,7 +164,7 @@ impl Request {
             insecure: asked.insecure,
             image_name,
             labels: labels::new_labels(asked.labels.clone())?,
-            keep_micros: keep.map(|keep| u64::try_from(keep.as_micros()).unwrap_or(u64::MAX)),
+            keep_micros,
             max_concurrency,
             lease: caller.lease.clone(),
             reach: match &caller.reach {
@@ -241,12 +236,20 @@ impl Request {
     }
 }
 
-fn check_keep(text: &str) -> Result<Duration> {
-    parse_duration(text).ok().filter(|keep| !keep.is_zero()).ok_or_else(|| {
+/// How long a job's own lease goes on after it, in microseconds.
+pub(super) fn check_keep(asked: Option<&str>, caller: &Caller) -> Result<Option<u64>> {
+    let Some(text) = asked else { return Ok(None) };
+    let keep = parse_duration(text).ok().filter(|keep| !keep.is_zero()).ok_or_else(|| {
         let shown = excerpt(text);
         let reason = "is a length of time from 1s to ten years, as in 90s, 15m, 24h or 7d";
         Error::invalid_field("keep", format!("`keep` {reason}; `{shown}` is none"))
-    })
+    })?;
+    if caller.lease.is_some() {
+        let reason =
+            "the lease that the request names keeps the image; `keep` is for a lease of the job's own";
+        return Err(Error::invalid_field("keep", reason));
+    }
+    Ok(Some(u64::try_from(keep.as_micros()).unwrap_or(u64::MAX)))
 }
 
 fn check_concurrency(asked: u64) -> Result<usize> {
@@ -256,13 +259,14 @@ fn check_concurrency(asked: u64) -> Result<usize> {
     })
 }
 
-fn check_platform(text: &str) -> Result<Platform> {
+/// A platform that something may run on, as the field of this name asks for it.
+pub(super) fn check_platform(field: &str, text: &str) -> Result<Platform> {
     const LONGEST_BYTES: usize = 128;
-    let refused = |reason: &str| Error::invalid_field("platforms", reason);
+    let refused = |reason: &str| Error::invalid_field(field, reason);
     if text.len() > LONGEST_BYTES {
         return Err(refused("a platform is not so long a text: write os/architecture, as in linux/arm64"));
     }
-    let platform: Platform = text.parse().map_err(|error: Error| error.in_field("platforms"))?;
+    let platform: Platform = text.parse().map_err(|error: Error| error.in_field(field))?;
     if platform.is_attestation() {
         return Err(refused(
             "nothing runs on unknown/unknown: what has that platform comes with `all_platforms` or `all_metadata`",

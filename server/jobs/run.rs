@@ -179,7 +179,7 @@ impl Job {
             }
             self.warn(format!("{error}; trying again"));
             tracing::warn!(pull.id = %self.id, "A pull is held up: {}", with_causes(&error));
-            let time = self.wait_after_failures(tries.failures);
+            let time = self.jobs.wait_after_failures(tries.failures);
             let wait = PullWait { until: Some(self.now().plus(time)), reason: error.to_string() };
             self.draw(|picture| picture.wait(None, wait));
             unless(&self.live.stop, tokio::time::sleep(time)).await?;
@@ -191,12 +191,6 @@ impl Job {
     async fn is_passing(&self, error: &Error) -> bool {
         let is_missing = matches!(error, Error::NotFound { .. });
         matches!(error, Error::Unavailable { .. }) || (is_missing && self.has_lost_lease().await)
-    }
-
-    /// How long to wait when a part of this service has not answered so often in a row.
-    pub fn wait_after_failures(&self, failures: u32) -> Duration {
-        let policy = &self.jobs.0.settings.retry;
-        policy.first_wait.saturating_mul(1 << (failures - 1).min(16)).min(policy.longest_wait)
     }
 
     /// It may have been cancelled between its row and its task.

@@ -11,11 +11,11 @@ use crate::registry::Credential;
 
 /// What cancelling answers.
 #[derive(Debug, Clone)]
-pub enum Cancelled {
+pub enum Cancelled<J> {
     /// It stops now.
-    Stopping(Pull),
+    Stopping(J),
     /// It was cancelled already.
-    Already(Pull),
+    Already(J),
 }
 
 impl Jobs {
@@ -23,7 +23,7 @@ impl Jobs {
     ///
     /// # Errors
     /// `NotFound`; `Conflict` (state) when it has succeeded or failed; `Unavailable`.
-    pub async fn cancel(&self, namespace: &str, id: &str) -> Result<Cancelled> {
+    pub async fn cancel(&self, namespace: &str, id: &str) -> Result<Cancelled<Pull>> {
         let row = self.0.store.mark_pull_cancelled(namespace, id).await?;
         if row.state == JobState::Cancelled.as_str() {
             return Ok(Cancelled::Already(self.show(row)));

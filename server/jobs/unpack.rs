@@ -1,7 +1,12 @@
 //! Layers become snapshots: each into a directory of its own, side by side and as soon as its blob is here; then named one
 //! on the other, from the lowest up.
 
+pub(super) mod ask;
+pub(super) mod job;
 pub(super) mod pulling;
+mod record;
+pub(super) mod view;
+pub(super) mod watching;
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
@@ -15,6 +20,7 @@ use crate::error::{Error, Result, Unprocessable};
 use crate::jobs::Jobs;
 use crate::jobs::reader::BlobReader;
 use crate::jobs::run::{Ended, unless};
+use crate::jobs::view::ImageSnapshot;
 use crate::limits;
 use crate::oci::manifest::{Document, Role};
 use crate::oci::media_type::{self, Kind};
@@ -54,6 +60,18 @@ impl Chain {
         self.layers.last().map(|layer| &layer.chain_id)
     }
 
+    /// The snapshot of all its layers, as a job shows it.
+    pub fn as_snapshot(&self) -> Option<ImageSnapshot> {
+        let platform = self.platform.as_ref().map(|platform| platform.normalized().to_string());
+        Some(ImageSnapshot { key: self.top()?.clone(), manifest: self.manifest.clone(), platform })
+    }
+
+    /// That all its layers are here.
+    pub fn all_landed(&self) -> Landed {
+        watch::Sender::new(self.layers.iter().map(|layer| layer.descriptor.digest.clone()).collect())
+            .subscribe()
+    }
+
     /// The layers that have no snapshot yet.
     pub fn missing(&self) -> &[ChainLayer] {
         &self.layers[self.there..]
@@ -77,8 +95,8 @@ pub(super) struct Unpacker<'u> {
     pub jobs: &'u Jobs,
     pub caller: &'u Caller,
     pub halt: &'u CancellationToken,
-    /// Says how a layer does, by the digest of its blob.
-    pub tell: Arc<dyn Fn(&Digest, Told) + Send + Sync>,
+    /// Says how a layer does.
+    pub tell: Arc<dyn Fn(&ChainLayer, Told) + Send + Sync>,
 }
 
 /// The blobs that are here, as they come.
@@ -147,7 +165,7 @@ impl Unpacker<'_> {
     /// `ValidationFailed` for a layer that is damaged, or is not what the config says; the store's own.
     pub async fn unpack(&self, chain: &Chain, landed: &Landed) -> Result<(), Ended> {
         for layer in &chain.layers[..chain.there] {
-            (self.tell)(&layer.descriptor.digest, Told::Exists(layer.chain_id.clone()));
+            (self.tell)(layer, Told::Exists(layer.chain_id.clone()));
         }
         let begun: Vec<_> =
             chain.missing().iter().map(|layer| Box::pin(self.fill(layer, landed.clone()))).collect();
@@ -159,12 +177,12 @@ impl Unpacker<'_> {
             };
             match filled? {
                 Filled::There => {
-                    (self.tell)(&layer.descriptor.digest, Told::Exists(layer.chain_id.clone()));
+                    (self.tell)(layer, Told::Exists(layer.chain_id.clone()));
                 }
                 Filled::New { staged, tree, _turn } => {
-                    (self.tell)(&layer.descriptor.digest, Told::Committing);
+                    (self.tell)(layer, Told::Committing);
                     self.commit(layer, parent.take(), staged, tree).await?;
-                    (self.tell)(&layer.descriptor.digest, Told::Done(layer.chain_id.clone()));
+                    (self.tell)(layer, Told::Done(layer.chain_id.clone()));
                 }
             }
             parent = Some(layer.chain_id.clone());
@@ -190,8 +208,8 @@ impl Unpacker<'_> {
         let permit = unless(self.halt, self.jobs.0.unpacks.acquire()).await?.expect("nobody closes it");
         let blob = store.open_blob(&self.caller.namespace, digest).await?;
         let staged = store.stage_snapshot().await?;
-        let (told, tell) = (digest.clone(), self.tell.clone());
-        tell(digest, Told::Unpacking(0));
+        let (told, tell) = (layer.clone(), self.tell.clone());
+        tell(layer, Told::Unpacking(0));
         let reader =
             BlobReader::new(blob, self.halt.clone(), move |bytes| tell(&told, Told::Unpacking(bytes)));
         let (directory, form) = (staged.directory()?, form_of(staged.form()));

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
-use crate::error::{Error, Unprocessable, Upstream, UpstreamKind};
+use crate::error::{Conflict, Error, Unprocessable, Upstream, UpstreamKind};
 use crate::jobs::event::PullLog;
 use crate::jobs::request::Selection;
 use crate::oci::Digest;
@@ -62,9 +62,14 @@ pub struct Pull {
 impl Pull {
     /// Names this state of the pull: equal only while nothing that is shown has changed.
     pub fn tag(&self) -> String {
-        let shown = serde_json::to_vec(self).expect("texts and numbers are JSON");
-        Digest::of(crate::oci::Algorithm::Sha256, &shown).hex()[..32].to_owned()
+        tag_of(self)
     }
+}
+
+/// The tag of what is shown so.
+pub(super) fn tag_of(shown: &impl Serialize) -> String {
+    let shown = serde_json::to_vec(shown).expect("texts and numbers are JSON");
+    Digest::of(crate::oci::Algorithm::Sha256, &shown).hex()[..32].to_owned()
 }
 
 impl Labelled for Pull {
@@ -327,6 +332,7 @@ pub enum JobErrorCode {
     Forbidden,
     NotFound,
     NotAManifest,
+    ImageIncomplete,
     ValidationFailed,
     TooLarge,
     OutOfSpace,
@@ -346,6 +352,7 @@ impl JobError {
             Error::Invalid(_) => JobErrorCode::InvalidArgument,
             Error::Refused { .. } => JobErrorCode::Forbidden,
             Error::NotFound { .. } | Error::NoPlatform { .. } => JobErrorCode::NotFound,
+            Error::Conflict(Conflict::Incomplete { .. }) => JobErrorCode::ImageIncomplete,
             Error::Unprocessable(Unprocessable::NotAManifest { .. }) => JobErrorCode::NotAManifest,
             Error::Unprocessable(_) => JobErrorCode::ValidationFailed,
             Error::TooLarge { .. } => JobErrorCode::TooLarge,

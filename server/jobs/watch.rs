@@ -20,7 +20,7 @@ use crate::limits;
 use crate::oci::Digest;
 
 /// Ids of one start of the server: far more than a pull has events, and small enough for a JavaScript number.
-const IDS_PER_EPOCH: u64 = 1_000_000_000;
+pub(super) const IDS_PER_EPOCH: u64 = 1_000_000_000;
 /// Ids left free before that of `end`, beside one for each blob that may yet be told: for the last words, and for snapshots
 /// that are asked for while the end is written down.
 const IDS_BEFORE_END: u64 = 1_000;

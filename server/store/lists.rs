@@ -24,6 +24,7 @@ use crate::db::leases::LeaseRow;
 use crate::db::namespaces::NamespaceRow;
 use crate::db::pulls::PullRow;
 use crate::db::tokens::TokenRow;
+use crate::db::unpacks::UnpackRow;
 use crate::db::{Batch, ListPage, OrderBy, Rows};
 use crate::error::Result;
 use crate::limits;
@@ -209,17 +210,22 @@ pub const TOKENS: Resource = Resource {
     tie_breaker: Sort::text("id", "id"),
 };
 
+/// How jobs of any kind are sorted.
+const JOB_SORTS: &[Sort] = &[
+    Sort::text("state", "state"),
+    Sort::number("created_at", "created_at"),
+    Sort::number("started_at", "COALESCE(started_at, 9223372036854775807)"),
+    Sort::number("finished_at", "COALESCE(finished_at, 9223372036854775807)"),
+];
+
 pub const PULLS: Resource = Resource {
     schema: Schema::PULLS,
-    sorts: &[
-        Sort::text("state", "state"),
-        Sort::number("created_at", "created_at"),
-        Sort::number("started_at", "COALESCE(started_at, 9223372036854775807)"),
-        Sort::number("finished_at", "COALESCE(finished_at, 9223372036854775807)"),
-    ],
+    sorts: JOB_SORTS,
     default_sort: "-created_at",
     tie_breaker: Sort::text("id", "id"),
 };
+
+pub const UNPACKS: Resource = Resource { schema: Schema::UNPACKS, ..PULLS };
 
 /// In the order of their ids, which is that in which they happened.
 pub const EVENTS: Resource = Resource {
@@ -342,6 +348,17 @@ impl Store {
     ) -> Result<Page<T>> {
         let wanted = wanted.only("namespace =", Some(namespace));
         self.page(db::pulls::SELECT_PULLS, query, &wanted, |row| ready(Ok(Some(view(row))))).await
+    }
+
+    pub async fn list_unpacks<T: Fields + Labelled>(
+        &self,
+        namespace: &str,
+        query: &ListQuery,
+        wanted: Wanted,
+        view: impl Fn(UnpackRow) -> Option<T>,
+    ) -> Result<Page<T>> {
+        let wanted = wanted.only("namespace =", Some(namespace));
+        self.page(db::unpacks::SELECT_UNPACKS, query, &wanted, |row| ready(Ok(view(row)))).await
     }
 
     /// Reads batches until the page is full, or large ([`limits::LIST_BYTES`]). `view` makes an item of a row, or nothing of one that is not to be seen.

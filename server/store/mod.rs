@@ -33,6 +33,7 @@ mod snapshots;
 mod sweep;
 mod tell;
 mod tokens;
+mod unpacks;
 
 pub mod filter;
 pub mod labels;
@@ -70,6 +71,7 @@ pub use snapshots::{
     UnpackedLayer, View, ViewFile,
 };
 pub use tokens::{NewToken, SESSION_TIME, Scope, Session, Token, is_same};
+pub use unpacks::{UnpackRow, UnpackTurn};
 
 use std::sync::Arc;
 use std::time::Duration;

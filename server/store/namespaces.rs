@@ -163,7 +163,7 @@ fn new_row(name: &str, labels: &Labels, now: Time) -> NamespaceRow {
 }
 
 async fn what_is_inside(tx: &mut db::Tx, name: &str, now: Time) -> Result<Vec<String>> {
-    let (images, content, ingests, leases, pulls, snapshots) =
+    let (images, content, ingests, leases, pulls, unpacks, snapshots) =
         db::namespaces::count_inside(tx, name, now.0).await?;
     let counts = [
         (images, "images"),
@@ -171,6 +171,7 @@ async fn what_is_inside(tx: &mut db::Tx, name: &str, now: Time) -> Result<Vec<St
         (ingests, "ingests"),
         (leases, "leases"),
         (pulls, "pulls under way"),
+        (unpacks, "unpacks under way"),
         (snapshots, "snapshots"),
     ];
     Ok(counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect())

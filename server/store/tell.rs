@@ -14,6 +14,7 @@ use crate::db::leases::LeaseRow;
 use crate::db::namespaces::NamespaceRow;
 use crate::db::pulls::PullRow;
 use crate::db::snapshots::SnapshotRow;
+use crate::db::unpacks::UnpackRow;
 use crate::db::{self, Tx};
 use crate::error::Result;
 use crate::events::Topic;
@@ -111,14 +112,24 @@ impl<'n> News<'n> {
     }
 
     pub fn of_pull(topic: Topic, row: &'n PullRow) -> News<'n> {
-        let error = row.error.as_deref().and_then(|error| serde_json::from_str::<Value>(error).ok());
-        let error = error.and_then(|mut error| error.get_mut("code").map(Value::take));
         let fields = json!({
             "id": row.id, "ref": row.reference, "image_name": row.image_name, "state": row.state,
-            "digest": row.digest, "error": error,
+            "digest": row.digest, "error": code_of(row.error.as_deref()),
         });
         News { topic, namespace: &row.namespace, subject: &row.id, fields }
     }
+
+    pub fn of_unpack(topic: Topic, row: &'n UnpackRow) -> News<'n> {
+        let error = code_of(row.error.as_deref());
+        let fields = json!({"id": row.id, "state": row.state, "digest": row.digest, "error": error});
+        News { topic, namespace: &row.namespace, subject: &row.id, fields }
+    }
+}
+
+/// The code of a job's error.
+fn code_of(error: Option<&str>) -> Option<Value> {
+    let mut error: Value = serde_json::from_str(error?).ok()?;
+    error.get_mut("code").map(Value::take)
 }
 
 /// Labels as they are told: those of one record may be larger than all else that is kept of many events.

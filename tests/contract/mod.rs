@@ -142,6 +142,7 @@ fn path_of(route: &Route, namespace: Option<&str>) -> String {
         .replace("{code}", "not-found")
         .replace("/tokens/{id}", "/tokens/tok_01m7z4bkprvpv503p3pmrevc0w")
         .replace("/images/{id}", "/images/img_01m7z4bkprvpv503p3pmrevc0w")
+        .replace("/unpacks/{id}", "/unpacks/unpack_01m7z4bkprvpv503p3pmrevc0w")
         .replace("/pulls/{id}", "/pulls/pull_01m7z4bkprvpv503p3pmrevc0w")
         .replace("/ingests/{id}", "/ingests/ing_01m7z4bkprvpv503p3pmrevc0w")
         .replace(['{', '}'], "");

@@ -6,4 +6,5 @@ mod large;
 mod power;
 mod pull;
 mod states;
+mod unpack;
 mod unprivileged;

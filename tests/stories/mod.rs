@@ -22,5 +22,6 @@ mod sharing;
 mod snapshots;
 mod system;
 mod tokens;
+mod unpack_jobs;
 mod unpacks;
 mod writers;

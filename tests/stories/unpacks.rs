@@ -4,9 +4,11 @@ use orlop::oci::tar::Entry;
 use serde_json::{Value, json};
 
 use crate::support::app::{TestApp, story};
-use crate::support::fixture_registry::{CONFIG, FixtureRegistry, LAYER, descriptor, sha256};
-use crate::support::layers::{Pushed, Tar, gzip, pushed, pushed_as};
+use crate::support::fixture_registry::{FixtureRegistry, descriptor, sha256};
 use crate::support::pulling::{failed, pulled, push};
+use crate::support::unpacking::{
+    Pushed, Tar, gzip, keys, pushed, pushed_as, pushed_platforms, read, three_layers,
+};
 
 async fn unpacked(app: &TestApp, image: &Pushed, more: Value) -> Value {
     let mut asked = json!({"ref": image.reference, "unpack": true, "platforms": ["linux/amd64"]});
@@ -14,30 +16,6 @@ async fn unpacked(app: &TestApp, image: &Pushed, more: Value) -> Value {
         asked[name] = value.clone();
     }
     pulled(app, asked).await
-}
-
-async fn read(app: &TestApp, key: &str, path: &str) -> String {
-    let answer = app.get(format!("/api/v1/snapshots/{key}/files/data?path={path}")).await;
-    if answer.status == 200 { answer.text() } else { answer.to_string() }
-}
-
-async fn keys(app: &TestApp) -> Vec<String> {
-    let list = app.get("/api/v1/snapshots?sort=created_at").await.expect(200).json();
-    let items = list["items"].as_array().expect("a list");
-    items.iter().map(|item| item["key"].as_str().expect("a key").to_owned()).collect()
-}
-
-fn three_layers() -> Vec<Vec<u8>> {
-    vec![
-        Tar::default()
-            .dir("etc", 0o750)
-            .file("etc/motd", "one")
-            .file("etc/gone", "x")
-            .file("bin/sh", "sh")
-            .end(),
-        Tar::default().file("etc/motd", "two").file("etc/.wh.gone", "").end(),
-        Tar::default().file("etc/new", "three").link("bin/bash", "bin/sh").end(),
-    ]
 }
 
 story!(a_pull_makes_snapshots_named_by_chain_id, async |app| {
@@ -192,24 +170,7 @@ story!(what_is_no_image_is_pulled_and_not_unpacked, async |app| {
 });
 
 story!(platforms_are_unpacked_side_by_side, async |app| {
-    let registry = FixtureRegistry::start().await;
-    let shared = gzip(&Tar::default().file("shared", "s").end());
-    let mut manifests = Vec::new();
-    for arch in ["amd64", "arm64"] {
-        let own = Tar::default().file("arch", arch).end();
-        let base = Tar::default().file("shared", "s").end();
-        let layer = gzip(&own);
-        let config = json!({"architecture": arch, "os": "linux", "rootfs": {"type": "layers", "diff_ids": [sha256(&base), sha256(&own)]}}).to_string().into_bytes();
-        for blob in [&shared, &layer, &config] {
-            registry.push_blob(blob);
-        }
-        let manifest = json!({"schemaVersion": 2, "mediaType": crate::support::fixture_registry::MANIFEST, "config": descriptor(CONFIG, &config), "layers": [descriptor(LAYER, &shared), descriptor(LAYER, &layer)]}).to_string().into_bytes();
-        registry.push_document("app", None, crate::support::fixture_registry::MANIFEST, &manifest);
-        manifests.push((format!("linux/{arch}"), manifest));
-    }
-    let listed: Vec<(&str, &[u8])> =
-        manifests.iter().map(|(platform, manifest)| (platform.as_str(), manifest.as_slice())).collect();
-    registry.push_index("app", "v1", &listed);
+    let registry = pushed_platforms().await;
     let pull = pulled(
         app,
         json!({"ref": format!("{}/app:v1", registry.host()), "all_platforms": true, "unpack": true}),

@@ -12,10 +12,11 @@ use http::{HeaderMap, HeaderValue, Uri};
 use serde::Serialize;
 
 use super::text;
-use crate::error::{Result, with_causes};
+use crate::error::{Error, Result, with_causes};
 use crate::http::accept::Accept;
 use crate::http::error::ApiError;
 use crate::http::params::Params;
+use crate::jobs::JobState;
 use crate::limits;
 use crate::store::list::ListQuery;
 use crate::store::lists::Page;
@@ -27,6 +28,19 @@ pub const NDJSON: &str = "application/x-ndjson";
 struct PageBody<T> {
     items: Vec<T>,
     next_cursor: Option<String>,
+}
+
+/// The state that the jobs of a list are to have.
+///
+/// # Errors
+/// `Invalid` for one that no job has.
+pub fn wanted_state(params: &Params) -> Result<Option<&str>> {
+    let state = params.one("state")?;
+    if let Some(state) = state.filter(|state| JobState::ALL.iter().all(|known| known.as_str() != *state)) {
+        let known = JobState::ALL.map(JobState::as_str).join(", ");
+        return Err(Error::invalid_field("state", format!("`{state}` is no state of a job: {known}")));
+    }
+    Ok(state)
 }
 
 /// A list as it is asked for.

@@ -15,6 +15,7 @@ pub mod snapshots;
 pub mod streams;
 pub mod system;
 pub mod tokens;
+pub mod unpacks;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};

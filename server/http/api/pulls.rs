@@ -2,28 +2,22 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use futures_util::StreamExt;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
-use super::lists::{Asked, NDJSON};
+use super::lists::{Asked, wanted_state};
 use super::registries::Auth;
-use super::streams::{self, EVENT_STREAM, Heart, LAST_EVENT_ID, Place, Said};
+use super::streams;
 use super::{changed, made, moving, tagged};
-use crate::error::Error;
 use crate::http::AppState;
-use crate::http::accept::Accept;
 use crate::http::access::Identity;
-use crate::http::error::{ApiError, ApiResult};
+use crate::http::error::ApiResult;
 use crate::http::extract::{Json as JsonBody, Path};
-use crate::http::params::{Params, header, idempotency_key};
+use crate::http::params::{Params, idempotency_key};
 use crate::id::PullId;
 use crate::jobs::{
-    Cancelled, Created, CredentialUse, Follow, ForeignLayers, JobState, Jobs, LayerBlobs, Pull, PullEvent,
-    PullRequest, Selection,
+    Cancelled, Created, CredentialUse, ForeignLayers, Jobs, LayerBlobs, Pull, PullRequest, Selection,
 };
 use crate::limits;
 use crate::store::lists::PULLS;
@@ -32,12 +26,7 @@ use crate::store::{Caller, Labels};
 /// `GET /api/v1/pulls`
 pub async fn list(State(jobs): State<Jobs>, caller: Caller, asked: Asked) -> ApiResult<Response> {
     let (query, wanted) = asked.params.list(&PULLS, Some(&caller.namespace))?;
-    let state = asked.params.one("state")?;
-    if let Some(state) = state.filter(|state| JobState::ALL.iter().all(|known| known.as_str() != *state)) {
-        let known = JobState::ALL.map(JobState::as_str).join(", ");
-        return Err(Error::invalid_field("state", format!("`{state}` is no state of a pull: {known}")).into());
-    }
-    let wanted = wanted.state(state);
+    let wanted = wanted.state(wanted_state(&asked.params)?);
     let fetch = move |query| {
         let (jobs, namespace, wanted) = (jobs.clone(), caller.namespace.clone(), wanted.clone());
         async move { jobs.list(&namespace, &query, wanted).await }
@@ -196,36 +185,8 @@ pub async fn events(
     Path(id): Path<PullId>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let form = Accept::of(&headers).choose(&[EVENT_STREAM, NDJSON]);
-    let form = form.ok_or(ApiError::NotAcceptable { offered: "text/event-stream, application/x-ndjson" })?;
-    let last_seen = header(&headers, LAST_EVENT_ID)?;
-    let (place, events) = match state.jobs.follow(&caller.namespace, &id, last_seen).await? {
-        // The end was seen: to a browser this says that there is nothing more to ask for.
-        Follow::Finished => return Ok(StatusCode::NO_CONTENT.into_response()),
-        Follow::Stream(events) => (Place::take(&state)?, events),
+    let follow = async |jobs: Jobs, last_seen: Option<String>| {
+        jobs.follow(&caller.namespace, &id, last_seen.as_deref()).await
     };
-    let said = streams::beating(Heart::new(state, identity), events);
-    Ok(match form {
-        NDJSON => streams::lines(place, said.map(line)),
-        _ => streams::frames(place, said.map(frame)),
-    })
-}
-
-fn frame(said: Said<PullEvent>) -> Event {
-    match said {
-        Said::Event(event) => {
-            Event::default().id(event.id.to_string()).event(event.name()).data(event.data())
-        }
-        Said::Alive => Event::default().comment(""),
-    }
-}
-
-/// One event a line; an empty line now and then.
-fn line(said: Said<PullEvent>) -> Bytes {
-    match said {
-        Said::Event(event) => {
-            Bytes::from(serde_json::to_string(&event).expect("texts and numbers are JSON") + "\n")
-        }
-        Said::Alive => Bytes::from_static(b"\n"),
-    }
+    streams::tell_job(state, identity, &headers, follow).await
 }

@@ -9,8 +9,8 @@ use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Interval, MissedTickBehavior};
@@ -18,8 +18,11 @@ use tokio::time::{Interval, MissedTickBehavior};
 use super::lists::NDJSON;
 use crate::error::{Error, Result, with_causes};
 use crate::http::AppState;
+use crate::http::accept::Accept;
 use crate::http::access::{Identity, still_holds};
 use crate::http::error::{ApiError, ApiResult};
+use crate::http::params::header;
+use crate::jobs::{EventBody, Follow, JobEvent, Jobs};
 use crate::limits;
 
 pub const EVENT_STREAM: &str = "text/event-stream";
@@ -123,6 +126,54 @@ where
         };
         Some((said, (heart, events)))
     })
+}
+
+/// The events of a job, in the form that the request asks for. `follow` finds them, from those on that were seen.
+///
+/// # Errors
+/// `NotAcceptable`; `TooMany`; what `follow` says.
+pub async fn tell_job<B, F>(
+    state: AppState,
+    identity: Identity,
+    headers: &HeaderMap,
+    follow: impl FnOnce(Jobs, Option<String>) -> F,
+) -> ApiResult<Response>
+where
+    B: EventBody + Send + 'static,
+    F: Future<Output = Result<Follow<B>>>,
+{
+    let form = Accept::of(headers).choose(&[EVENT_STREAM, NDJSON]);
+    let form = form.ok_or(ApiError::NotAcceptable { offered: "text/event-stream, application/x-ndjson" })?;
+    let last_seen = header(headers, LAST_EVENT_ID)?.map(str::to_owned);
+    let (place, events) = match follow(state.jobs.clone(), last_seen).await? {
+        // The end was seen: to a browser this says that there is nothing more to ask for.
+        Follow::Finished => return Ok(StatusCode::NO_CONTENT.into_response()),
+        Follow::Stream(events) => (Place::take(&state)?, events),
+    };
+    let said = beating(Heart::new(state, identity), events);
+    Ok(match form {
+        NDJSON => lines(place, said.map(line)),
+        _ => frames(place, said.map(frame)),
+    })
+}
+
+fn frame<B: EventBody>(said: Said<JobEvent<B>>) -> Event {
+    match said {
+        Said::Event(event) => {
+            Event::default().id(event.id.to_string()).event(event.name()).data(event.data())
+        }
+        Said::Alive => Event::default().comment(""),
+    }
+}
+
+/// One event a line; an empty line now and then.
+fn line<B: EventBody>(said: Said<JobEvent<B>>) -> Bytes {
+    match said {
+        Said::Event(event) => {
+            Bytes::from(serde_json::to_string(&event).expect("texts and numbers are JSON") + "\n")
+        }
+        Said::Alive => Bytes::from_static(b"\n"),
+    }
 }
 
 /// Server-sent events (WHATWG HTML, section 9.2).

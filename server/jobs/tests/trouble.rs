@@ -8,7 +8,7 @@ async fn told(events: impl Stream<Item = PullEvent>) -> Vec<PullEvent> {
     tokio::time::timeout(LONG, events.collect()).await.expect("the events end")
 }
 
-async fn begin(server: &Server, asked: &PullRequest) -> (Pull, Events) {
+async fn begin(server: &Server, asked: &PullRequest) -> (Pull, Events<PullEventBody>) {
     let created = server.jobs.create_pull(&caller("default"), asked, None).await.expect("a pull");
     let Created::New(pull) = created else { panic!("nothing else runs") };
     let Follow::Stream(events) = server.jobs.follow("default", &pull.id, None).await.expect("events") else {

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Chain, Unpacker};
+use super::{Chain, ChainLayer, Unpacker};
 use crate::error::{Conflict, Error};
 use crate::jobs::pull::fetch_leaf;
 use crate::jobs::request::LayerBlobs;
 use crate::jobs::run::{Ended, Job, to_the_last};
 use crate::jobs::taken::Leaf;
-use crate::jobs::view::{BlobRole, ImageSnapshot, Phase};
+use crate::jobs::view::{BlobRole, Phase};
 use crate::limits;
 use crate::oci::{Descriptor, Digest};
 use crate::registry::Repository;
@@ -60,8 +60,7 @@ pub(in crate::jobs) async fn unpack_here(job: &Job, manifest: &Digest) -> Result
     let unpacker = unpacker_of(job, &halt);
     let Some(chain) = unpacker.plan(manifest).await? else { return Ok(Vec::new()) };
     job.enter(Phase::Unpacking).await?;
-    let here = chain.layers.iter().map(|layer| layer.descriptor.digest.clone()).collect();
-    let (_landing, landed) = watch::channel(here);
+    let landed = chain.all_landed();
     let chains = vec![chain];
     unpack_all(&unpacker, &chains, &landed, &halt).await?;
     Ok(chains)
@@ -69,7 +68,8 @@ pub(in crate::jobs) async fn unpack_here(job: &Job, manifest: &Digest) -> Result
 
 fn unpacker_of<'j>(job: &'j Job, halt: &'j CancellationToken) -> Unpacker<'j> {
     let live = job.live.clone();
-    let tell = Arc::new(move |digest: &Digest, told| {
+    let tell = Arc::new(move |layer: &ChainLayer, told| {
+        let digest = &layer.descriptor.digest;
         live.change(|record| record.picture.as_mut().map(|picture| picture.note_unpack(digest, told)));
     });
     Unpacker { jobs: &job.jobs, caller: &job.caller, halt, tell }
@@ -167,11 +167,7 @@ async fn unpack_all(
 
 /// From now on the job shows what was unpacked.
 pub(in crate::jobs) fn note_snapshots(job: &Job, chains: &[Chain]) {
-    let snapshots = chains.iter().filter_map(|chain| {
-        let platform = chain.platform.as_ref().map(|platform| platform.clone().normalized().to_string());
-        Some(ImageSnapshot { key: chain.top()?.clone(), manifest: chain.manifest.clone(), platform })
-    });
-    let snapshots: Vec<_> = snapshots.collect();
+    let snapshots: Vec<_> = chains.iter().filter_map(Chain::as_snapshot).collect();
     job.live.change(|record| record.detail.snapshots = snapshots);
 }
 

@@ -148,6 +148,22 @@ impl Schema {
         maps: &[Map::Labels],
     };
 
+    pub const UNPACKS: Schema = Schema {
+        fields: &[
+            ("id", Text),
+            ("image", Text),
+            ("target", Text),
+            ("digest", Text),
+            ("platform", Text),
+            ("state", Text),
+            ("created_at", Time),
+            ("started_at", Time),
+            ("finished_at", Time),
+        ],
+        aliases: &[],
+        maps: &[Map::Labels],
+    };
+
     pub const TOKENS: Schema = Schema { fields: &[("id", Text), ("name", Text)], aliases: &[], maps: &[] };
 
     /// A schema of one's own, for tests of the language itself.

@@ -84,7 +84,7 @@ impl Store {
     /// for what is no image, or one past a limit.
     pub async fn open_archive(&self, namespace: &str, id: &str, scope: ArchiveScope) -> Result<Archive> {
         let image = self.find_image(namespace, id).await?;
-        let tree = self.read_tree(&image).await?;
+        let tree = self.read_tree(&image.namespace, &image.target).await?;
         let chosen = choose(&tree, &scope)?;
         let top = match &scope {
             ArchiveScope::Whole | ArchiveScope::Present => &tree.nodes[0],

@@ -67,7 +67,7 @@ impl Store {
         platform: Option<&Platform>,
     ) -> Result<ImageCheck> {
         let image = self.find_image(namespace, id).await?;
-        let tree = self.read_tree(&image).await?;
+        let tree = self.read_tree(&image.namespace, &image.target).await?;
         let chosen = match platform {
             Some(platform) => match tree.find_place(platform) {
                 Ok(at) => Some(at),

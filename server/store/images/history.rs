@@ -51,7 +51,7 @@ impl Store {
         platform: Option<&Platform>,
     ) -> Result<History> {
         let image = self.find_image(namespace, id).await?;
-        let tree = self.read_tree(&image).await?;
+        let tree = self.read_tree(&image.namespace, &image.target).await?;
         let (node, manifest) = tree.find_manifest(platform)?;
         let found = describe(&tree, node, manifest);
         let digest = &manifest.config.digest;

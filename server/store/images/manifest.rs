@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::limits;
 use crate::oci::manifest::{Manifest, Role};
-use crate::oci::{Descriptor, Digest, Platform};
+use crate::oci::{Descriptor, Digest, Document, Platform};
 use crate::store::Store;
 use crate::store::edges::{Child, ChildPlatform, child_of, role_name};
+use crate::store::images::target::Target;
 use crate::store::images::tree::{Node, Tree};
 
 /// What runs on a platform: the manifest and what it names.
@@ -39,9 +41,36 @@ impl Store {
         platform: Option<&Platform>,
     ) -> Result<ImageManifest> {
         let image = self.find_image(namespace, id).await?;
-        let tree = self.read_tree(&image).await?;
+        let tree = self.read_tree(&image.namespace, &image.target).await?;
         let (node, manifest) = tree.find_manifest(platform)?;
         Ok(describe(&tree, node, manifest))
+    }
+
+    /// The manifest that stored content has for `platform`, or for the server's own: one of an index, or what it is itself.
+    ///
+    /// # Errors
+    /// `NotFound`; `NoPlatform`; `Conflict` (incomplete) when a document is not here; `Unprocessable` for what is no
+    /// document, or is past a limit.
+    pub async fn narrow_to_manifest(
+        &self,
+        namespace: &str,
+        digest: &Digest,
+        platform: Option<&Platform>,
+    ) -> Result<Digest> {
+        let bytes = self.read_blob(namespace, digest, limits::MANIFEST_BYTES).await?;
+        let document = Document::parse(&bytes, None)?;
+        if matches!(document, Document::Manifest(_)) {
+            return Ok(digest.clone());
+        }
+        let target = Target {
+            media_type: document.media_type().to_owned(),
+            digest: digest.to_string(),
+            size: bytes.len() as u64,
+            annotations: BTreeMap::new(),
+        };
+        let tree = self.read_tree(namespace, &target).await?;
+        let (node, _) = tree.find_manifest(platform)?;
+        Ok(node.descriptor.digest.clone())
     }
 }
 

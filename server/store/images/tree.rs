@@ -150,21 +150,21 @@ enum Read {
 }
 
 impl Store {
-    /// Looks through an image as a whole.
+    /// Looks through what an image stands for as a whole.
     ///
     /// # Errors
     /// `Unprocessable` when what it stands for is no document, or a limit is passed ([`limits::IMAGE_BLOBS`],
     /// [`limits::IMAGE_DOCUMENT_BYTES`], [`limits::INDEX_DEPTH`]). What is not here is no error.
-    pub(super) async fn read_tree(&self, image: &Image) -> Result<Tree> {
+    pub(super) async fn read_tree(&self, namespace: &str, target: &Target) -> Result<Tree> {
         let mut walk = Walk {
             store: self,
-            namespace: &image.namespace,
+            namespace,
             nodes: Vec::new(),
             places: HashMap::new(),
             named: 0,
             bytes_left: limits::IMAGE_DOCUMENT_BYTES,
         };
-        let root = descriptor_of(&image.target)?;
+        let root = descriptor_of(target)?;
         let mut open: Vec<Open> =
             walk.add(root, None)?.1.map(|at| Open { at, depth: 0 }).into_iter().collect();
         while let Some(next) = open.pop() {
@@ -178,8 +178,8 @@ impl Store {
             return Err(Error::Unprocessable(Unprocessable::NotAManifest { digest, reason }));
         }
         let mut tree = Tree { nodes: walk.nodes };
-        self.find_present(&image.namespace, &mut tree).await?;
-        self.ask_configs(&image.namespace, &mut tree, walk.bytes_left).await?;
+        self.find_present(namespace, &mut tree).await?;
+        self.ask_configs(namespace, &mut tree, walk.bytes_left).await?;
         Ok(tree)
     }
 
@@ -224,7 +224,7 @@ impl Store {
     /// # Errors
     /// `Unavailable`. An image that cannot be looked through is left as it is.
     pub async fn hint_media_types(&self, image: &Image) -> Result<()> {
-        let tree = match self.read_tree(image).await {
+        let tree = match self.read_tree(&image.namespace, &image.target).await {
             Err(Error::Unprocessable(_)) => return Ok(()),
             tree => tree?,
         };

@@ -67,7 +67,7 @@ impl Store {
     /// `NotFound`; `Unprocessable` for what is no image, or one past a limit.
     pub async fn measure_image(&self, namespace: &str, id: &str) -> Result<ImageUsage> {
         let image = self.find_image(namespace, id).await?;
-        let tree = self.read_tree(&image).await?;
+        let tree = self.read_tree(&image.namespace, &image.target).await?;
         let here: Vec<&Node> = tree.nodes.iter().filter(|node| node.present).collect();
         let own: HashMap<&str, u64> =
             here.iter().map(|node| (node.descriptor.digest.as_str(), node.descriptor.size)).collect();

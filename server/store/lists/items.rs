@@ -13,6 +13,7 @@ use crate::db::namespaces::NamespaceRow;
 use crate::db::pulls::PullRow;
 use crate::db::snapshots::SnapshotRow;
 use crate::db::tokens::TokenRow;
+use crate::db::unpacks::UnpackRow;
 use crate::events::Event;
 use crate::store::filter::{Field, Fields, Value};
 use crate::store::list::KeyValue;
@@ -97,17 +98,23 @@ impl Keyed for SnapshotRow {
     }
 }
 
-impl Keyed for PullRow {
-    fn key(&self, name: &str) -> KeyValue {
-        match name {
-            "state" => text(&self.state),
-            "created_at" => KeyValue::Number(self.created_at),
-            "started_at" => KeyValue::Number(self.started_at.unwrap_or(i64::MAX)),
-            "finished_at" => KeyValue::Number(self.finished_at.unwrap_or(i64::MAX)),
-            _ => text(&self.id),
-        }
-    }
+macro_rules! keyed_jobs {
+    ($($row:ty),*) => {
+        $(impl Keyed for $row {
+            fn key(&self, name: &str) -> KeyValue {
+                match name {
+                    "state" => text(&self.state),
+                    "created_at" => KeyValue::Number(self.created_at),
+                    "started_at" => KeyValue::Number(self.started_at.unwrap_or(i64::MAX)),
+                    "finished_at" => KeyValue::Number(self.finished_at.unwrap_or(i64::MAX)),
+                    _ => text(&self.id),
+                }
+            }
+        })*
+    };
 }
+
+keyed_jobs!(PullRow, UnpackRow);
 
 impl Keyed for TokenRow {
     fn key(&self, name: &str) -> KeyValue {

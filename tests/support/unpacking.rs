@@ -1,4 +1,4 @@
-//! Layers as tars, and images made of them.
+//! Images whose layers are archives of files, and the snapshots that are made of them.
 
 use std::io::Write;
 
@@ -7,7 +7,8 @@ use orlop::oci::tree::{Meta, Mtime};
 use orlop::oci::{Algorithm, Digest};
 use serde_json::{Value, json};
 
-use super::fixture_registry::{CONFIG, FixtureRegistry, LAYER, descriptor, sha256};
+use super::app::TestApp;
+use super::fixture_registry::{CONFIG, FixtureRegistry, LAYER, MANIFEST, descriptor, sha256};
 use super::pulling::push;
 
 /// A tar, plain.
@@ -92,4 +93,56 @@ pub async fn pushed_as(tars: &[Vec<u8>], diff_ids: &[String]) -> Pushed {
     let parsed: Vec<Digest> = diff_ids.iter().map(|text| text.parse().expect("a digest")).collect();
     let chain = orlop::oci::chain_ids(&parsed).iter().map(ToString::to_string).collect();
     Pushed { registry, reference, chain, blobs, config: Digest::of(Algorithm::Sha256, &config).to_string() }
+}
+
+/// An image of two platforms under `app:v1`, which share a layer and have one of their own.
+pub async fn pushed_platforms() -> FixtureRegistry {
+    let registry = FixtureRegistry::start().await;
+    let shared = gzip(&Tar::default().file("shared", "s").end());
+    let mut manifests = Vec::new();
+    for arch in ["amd64", "arm64"] {
+        let own = Tar::default().file("arch", arch).end();
+        let base = Tar::default().file("shared", "s").end();
+        let layer = gzip(&own);
+        let config = json!({"architecture": arch, "os": "linux", "rootfs": {"type": "layers", "diff_ids": [sha256(&base), sha256(&own)]}}).to_string().into_bytes();
+        for blob in [&shared, &layer, &config] {
+            registry.push_blob(blob);
+        }
+        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor(CONFIG, &config), "layers": [descriptor(LAYER, &shared), descriptor(LAYER, &layer)]}).to_string().into_bytes();
+        registry.push_document("app", None, MANIFEST, &manifest);
+        manifests.push((format!("linux/{arch}"), manifest));
+    }
+    let listed: Vec<(&str, &[u8])> =
+        manifests.iter().map(|(platform, manifest)| (platform.as_str(), manifest.as_slice())).collect();
+    registry.push_index("app", "v1", &listed);
+    registry
+}
+
+/// A tar of so many small files: it takes a while to unpack.
+pub fn many_files(count: usize) -> Vec<u8> {
+    (0..count).fold(Tar::default(), |tar, n| tar.file(&format!("d{}/f{n}", n / 100), "x")).end()
+}
+
+pub async fn read(app: &TestApp, key: &str, path: &str) -> String {
+    let answer = app.get(format!("/api/v1/snapshots/{key}/files/data?path={path}")).await;
+    if answer.status == 200 { answer.text() } else { answer.to_string() }
+}
+
+pub async fn keys(app: &TestApp) -> Vec<String> {
+    let list = app.get("/api/v1/snapshots?sort=created_at").await.expect(200).json();
+    let items = list["items"].as_array().expect("a list");
+    items.iter().map(|item| item["key"].as_str().expect("a key").to_owned()).collect()
+}
+
+pub fn three_layers() -> Vec<Vec<u8>> {
+    vec![
+        Tar::default()
+            .dir("etc", 0o750)
+            .file("etc/motd", "one")
+            .file("etc/gone", "x")
+            .file("bin/sh", "sh")
+            .end(),
+        Tar::default().file("etc/motd", "two").file("etc/.wh.gone", "").end(),
+        Tar::default().file("etc/new", "three").link("bin/bash", "bin/sh").end(),
+    ]
 }
