@@ -90,13 +90,15 @@ pub(super) enum Told {
     Exists(Digest),
 }
 
+/// Says how a layer does.
+pub(super) type Tell = Arc<dyn Fn(&ChainLayer, Told) + Send + Sync>;
+
 /// Unpacks on somebody's behalf.
 pub(super) struct Unpacker<'u> {
     pub jobs: &'u Jobs,
     pub caller: &'u Caller,
     pub halt: &'u CancellationToken,
-    /// Says how a layer does.
-    pub tell: Arc<dyn Fn(&ChainLayer, Told) + Send + Sync>,
+    pub tell: Tell,
 }
 
 /// The blobs that are here, as they come.
