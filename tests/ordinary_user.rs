@@ -5,8 +5,8 @@ use orlop::oci::tar::Entry;
 use orlop::oci::tree::{Device, DeviceClass};
 use serde_json::{Value, json};
 
-use crate::support::unpacking::{Pushed, Tar, pushed};
 use crate::support::served::Served;
+use crate::support::unpacking::{Pushed, Tar, pushed};
 
 /// What only root could keep: owners, modes that shut everybody out, setuid, devices, links and fifos of others.
 fn layers() -> Vec<Vec<u8>> {

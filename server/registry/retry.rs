@@ -165,7 +165,9 @@ mod tests {
         let told = |tries: u32| {
             let mut retries = Retries::new(RetryPolicy::default());
             let error = failure(UpstreamKind::ServerError, None);
-            (0..tries).for_each(|_| drop(retries.failed(&error, 0)));
+            for _ in 0..tries {
+                retries.failed(&error, 0);
+            }
             retries.give_up(error).to_string()
         };
         assert!(told(1).ends_with('x'), "{}", told(1));

@@ -135,7 +135,7 @@ fn listing(root: &Path, owners: Owners) -> Vec<String> {
             let name = path.strip_prefix(root).expect("below").display().to_string();
             let meta = std::fs::symlink_metadata(&path).expect("there");
             let xattr = |name: &str| {
-                let mut value = vec![0; 200];
+                let mut value = [0; 200];
                 rustix::fs::lgetxattr(&path, name, &mut value[..])
                     .map(|length| String::from_utf8_lossy(&value[..length]).into_owned())
                     .ok()
