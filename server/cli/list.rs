@@ -52,6 +52,7 @@ pub enum What {
     Leases,
     Ingests,
     Pulls,
+    Snapshots,
     Namespaces,
     #[value(skip)]
     Tokens,
@@ -95,7 +96,7 @@ impl<'a> Pages<'a> {
         self.begun = true;
         let (name, doing) = (self.what.path(), format!("list {}", self.what.path()));
         let mut call = match self.what {
-            What::Images | What::Content | What::Leases | What::Ingests | What::Pulls => {
+            What::Images | What::Content | What::Leases | What::Ingests | What::Pulls | What::Snapshots => {
                 self.client.scoped(Method::GET, &[name], doing)
             }
             What::Namespaces | What::Tokens => self.client.call(Method::GET, &["api", "v1", name], doing),
@@ -133,6 +134,7 @@ impl What {
             What::Leases => "leases",
             What::Ingests => "ingests",
             What::Pulls => "pulls",
+            What::Snapshots => "snapshots",
             What::Namespaces => "namespaces",
             What::Tokens => "tokens",
         }
@@ -143,6 +145,7 @@ impl What {
         match self {
             What::Images | What::Namespaces => "name",
             What::Content => "digest",
+            What::Snapshots => "key",
             What::Leases | What::Ingests | What::Pulls | What::Tokens => "id",
         }
     }
@@ -154,6 +157,7 @@ impl What {
             What::Leases => &["ID", "KIND", "LEFT", "LABELS"],
             What::Ingests => &["ID", "RECEIVED", "STATE", "REF", "UPDATED"],
             What::Pulls => &["ID", "STATE", "DONE", "REF", "CREATED"],
+            What::Snapshots => &["KEY", "KIND", "SIZE", "PARENT", "CREATED"],
             What::Namespaces => &["NAME", "LABELS", "CREATED"],
             What::Tokens => &["ID", "NAME", "SCOPES", "NAMESPACES", "EXPIRES", "LAST USED"],
         }
@@ -182,6 +186,10 @@ impl What {
             }
             What::Pulls => {
                 vec![text("/id"), text("/state"), done_part(item), text("/ref"), time("/created_at")]
+            }
+            What::Snapshots => {
+                let size = number("/size").map_or_else(|| "-".to_owned(), human_bytes);
+                vec![digest("/key"), text("/kind"), size, digest("/parent"), time("/created_at")]
             }
             What::Namespaces => vec![text("/name"), labels(item), time("/created_at")],
             What::Tokens => vec![

@@ -28,6 +28,7 @@ mod selecting;
 mod system;
 mod text;
 mod token;
+mod unpack;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -90,11 +91,13 @@ enum Ask {
         #[command(subcommand)]
         command: Option<pulls::PullsCommand>,
     },
+    /// Make snapshots of the layers of a stored image
+    Unpack(unpack::UnpackArgs),
     /// Read a blob, to stdout or a file
     Get(get::GetArgs),
     /// Store a blob, from a file or stdin
     Put(put::PutArgs),
-    /// List images, content, leases, ingests, pulls or namespaces
+    /// List images, content, leases, ingests, pulls, snapshots or namespaces
     #[command(alias = "list")]
     Ls(list::LsArgs),
     /// What happened; with -f, what happens
@@ -194,6 +197,7 @@ async fn ask(context: &Context, command: Ask) -> Result<Exit, Failure> {
         Ask::Lease { command } => return lease::lease(context, command).await,
         Ask::Registry { command } => return registry::registry(context, command).await,
         Ask::Token { command } => return token::token(context, command).await,
+        Ask::Unpack(args) => unpack::unpack(context, &args).await?,
         Ask::Get(args) => get::get(context, args).await?,
         Ask::Put(args) => put::put(context, args).await?,
         Ask::Ls(args) => list::ls(context, args).await?,

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::context::{Context, Output, say, write_line};
 use super::text::{escape, human_bytes, platform};
+use super::unpack::say_unpacked;
 use crate::oci::{Reference, media_type};
 
 /// What the name of an image stands for, to be held against what it stands for after a pull.
@@ -39,6 +40,7 @@ pub async fn print_pulled(context: &Context, job: &Value, before: &Before) -> Re
     if let Some(platforms) = platforms_taken(context, job).await {
         say(&platforms);
     }
+    say_unpacked(job);
     write_line(&format!("{} {}", escape(name), escape(digest)))
 }
 

@@ -9,6 +9,7 @@ use crate::support::app::{On, TestApp};
 use crate::support::command::{Background, Ran, run};
 use crate::support::eventually::eventually;
 use crate::support::fixture_registry::{Fault, FixtureRegistry, INDEX, MANIFEST, sha256};
+use crate::support::unpacking::{pushed, three_layers};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -192,5 +193,36 @@ async fn an_interrupt_that_cancels_does_so_to_every_pull_of_the_command() {
     all_are("cancelled").await;
     let ended = eventually("it ends", async || child.0.try_wait().expect("its state")).await;
     assert_eq!(ended.code(), Some(130));
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_is_unpacked_as_it_comes_or_once_it_is_here() {
+    let app = TestApp::start().await;
+    let image = pushed(&three_layers()).await;
+    let (top, blob) = (image.chain.last().expect("a top"), sha256(&image.blobs[2]));
+    let told = format!("unpacked linux/amd64 as {top}\n");
+    let pull = ["pull", &image.reference, "--name", "rope", "--platform", "linux/amd64"];
+    let ran = orlop(&app, &pull).await;
+    assert_eq!((exit_code(&ran), ran.stderr.as_str()), (0, ""));
+    app.delete(format!("/api/v1/content/{blob}?force=true")).await.expect(204);
+    let ran = orlop(&app, &["unpack", "rope"]).await;
+    assert_eq!(exit_code(&ran), 5, "{}", ran.stderr);
+    assert!(ran.stderr.contains(&blob), "{}", ran.stderr);
+    let ran = orlop(&app, &[&pull[..], &["--unpack"]].concat()).await;
+    assert_eq!((exit_code(&ran), ran.stderr.as_str()), (0, told.as_str()));
+    let digest = ran.stdout.trim().split_once(' ').expect("a name and a digest").1.to_owned();
+    for what in ["rope", digest.as_str()] {
+        let ran = orlop(&app, &["unpack", what, "--platform", "linux/amd64"]).await;
+        assert_eq!((ran.stdout, ran.stderr), (format!("{top}\n"), told.clone()));
+    }
+    let ran = orlop(&app, &["unpack", "rope", "--detach"]).await;
+    assert!(ran.stdout.starts_with("unpack_"), "{}", ran.stdout);
+    let ran = orlop(&app, &["ls", "snapshots", "-q", "--sort", "key"]).await;
+    let mut keys = image.chain.clone();
+    keys.sort();
+    assert_eq!(ran.stdout.lines().collect::<Vec<_>>(), keys);
+    let ran = orlop(&app, &["unpack", "nothing"]).await;
+    assert_eq!(exit_code(&ran), 4, "{}", ran.stderr);
     app.stop().await;
 }
