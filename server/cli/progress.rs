@@ -43,13 +43,13 @@ fn rank(state: BlobState) -> Option<u8> {
 pub fn total_line(pull: &Pull) -> String {
     let progress = &pull.progress;
     let waiting = progress.waiting_until.as_deref().map(|until| format!("  waiting {}", until_words(until)));
-    if progress.bytes_total == 0 {
-        let phase = pull.phase.as_deref().unwrap_or(pull.state.as_str());
-        return format!("total  {}{}", escape(phase), waiting.unwrap_or_default());
-    }
     if pull.state.is_final() && !progress.bytes_total_final {
         // A share of what nobody knows would be one of the documents alone.
         return format!("total  {}/unknown  {}", human_bytes(progress.bytes_done), pull.state.as_str());
+    }
+    if progress.bytes_total == 0 {
+        let phase = pull.phase.as_deref().filter(|_| !pull.state.is_final()).unwrap_or(pull.state.as_str());
+        return format!("total  {}{}", escape(phase), waiting.unwrap_or_default());
     }
     let lower_bound = if progress.bytes_total_final { "" } else { "≥" };
     let part =
@@ -247,6 +247,9 @@ mod tests {
         let mut pull = Pull { state: State::Failed, ..running(&[]) };
         (pull.progress.bytes_total_final, pull.progress.bytes_total) = (false, pull.progress.bytes_done);
         assert_eq!(total_line(&pull), "total  412.3 MiB/unknown  failed");
+        pull.progress = Progress::default();
+        pull.phase = Some("resolving".to_owned());
+        assert_eq!(total_line(&pull), "total  0 B/unknown  failed", "what it was at last is not told");
     }
 
     #[test]
