@@ -210,7 +210,17 @@ async fn what_is_done_through_mounts_is_what_every_view_of_it_shows() {
         let name = format!("layer-{number}");
         app.post("/api/v1/snapshots/work/commit").json(json!({"name": name})).await.expect(201);
         let archived = untarred(&app, &name, &place.path().join(format!("archive-{number}"))).await;
-        assert_same(&timeless(archived), &timeless(look_at(&flat)), &format!("after `{step}`"));
+        assert_same(&timeless(archived.clone()), &timeless(look_at(&flat)), &format!("after `{step}`"));
+        // The layer that it is makes the same of what was the same before.
+        let layer = app.post("/api/v1/diffs").json(json!({"upper": name})).await.expect(201).json();
+        let below = parent.map(|parent| format!("copy-of-{parent}"));
+        prepare(&app, "copy", below.as_deref(), "active").await;
+        let apply = json!({"digest": layer["digest"], "snapshot": "copy"});
+        app.post("/api/v1/diffs/apply").json(apply).await.expect(200);
+        let copy = format!("copy-of-{name}");
+        app.post("/api/v1/snapshots/copy/commit").json(json!({"name": copy})).await.expect(201);
+        let copied = untarred(&app, &copy, &place.path().join(format!("copy-{number}"))).await;
+        assert_same(&copied, &archived, &format!("the layer of `{step}`"));
         parent = Some(name);
     }
     let top = parent.expect("layers");

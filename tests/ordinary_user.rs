@@ -33,6 +33,9 @@ struct Told {
     files: String,
     archive: Vec<u8>,
     mounts: Value,
+    /// The digest of one layer of all of it, and what that makes where it is applied.
+    layer: Value,
+    again: Vec<u8>,
 }
 
 async fn told(server: &Served, image: &Pushed) -> Told {
@@ -47,7 +50,16 @@ async fn told(server: &Served, image: &Pushed) -> Told {
     let view = json!({"key": "look", "kind": "view", "parent": key});
     server.request(Method::POST, "/api/v1/snapshots").json(view).await.expect(201);
     let mounts = get("look/mounts").await.expect(200).json();
-    Told { files: files.expect(200).text(), archive: archive.body.to_vec(), mounts }
+    let post = |path: &str| server.request(Method::POST, path);
+    let plain = "application/vnd.oci.image.layer.v1.tar";
+    let whole = json!({"upper": key, "whole": true, "media_type": plain});
+    let layer = post("/api/v1/diffs").json(whole).await.expect(201).json()["digest"].clone();
+    post("/api/v1/snapshots").json(json!({"key": "again"})).await.expect(201);
+    let apply = json!({"digest": layer, "snapshot": "again"});
+    post("/api/v1/diffs/apply").json(apply).await.expect(200);
+    post("/api/v1/snapshots/again/commit").json(json!({"name": "again-done"})).await.expect(201);
+    let again = get("again-done/archive").await.expect(200).body.to_vec();
+    Told { files: files.expect(200).text(), archive: archive.body.to_vec(), mounts, layer, again }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,6 +72,10 @@ async fn an_ordinary_user_is_told_of_an_image_what_root_is_told() {
     assert_eq!(by_nobody.files, by_root.files);
     assert!(by_root.files.contains("\"mode\":\"4755\"") && by_root.files.contains("\"uid\":1000"));
     assert!(by_nobody.archive == by_root.archive, "the archives are the same, byte for byte");
+    assert_eq!(by_nobody.layer, by_root.layer);
+    for told in [&by_nobody, &by_root] {
+        assert!(told.again == told.archive, "applied, it is the same again");
+    }
     let options = |told: &Told| told.mounts["items"][0]["options"].to_string();
     assert!(options(&by_nobody).contains("userxattr") && !options(&by_root).contains("userxattr"));
     // And it is still so for whoever starts again.

@@ -1,19 +1,19 @@
-//! Directories of snapshots: `snapshots/<id>` with the files in `fs`, what overlay file systems need in `work`, and what
-//! the files are in `tree`.
+//! Directories of snapshots: `snapshots/<id>` with the files in `fs`, what overlay file systems need in `work`, what the files
+//! are in `tree`, and until there is one, what `fs` cannot hold in `records`.
 //!
 //! Nobody finds a directory before there is a row for it: one without is what a start removes.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::{BlobFile, Disk, is_absent, sync_dir, write_synced};
 use crate::error::{Doing, Error, Result};
 use crate::id::random_bytes;
-use crate::oci::tree::{Meta, Tree};
+use crate::oci::tree::{Meta, Tree, Usage};
 
 /// Short, because a mount names many of them, and its options have 4,096 bytes on older kernels.
 const ID_BYTES: usize = 8;
@@ -87,6 +87,37 @@ impl Disk {
         }
     }
 
+    /// What the files of a snapshot are now, and what they take.
+    ///
+    /// # Errors
+    /// As [`super::read_tree`].
+    pub fn read_snapshot(&self, id: &str) -> Result<(Tree, Usage)> {
+        let directory = self.open_snapshot(id)?;
+        let (mut tree, mut usage) = super::read_tree(directory.as_fd())?;
+        if let Some(records) = self.read_records(id)? {
+            usage.inodes += tree.add_records(&records);
+        }
+        Ok((tree, usage))
+    }
+
+    /// What a snapshot's directory cannot hold of the layers that were applied to it.
+    ///
+    /// # Errors
+    /// `Internal` when they cannot be read.
+    pub fn read_records(&self, id: &str) -> Result<Option<Tree>> {
+        read_tree_file(&self.snapshot_path(id).join("records"))
+    }
+
+    /// # Errors
+    /// `OutOfSpace`, `Unavailable` or `Internal`: those from before stand.
+    pub fn write_records(&self, id: &str, records: &Tree) -> Result<()> {
+        let doing = "write the records of a snapshot";
+        let path = self.snapshot_path(id);
+        let staged = path.join("records.new");
+        write_synced(&staged, &records.to_bytes()).doing(doing)?;
+        fs::rename(staged, path.join("records")).doing(doing)
+    }
+
     /// Brings all that is in a snapshot to the disk, with what its files are. One `syncfs` costs less than a sync of each
     /// file as soon as there are some.
     ///
@@ -105,11 +136,7 @@ impl Disk {
     /// # Errors
     /// `Internal` when it cannot be read.
     pub fn read_snapshot_tree(&self, id: &str) -> Result<Option<Tree>> {
-        match fs::read(self.snapshot_path(id).join("tree")) {
-            Ok(bytes) => Ok(Tree::from_bytes(&bytes)),
-            Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(error).doing("read the tree of a snapshot"),
-        }
+        read_tree_file(&self.snapshot_path(id).join("tree"))
     }
 
     /// Removes a snapshot's directory with all that is in it. That it is not there is not an error. It is out of the way
@@ -178,6 +205,15 @@ impl Disk {
         });
         self.remove_snapshot(&id)?;
         tried
+    }
+}
+
+/// `None` where there is none, or not all of it.
+fn read_tree_file(path: &Path) -> Result<Option<Tree>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Tree::from_bytes(&bytes)),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(error).doing("read the tree of a snapshot"),
     }
 }
 

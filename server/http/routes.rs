@@ -9,8 +9,8 @@ use http::Method;
 
 use super::AppState;
 use super::api::{
-    content, data, events, files, images, ingests, leases, namespaces, pulls, registries, snapshots, system,
-    tokens, unpacks,
+    content, data, diffs, events, files, images, ingests, leases, namespaces, pulls, registries, snapshots,
+    system, tokens, unpacks,
 };
 use super::ui;
 
@@ -156,6 +156,9 @@ routes! {
     GET "/api/v1/snapshots/{key}/files/data" Read ["namespace" "path" "path_base64" "inline"] => files::read_of_snapshot;
     HEAD "/api/v1/snapshots/{key}/files/data" Read ["namespace" "path" "path_base64" "inline"] => files::read_of_snapshot;
     GET "/api/v1/snapshots/{key}/archive" Read ["namespace"] => files::archive_of_snapshot;
+
+    POST "/api/v1/diffs" Write ["namespace"] => diffs::create;
+    POST "/api/v1/diffs/apply" Write ["namespace"] => diffs::apply;
 
     GET "/api/v1/unpacks" Read ["namespace" "state" "sort" "filter" "label" "limit" "cursor"] => unpacks::list;
     POST "/api/v1/unpacks" Write ["namespace"] => unpacks::create;

@@ -6,6 +6,7 @@
 mod begin;
 mod board;
 mod convert;
+mod diffs;
 mod documents;
 mod download;
 mod end;
@@ -36,6 +37,7 @@ mod view;
 mod watch;
 
 pub use begin::Created;
+pub use diffs::{Applied, DiffFrom, DiffRequest};
 pub use event::{
     EventBody, JobEvent, LogLevel, PullEnd, PullEvent, PullEventBody, PullLog, PullPhaseChange, PullReset,
     ResetReason,
@@ -58,6 +60,7 @@ pub use crate::registry::{
     AddressPolicy, Capability, Credential, Crowd, DockerConfig, HostsDirs, Patience, Probe, RetryPolicy,
     Secret,
 };
+pub use crate::unpack::Packing;
 pub use download::PartPolicy;
 pub use registries::{Change, HostChange, RegistryChange, RegistryView, Sources};
 

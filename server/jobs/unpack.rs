@@ -284,16 +284,21 @@ impl Unpacker<'_> {
             wanted.insert(chain.config.clone(), (SNAPSHOT_REF, top.to_string()));
         }
         for (digest, (key, value)) in wanted {
-            let change = move |standing: &Labels| {
-                let mut labels = standing.clone();
-                if labels.len() < limits::LABELS || labels.contains_key(key) {
-                    labels.insert(key.to_owned(), value.clone());
-                }
-                labels
-            };
+            let change = set_label(key, value);
             store.relabel_content(&self.caller.namespace, vec![digest], change).await?;
         }
         Ok(())
+    }
+}
+
+/// Sets a label, unless there are as many as a record may have.
+pub(super) fn set_label(key: &'static str, value: String) -> impl Fn(&Labels) -> Labels + Clone + Send {
+    move |standing: &Labels| {
+        let mut labels = standing.clone();
+        if labels.len() < limits::LABELS || labels.contains_key(key) {
+            labels.insert(key.to_owned(), value.clone());
+        }
+        labels
     }
 }
 
@@ -303,7 +308,7 @@ enum Filled {
     New { staged: Staged, tree: Tree, _turn: OwnedMutexGuard<()> },
 }
 
-fn form_of(form: Form) -> unpack::Form {
+pub(super) fn form_of(form: Form) -> unpack::Form {
     let owners = match form {
         Form::Real => Owners::Real,
         Form::Ours => Owners::Ours,
@@ -311,7 +316,7 @@ fn form_of(form: Form) -> unpack::Form {
     unpack::Form { owners, devices: Devices::Recorded }
 }
 
-fn invalid(reason: String) -> Error {
+pub(super) fn invalid(reason: String) -> Error {
     Error::Unprocessable(Unprocessable::ValidationFailed { reason })
 }
 

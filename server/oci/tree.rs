@@ -7,14 +7,17 @@
 
 mod build;
 mod change;
+mod compare;
 mod encode;
 mod merge;
+mod records;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use change::{Change, Content, Refused, Step, What};
+pub use change::{Change, Content, Refused, Step, WHITEOUT, What};
+pub use compare::{Comparison, Difference};
 pub use merge::{Dir, Found, Listed, Merged};
 
 /// Names an inode of one tree. Those that are gone are never given again.

@@ -67,8 +67,8 @@ pub use receive::Append;
 pub use registries::{Expected, Merge, StoredRegistry};
 pub use repair::Repaired;
 pub use snapshots::{
-    CommitSnapshot, Form, Layer, Mount, NewKind, NewSnapshot, Snapshot, SnapshotKind, SnapshotPatch, Staged,
-    UnpackedLayer, View, ViewFile,
+    Between, Building, CommitSnapshot, Form, Layer, Mount, NewKind, NewSnapshot, Snapshot, SnapshotKind,
+    SnapshotPatch, Staged, UnpackedLayer, View, ViewFile,
 };
 pub use tokens::{NewToken, SESSION_TIME, Scope, Session, Token, is_same};
 pub use unpacks::{UnpackRow, UnpackTurn};

@@ -20,10 +20,14 @@ use crate::limits;
 use crate::oci::tree::{ROOT, Tree, Usage};
 
 mod archive;
+mod building;
+mod difference;
 mod mounts;
 mod unpacked;
 mod view;
 
+pub use building::Building;
+pub use difference::Between;
 pub use mounts::Mount;
 pub use unpacked::{Staged, UnpackedLayer};
 pub use view::{Layer, View, ViewFile};
@@ -271,8 +275,7 @@ impl Store {
             check_new_parent(&row, commit.parent.as_deref())?;
             let id = row.id.clone();
             let sealed = store.on_disk(move |disk| {
-                let directory = disk.open_snapshot(&id)?;
-                let (tree, usage) = disk::read_tree(std::os::fd::AsFd::as_fd(&directory))?;
+                let (tree, usage) = disk.read_snapshot(&id)?;
                 disk.seal_snapshot(&id, &tree)?;
                 Ok((tree, usage))
             });
@@ -441,11 +444,7 @@ impl Store {
     }
 
     async fn read_active(&self, id: String) -> Result<(Tree, Usage)> {
-        self.on_disk(move |disk| {
-            let directory = disk.open_snapshot(&id)?;
-            disk::read_tree(std::os::fd::AsFd::as_fd(&directory))
-        })
-        .await
+        self.on_disk(move |disk| disk.read_snapshot(&id)).await
     }
 
     /// Makes directories and rows of snapshots agree after any end: a directory without a row goes, a row without a

@@ -52,6 +52,8 @@ pub struct Unpacked {
     pub warnings: Vec<String>,
 }
 
+/// The attributes that make a directory opaque: where root mounts, and where somebody else does.
+pub(super) const OPAQUE: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];
 /// How many directories are held open.
 const OPEN: usize = 16;
 /// How many warnings are kept.
@@ -227,10 +229,11 @@ impl<'d> Kept<'d> {
         }
     }
 
-    fn mark_opaque(&self, handle: &Handle) -> Result<()> {
+    pub fn mark_opaque(&self, handle: &Handle) -> Result<()> {
+        let [real, ours] = OPAQUE;
         let name = match self.form.owners {
-            Owners::Real => "trusted.overlay.opaque",
-            Owners::Ours => "user.overlay.opaque",
+            Owners::Real => real,
+            Owners::Ours => ours,
         };
         fsetxattr(handle, name, b"y", XattrFlags::empty()).doing("mark a directory of a layer as opaque")
     }
@@ -453,7 +456,7 @@ fn again<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Resu
 
 /// Removes a directory with all that is below. It follows no link (`std::fs::remove_dir_all`), and is no deeper than
 /// trees are.
-fn remove_tree(parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+pub(super) fn remove_tree(parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     let path = through_proc(parent, name);

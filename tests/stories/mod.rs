@@ -4,6 +4,7 @@ mod archives;
 mod command_line;
 mod containerd_suite;
 mod content;
+mod diffs;
 mod events;
 mod image_commands;
 mod image_views;

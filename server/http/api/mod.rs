@@ -2,6 +2,7 @@
 
 pub mod content;
 pub mod data;
+pub mod diffs;
 pub mod events;
 pub mod files;
 pub mod images;

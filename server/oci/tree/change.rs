@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{DEPTH, Device, Directory, Id, Kind, Meta, NAME_BYTES, PATH_BYTES, ROOT, Tree};
 
-const WHITEOUT: &[u8] = b".wh.";
+/// What the names of entries that delete something begin with.
+pub const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// How many symbolic links the directory of one entry may lead through.

@@ -15,7 +15,7 @@ pub struct Merged<'t> {
 }
 
 /// A directory of the merged tree: what of the layers makes it up, the top one first.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dir(Vec<(usize, Id)>);
 
 /// What is there of a name.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{CHAIN, SnapshotKind, Store};
 use crate::db;
 use crate::db::snapshots::SnapshotRow;
-use crate::disk::{self, BlobFile};
+use crate::disk::BlobFile;
 use crate::error::{Error, Result};
 use crate::oci::tree::{Found, Merged, Mtime, Tree};
 use crate::oci::{Algorithm, Digest};
@@ -112,10 +112,7 @@ impl Store {
         let read = self.on_disk(move |disk| match disk.read_snapshot_tree(&id)? {
             Some(tree) => Ok(tree),
             // What an earlier version wrote, or a disk lost: the files say it themselves, but for devices.
-            None => {
-                let directory = disk.open_snapshot(&id)?;
-                disk::read_tree(std::os::fd::AsFd::as_fd(&directory)).map(|(tree, _)| tree)
-            }
+            None => disk.read_snapshot(&id).map(|(tree, _)| tree),
         });
         let tree = Arc::new(read.await?);
         self.0.trees.insert(row.id.clone(), tree.clone());
