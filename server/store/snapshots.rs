@@ -21,8 +21,10 @@ use crate::oci::tree::{ROOT, Tree, Usage};
 
 mod archive;
 mod building;
+mod commit;
 mod difference;
 mod mounts;
+mod remove;
 mod unpacked;
 mod view;
 
@@ -253,96 +255,6 @@ impl Store {
             .await
     }
 
-    /// Makes an active snapshot a committed one, under a new name: what it holds now, on the disk for certain.
-    ///
-    /// # Errors
-    /// `NotFound`; `AlreadyExists` when the name is taken (it is held for the caller then, and the active snapshot stays);
-    /// `Conflict` (state) for what is not active; `Invalid` for another parent than it has, or a label;
-    /// `ValidationFailed` for more files than a layer may have.
-    pub async fn commit_snapshot(
-        &self,
-        caller: &Caller,
-        key: &str,
-        commit: CommitSnapshot,
-    ) -> Result<(Snapshot, Held)> {
-        let labels = labels::new_labels(commit.labels.clone())?;
-        self.check_lease(caller).await?;
-        let (store, caller, key) = (self.clone(), caller.clone(), key.to_owned());
-        self.to_the_end("commit a snapshot", async move {
-            let _turn = store.0.snapshots.enter(&(&caller.namespace, &key)).await;
-            let row = store.find_snapshot_row(&caller.namespace, &key).await?;
-            check_active(&row)?;
-            check_new_parent(&row, commit.parent.as_deref())?;
-            let id = row.id.clone();
-            let sealed = store.on_disk(move |disk| {
-                let (tree, usage) = disk.read_snapshot(&id)?;
-                disk.seal_snapshot(&id, &tree)?;
-                Ok((tree, usage))
-            });
-            let (tree, usage) = sealed.await?;
-            let committed = SnapshotRow {
-                key: commit.name.to_string(),
-                kind: SnapshotKind::Committed.as_str().to_owned(),
-                parent: commit.parent.as_ref().map(ToString::to_string).or_else(|| row.parent.clone()),
-                opaque: i64::from(is_opaque(&tree)),
-                labels: labels::to_json(&labels),
-                ..with_usage(row, usage)
-            };
-            match store.record_committed(&caller, Some(key), committed).await? {
-                Some(committed) => Ok(committed),
-                None => {
-                    store.hold_snapshot(&caller, &commit.name).await?;
-                    Err(Error::already_exists("snapshot", &commit.name))
-                }
-            }
-        })
-        .await
-    }
-
-    /// Records a committed snapshot, in place of an active one if there was one. `None` when the name is taken.
-    async fn record_committed(
-        &self,
-        caller: &Caller,
-        active: Option<String>,
-        row: SnapshotRow,
-    ) -> Result<Option<(Snapshot, Held)>> {
-        let (owner, now, grace) = (caller.clone(), self.now(), self.0.settings.grace_lease);
-        let row = SnapshotRow { created_at: now.0, updated_at: now.0, ..row };
-        self.0
-            .db
-            .write(move |tx| {
-                Box::pin(async move {
-                    touch(tx, &owner.namespace, now).await?;
-                    if let Some(parent) = &row.parent {
-                        lock_parent(tx, &owner.namespace, parent).await?;
-                    }
-                    if let Some(active) = &active {
-                        let found = db::snapshots::lock_snapshot(tx, &owner.namespace, active).await?;
-                        let found = found.ok_or_else(|| Error::not_found("snapshot", active))?;
-                        check_active(&found)?;
-                        let taken = db::snapshots::find_snapshot(tx, &owner.namespace, &row.key).await?;
-                        if taken.is_some() {
-                            return Ok(None);
-                        }
-                        db::snapshots::delete_snapshot(tx, &owner.namespace, active).await?;
-                        db::leases::forget_resource(tx, &owner.namespace, "snapshot", active).await?;
-                    }
-                    if !db::snapshots::insert_snapshot(tx, &row).await? {
-                        return match active {
-                            // Somebody took the name meanwhile: all of this is undone.
-                            Some(_) => Err(Error::already_exists("snapshot", &row.key)),
-                            None => Ok(None),
-                        };
-                    }
-                    let held = hold(tx, &owner, ResourceKind::Snapshot, &row.key, grace, now).await?;
-                    let news = News::of_snapshot(Topic::SnapshotCommit, &row);
-                    tell(tx, now, news.with("key", active.as_deref().unwrap_or(&row.key))).await?;
-                    Ok(Some((snapshot_of(row), held)))
-                })
-            })
-            .await
-    }
-
     /// # Errors
     /// `NotFound`.
     pub async fn find_snapshot(&self, namespace: &str, key: &str) -> Result<Snapshot> {
@@ -385,49 +297,6 @@ impl Store {
             .await
     }
 
-    /// Removes a snapshot. Its key is free at once; its files go in the background.
-    ///
-    /// # Errors
-    /// `NotFound`, `PreconditionFailed`; `Conflict` (has children) while others stand on it.
-    pub async fn remove_snapshot(&self, namespace: &str, key: &str, if_match: IfMatch) -> Result<()> {
-        let (store, owner, key, now) = (self.clone(), namespace.to_owned(), key.to_owned(), self.now());
-        self.to_the_end("remove a snapshot", async move {
-            let _turn = store.0.snapshots.enter(&(&owner, &key)).await;
-            let removing = store.0.db.write(move |tx| {
-                Box::pin(async move {
-                    let found = db::snapshots::lock_snapshot(tx, &owner, &key).await?;
-                    let row = found.ok_or_else(|| Error::not_found("snapshot", &key))?;
-                    if_match.check(&tag_of(Time(row.updated_at)))?;
-                    let children = db::snapshots::list_children(tx, &owner, &key, NAMED_CHILDREN).await?;
-                    if !children.is_empty() {
-                        let children = children.into_iter().map(|(key,)| key).collect();
-                        return Err(Error::Conflict(Conflict::HasChildren { key, children }));
-                    }
-                    db::leases::forget_resource(tx, &owner, "snapshot", &key).await?;
-                    db::snapshots::delete_snapshot(tx, &owner, &key).await?;
-                    tell(tx, now, News::of_snapshot(Topic::SnapshotRemove, &row)).await?;
-                    Ok(row.id)
-                })
-            });
-            let id = removing.await?;
-            store.0.trees.remove(&id);
-            store.remove_snapshot_files(id);
-            Ok(())
-        })
-        .await
-    }
-
-    /// Removes a directory that no row names, in the background. What a stop interrupts the next start finishes.
-    fn remove_snapshot_files(&self, id: String) {
-        let store = self.clone();
-        self.0.shutdown.spawn("remove-snapshot", async move {
-            if let Err(error) = store.on_disk(move |disk| disk.remove_snapshot(&id)).await {
-                let why = crate::error::with_causes(&error);
-                tracing::warn!("Could not remove the files of a snapshot: {why}");
-            }
-        });
-    }
-
     /// What a snapshot takes itself, its parents apart: as it was committed, or as it is now; a view takes nothing.
     ///
     /// # Errors
@@ -445,60 +314,6 @@ impl Store {
 
     async fn read_active(&self, id: String) -> Result<(Tree, Usage)> {
         self.on_disk(move |disk| disk.read_snapshot(&id)).await
-    }
-
-    /// Makes directories and rows of snapshots agree after any end: a directory without a row goes, a row without a
-    /// directory as well, with all that stands on it. How many of each.
-    pub(super) async fn repair_snapshots(&self) -> Result<(u64, u64)> {
-        const PAGE: i64 = 1000;
-        let mut on_disk: std::collections::BTreeSet<String> =
-            self.on_disk(disk::Disk::walk_snapshots).await?.into_iter().collect();
-        let mut lost = Vec::new();
-        let mut after = String::new();
-        loop {
-            let rows = {
-                let mut conn = self.0.db.read().await?;
-                db::snapshots::list_ids_after(&mut conn, &after, PAGE).await?
-            };
-            let Some((last, ..)) = rows.last() else { break };
-            after.clone_from(last);
-            lost.extend(rows.into_iter().filter(|(id, ..)| !on_disk.remove(id)));
-        }
-        let strays = on_disk.len() as u64;
-        for id in on_disk {
-            self.on_disk(move |disk| disk.remove_snapshot(&id)).await?;
-        }
-        let mut dropped = 0;
-        for (_, namespace, key) in lost {
-            dropped += self.drop_lost(&namespace, &key).await?;
-        }
-        Ok((strays, dropped))
-    }
-
-    /// Drops a row whose directory is gone, and those that stand on it.
-    async fn drop_lost(&self, namespace: &str, key: &str) -> Result<u64> {
-        let mut dropped = 0;
-        let mut left = vec![key.to_owned()];
-        while let Some(key) = left.last().cloned() {
-            let children = {
-                let mut conn = self.0.db.read().await?;
-                db::snapshots::list_children(&mut conn, namespace, &key, NAMED_CHILDREN).await?
-            };
-            if !children.is_empty() {
-                left.extend(children.into_iter().map(|(key,)| key));
-                continue;
-            }
-            left.pop();
-            match self.remove_snapshot(namespace, &key, IfMatch::Absent).await {
-                Ok(()) => {
-                    tracing::error!(snapshot.key = %key, "The files of snapshot `{key}` are gone: it is dropped");
-                    dropped += 1;
-                }
-                Err(Error::NotFound { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(dropped)
     }
 }
 
@@ -537,15 +352,6 @@ fn check_active(row: &SnapshotRow) -> Result<()> {
     }
     let reason = format!("the snapshot `{}` is {}: only an active one can be committed", row.key, row.kind);
     Err(Error::Conflict(Conflict::State { reason }))
-}
-
-fn check_new_parent(row: &SnapshotRow, parent: Option<&str>) -> Result<()> {
-    match (&row.parent, parent) {
-        (Some(own), Some(parent)) if own != parent => {
-            Err(Error::invalid_field("parent", format!("the snapshot stands on `{own}` already")))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn is_opaque(tree: &Tree) -> bool {
