@@ -118,6 +118,40 @@ start_orlop() { # NAME FOLDER
   start_server "$1" "$port" "$orlop" serve --data-dir "$2" --listen "127.0.0.1:$port"
 }
 
+# Runs a client beside its server and records what both have cost.
+clock() { # TARGET ROW SERVER-PID COMMAND…
+  local target=$1 row=$2 server=$3 before=0 after=0 result seconds cpu peak
+  shift 3
+  [ "$server" = 0 ] || before=$("$benches/account.py" cpu "$server")
+  result=$(/usr/bin/env python3 "$benches/clock.py" "$@")
+  read -r seconds cpu peak <<<"$result"
+  [ "$server" = 0 ] || after=$("$benches/account.py" cpu "$server")
+  record "Seconds" "$row" "$target" "$seconds"
+  record "Processor time, seconds" "$row" "$target" "$(compute "$after - $before + $cpu")"
+  [ "$server" = 0 ] || peak=$("$benches/account.py" peak "$server")
+  record "Peak resident memory, MiB (of the server, where there is one)" "$row" "$target" "$peak"
+}
+
+# A containerd of its own, without what Kubernetes needs of it.
+start_containerd() { # FOLDER  →  $containerd_pid
+  printf 'version = 2\nroot = "%s/root"\nstate = "%s/state"\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\naddress = "%s/sock"\n' \
+    "$1" "$1" "$1" >"$1/config.toml"
+  containerd --config "$1/config.toml" --log-level error >"$1/log" 2>&1 </dev/null &
+  containerd_pid=$!
+  for _ in $(seq 100); do
+    ! ctr --address "$1/sock" version >/dev/null 2>&1 || return 0
+    sleep 0.1
+  done
+  say "containerd does not answer; its log ends:"
+  tail -n 5 "$1/log" >&2
+  exit 1
+}
+
+stop_containerd() {
+  kill "$containerd_pid"
+  wait "$containerd_pid" 2>/dev/null || true
+}
+
 # A fresh ext4 on a loop file, mounted at $disk. Stores that share a file system pay
 # for each other's journal, and one that was used before pays for what was deleted on it.
 make_disk() { # NAME GIB  →  $disk
@@ -131,6 +165,12 @@ make_disk() { # NAME GIB  →  $disk
   mount -o noatime "$loop" "$disk"
   disks+=("$disk")
   losetup --detach "$loop" # when it is no longer mounted
+}
+
+drop_disk() { # →  the disk that was made last
+  umount "$disk" || umount --lazy "$disk"
+  unset "disks[-1]"
+  rm -f "$disk.img"
 }
 
 # One line on which the figures stand.

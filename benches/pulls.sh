@@ -56,20 +56,6 @@ measure_all() { # HOST ROW
   done
 }
 
-# Runs a client beside its server and records what both have cost.
-clock() { # TARGET ROW SERVER-PID COMMAND…
-  local target=$1 row=$2 server=$3 before=0 after=0 result seconds cpu peak
-  shift 3
-  [ "$server" = 0 ] || before=$("$benches/account.py" cpu "$server")
-  result=$(/usr/bin/env python3 "$benches/clock.py" "$@")
-  read -r seconds cpu peak <<<"$result"
-  [ "$server" = 0 ] || after=$("$benches/account.py" cpu "$server")
-  record "Seconds" "$row" "$target" "$seconds"
-  record "Processor time, seconds" "$row" "$target" "$(compute "$after - $before + $cpu")"
-  [ "$server" = 0 ] || peak=$("$benches/account.py" peak "$server")
-  record "Peak resident memory, MiB (of the server, where there is one)" "$row" "$target" "$peak"
-}
-
 pull_by_orlop() { # REFERENCE ROW
   local data
   data=$(mktemp -d -p "$disk")
@@ -88,17 +74,9 @@ pull_by_skopeo() { # REFERENCE ROW
 pull_by_ctr() { # REFERENCE ROW
   local data
   data=$(mktemp -d -p "$disk")
-  printf 'version = 2\nroot = "%s/root"\nstate = "%s/state"\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\naddress = "%s/sock"\n' \
-    "$data" "$data" "$data" >"$data/config.toml"
-  containerd --config "$data/config.toml" --log-level error >"$data/log" 2>&1 </dev/null &
-  local server=$!
-  for _ in $(seq 100); do
-    ! ctr --address "$data/sock" version >/dev/null 2>&1 || break
-    sleep 0.1
-  done
-  clock ctr "$2" "$server" ctr --address "$data/sock" content fetch --plain-http "$1"
-  kill "$server"
-  wait "$server" 2>/dev/null || true
+  start_containerd "$data"
+  clock ctr "$2" "$containerd_pid" ctr --address "$data/sock" content fetch --plain-http "$1"
+  stop_containerd
 }
 
 measure_ten() { # HOST

@@ -10,6 +10,7 @@ use crate::oci::tar::{self, Entry};
 use crate::oci::tree::Device;
 
 mod breakouts;
+mod by_name;
 
 /// A tar of entries, each with its bytes.
 struct Layer(Vec<u8>);
@@ -86,6 +87,9 @@ impl Place {
         let mut found = listing(&self.within.path().join("outside"), Owners::Real);
         let meta = std::fs::metadata(self.within.path()).expect("there");
         found.push(format!("{} {}", meta.mode(), meta.mtime_nsec()));
+        let canary = std::fs::metadata(self.canary()).expect("there");
+        let text = std::fs::read_to_string(self.canary()).expect("there");
+        found.push(format!("{text} {}.{} {}", canary.mtime(), canary.mtime_nsec(), canary.nlink()));
         found.extend(
             std::fs::read_dir(self.within.path())
                 .expect("there")
