@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Devices};
 use crate::db::Db;
 use crate::disk::Disk;
 use crate::error::{Doing, Error, Result};
@@ -52,6 +52,10 @@ impl App {
             hosts: Arc::new(hosts),
             docker: DockerConfig::new(config.docker_config.clone()),
             rules: Arc::new(config.registry_rules.clone()),
+        };
+        settings.devices = match config.devices {
+            Devices::Record => jobs::Devices::Recorded,
+            Devices::Make => jobs::Devices::Made,
         };
         let jobs = Jobs::new(store.clone(), clock.clone(), shutdown.clone(), settings);
         jobs.resume_unfinished().await?;

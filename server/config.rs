@@ -57,6 +57,7 @@ pub struct Config {
     /// Hosts directories, in the order in which they are looked into.
     pub hosts_dirs: Vec<PathBuf>,
     pub docker_config: Option<PathBuf>,
+    pub devices: Devices,
     shown: Vec<Shown>,
 }
 
@@ -103,6 +104,15 @@ pub enum LogFormat {
 pub enum Sharing {
     Shared,
     Isolated,
+}
+
+/// What becomes of the device nodes of layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Devices {
+    /// They are known, listed and archived, and not made.
+    Record,
+    /// Where the server is root.
+    Make,
 }
 
 /// One setting as `orlop config show` and `/api/v1/system/info` print it: secrets are redacted already.
@@ -173,6 +183,9 @@ impl Config {
                 .parse("hosts_dir", |text| Ok(values::listed(text).map(PathBuf::from).collect()))?,
             docker_config: values.parse("docker_config", |text| {
                 Ok(Some(text).filter(|path| !path.is_empty()).map(PathBuf::from))
+            })?,
+            devices: values.parse("devices", |text| {
+                values::one_of(text, &[("record", Devices::Record), ("make", Devices::Make)])
             })?,
             shown: values.shown(),
         };

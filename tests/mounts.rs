@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use orlop::oci::tar::Entry;
+use orlop::oci::tree::{Device, DeviceClass};
 use serde_json::{Value, json};
 
 use crate::support::app::{On, TestApp, sha256};
@@ -15,6 +17,7 @@ use crate::support::command::run;
 use crate::support::docker_registry::{DockerRegistry, skopeo_copy};
 use crate::support::eventually::eventually;
 use crate::support::pulling::pulled;
+use crate::support::unpacking::{Tar, pushed};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -276,4 +279,26 @@ async fn as_many_layers_as_an_image_may_well_have_are_mounted() {
     assert_same(&untarred(&app, &top, &place.path().join("archive")).await, &shown, "archive and mount");
     drop(mounted);
     app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_are_made_where_that_is_set() {
+    for (setting, is_made) in [("record", false), ("make", true)] {
+        let app = TestApp::with(On::Sqlite, &[("devices", setting)]).await;
+        let null = Device { class: DeviceClass::Character, major: 1, minor: 3 };
+        let image = pushed(&[Tar::default().entry("dev/null", Entry::Device(null), 0o666, b"").end()]).await;
+        let asked = json!({"ref": image.reference, "unpack": true, "platforms": ["linux/amd64"]});
+        pulled(&app, asked).await;
+        prepare(&app, "look", Some(&image.chain[0]), "view").await;
+        let place = tempfile::tempdir().expect("a directory");
+        let mounted = Mounted::at(&app, "look", &place.path().join("mnt")).await;
+        let device = fs::symlink_metadata(mounted.0.join("dev/null")).ok();
+        let expected = is_made.then_some((0o666, 0x103));
+        assert_eq!(device.map(|device| (device.mode() & 0o7777, device.rdev())), expected);
+        drop(mounted);
+        // Either way it is known.
+        let listed = app.get("/api/v1/snapshots/look/files?path=dev/null").await.expect(200).json();
+        assert_eq!(listed["items"][0]["device"], json!({"major": 1, "minor": 3}));
+        app.stop().await;
+    }
 }

@@ -133,6 +133,12 @@ pub const SETTINGS: &[Setting] = &[
         help: "Directories with a hosts.toml for each registry, as containerd reads them: mirrors, certificates, headers",
     },
     text("docker_config", "FILE", "", "Docker's config.json, whose credentials pulls may use"),
+    text(
+        "devices",
+        "record|make",
+        "record",
+        "Device nodes of layers: known, listed and archived, or made as well, which takes root",
+    ),
 ];
 
 /// A configuration file that sets nothing and says everything, for `orlop config example`.

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Jobs;
 use super::reader::BlobReader;
-use super::unpack::{UNCOMPRESSED, form_of, invalid, set_label};
+use super::unpack::{UNCOMPRESSED, invalid, set_label};
 use crate::error::{Error, Result, Unprocessable};
 use crate::oci::media_type::OCI_LAYER;
 use crate::oci::{Algorithm, Digest};
@@ -130,7 +130,7 @@ impl Jobs {
         let _place = self.0.unpacks.acquire().await.expect("nobody closes it");
         let staged = store.stage_snapshot().await?;
         let reader = BlobReader::new(blob, self.0.shutdown.soft().clone(), |_| ());
-        let (directory, form) = (staged.directory()?, form_of(staged.form()));
+        let (directory, form) = (staged.directory()?, self.form_of(staged.form()));
         let work = move || unpack::unpack_into(directory.as_fd(), reader, form);
         let unpacked = self.0.shutdown.spawn_blocking("unpack-layer", work).await?;
         let Unpacked { mut tree, measured, .. } = unpacked.map_err(|error| match error {

@@ -60,7 +60,7 @@ pub use crate::registry::{
     AddressPolicy, Capability, Credential, Crowd, DockerConfig, HostsDirs, Patience, Probe, RetryPolicy,
     Secret,
 };
-pub use crate::unpack::Packing;
+pub use crate::unpack::{Devices, Packing};
 pub use download::PartPolicy;
 pub use registries::{Change, HostChange, RegistryChange, RegistryView, Sources};
 
@@ -100,6 +100,8 @@ pub struct Settings {
     /// How long a pull follows another one from another registry that gets next to nothing.
     pub follow: Duration,
     pub sources: Sources,
+    /// What becomes of the device nodes of layers.
+    pub devices: Devices,
     pub metrics: JobMetrics,
 }
 
@@ -117,6 +119,7 @@ impl Settings {
             patience: Patience::default(),
             follow: limits::FOLLOW_TIME,
             sources: Sources::default(),
+            devices: Devices::Recorded,
             metrics: JobMetrics::default(),
         }
     }

@@ -27,7 +27,7 @@ use crate::oci::media_type::{self, Kind};
 use crate::oci::tree::Tree;
 use crate::oci::{Descriptor, Digest, ImageConfig, Platform, chain_ids};
 use crate::store::{Caller, Form, Labels, Staged, UnpackedLayer, View};
-use crate::unpack::{self, Devices, Owners, Unpacked};
+use crate::unpack::{self, Owners, Unpacked};
 
 /// containerd's label of a layer's blob: the digest of its tar.
 pub(super) const UNCOMPRESSED: &str = "containerd.io/uncompressed";
@@ -93,12 +93,16 @@ pub(super) enum Told {
 /// Says how a layer does.
 pub(super) type Tell = Arc<dyn Fn(&ChainLayer, Told) + Send + Sync>;
 
+/// Says what could not be kept as a layer has it.
+pub(super) type Warn = Arc<dyn Fn(String) + Send + Sync>;
+
 /// Unpacks on somebody's behalf.
 pub(super) struct Unpacker<'u> {
     pub jobs: &'u Jobs,
     pub caller: &'u Caller,
     pub halt: &'u CancellationToken,
     pub tell: Tell,
+    pub warn: Warn,
 }
 
 /// The blobs that are here, as they come.
@@ -214,7 +218,7 @@ impl Unpacker<'_> {
         tell(layer, Told::Unpacking(0));
         let reader =
             BlobReader::new(blob, self.halt.clone(), move |bytes| tell(&told, Told::Unpacking(bytes)));
-        let (directory, form) = (staged.directory()?, form_of(staged.form()));
+        let (directory, form) = (staged.directory()?, self.jobs.form_of(staged.form()));
         let work = move || unpack::unpack_into(directory.as_fd(), reader, form);
         let unpacked = self.jobs.0.shutdown.spawn_blocking("unpack-layer", work).await?;
         drop(permit);
@@ -231,6 +235,7 @@ impl Unpacker<'_> {
         }
         for warning in warnings {
             tracing::debug!(blob.digest = %digest, "Unpacked a layer not quite as it is: {warning}");
+            (self.warn)(format!("the layer {digest} is not quite as it was: {warning}"));
         }
         Ok(Filled::New { staged, tree, _turn: turn })
     }
@@ -244,7 +249,7 @@ impl Unpacker<'_> {
         mut tree: Tree,
     ) -> Result<()> {
         let store = &self.jobs.0.store;
-        let (directory, form) = (staged.directory()?, form_of(staged.form()));
+        let (directory, form) = (staged.directory()?, self.jobs.form_of(staged.form()));
         let below = match &parent {
             Some(parent) => Some(store.view_snapshot(&self.caller.namespace, parent.as_str()).await?),
             None => None,
@@ -308,12 +313,15 @@ enum Filled {
     New { staged: Staged, tree: Tree, _turn: OwnedMutexGuard<()> },
 }
 
-pub(super) fn form_of(form: Form) -> unpack::Form {
-    let owners = match form {
-        Form::Real => Owners::Real,
-        Form::Ours => Owners::Ours,
-    };
-    unpack::Form { owners, devices: Devices::Recorded }
+impl Jobs {
+    /// How layers are kept in a directory of this form.
+    pub(super) fn form_of(&self, form: Form) -> unpack::Form {
+        let owners = match form {
+            Form::Real => Owners::Real,
+            Form::Ours => Owners::Ours,
+        };
+        unpack::Form { owners, devices: self.0.settings.devices }
+    }
 }
 
 pub(super) fn invalid(reason: String) -> Error {

@@ -1,6 +1,7 @@
 //! Layers of pulled images become snapshots: verified, named by chain ID, one on the other.
 
 use orlop::oci::tar::Entry;
+use orlop::oci::tree::Meta;
 use serde_json::{Value, json};
 
 use crate::support::app::{TestApp, story};
@@ -62,6 +63,29 @@ story!(a_pull_makes_snapshots_named_by_chain_id, async |app| {
         .map(|entry| (entry["path"].clone(), entry["links"].clone()))
         .collect();
     assert_eq!(links, [(json!("bin/bash"), json!(2)), (json!("bin/sh"), json!(2))]);
+});
+
+story!(what_cannot_be_kept_is_told, async |app| {
+    // No file system takes an attribute of a user on a link.
+    let xattrs = vec![(b"user.note"[..].into(), b"x"[..].into())];
+    let noted = Meta { mode: 0o777, xattrs, ..Meta::default() };
+    let image = pushed(&[Tar::default().described("way", Entry::Symlink(b"to"), &noted, b"").end()]).await;
+    let pull = unpacked(app, &image, json!({})).await;
+    let told = |messages: Vec<&Value>| {
+        messages.iter().any(|message| message.as_str().is_some_and(|text| text.contains("user.note of way")))
+    };
+    let log = pull["log"].as_array().expect("a log");
+    assert!(told(log.iter().map(|line| &line["message"]).collect()), "{log:?}");
+    // All the same it is known, listed and archived.
+    let top = &image.chain[0];
+    let listed = app.get(format!("/api/v1/snapshots/{top}/files?path=way")).await.expect(200).json();
+    assert_eq!(listed["items"][0]["xattrs"], json!({"user.note": "eA=="}));
+    app.delete(format!("/api/v1/snapshots/{top}")).await.expect(204);
+    let asked = json!({"image": pull["image_name"], "platform": "linux/amd64"});
+    let made = app.post("/api/v1/unpacks").json(asked).await.expect(202);
+    let ended = app.get(format!("{}?wait=60s", made.place())).await.expect(200).json();
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    assert!(told(ended["warnings"].as_array().expect("warnings").iter().collect()), "{ended}");
 });
 
 story!(what_has_a_snapshot_is_neither_unpacked_nor_fetched_again, async |app| {

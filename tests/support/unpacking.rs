@@ -21,16 +21,14 @@ impl Tar {
     }
 
     /// With a mode, an owner and a group.
-    pub fn owned(
-        mut self,
-        path: &str,
-        entry: Entry<'_>,
-        (mode, uid, gid): (u32, u32, u32),
-        bytes: &[u8],
-    ) -> Tar {
+    pub fn owned(self, path: &str, entry: Entry<'_>, (mode, uid, gid): (u32, u32, u32), bytes: &[u8]) -> Tar {
         let mtime = Mtime { seconds: 1_700_000_000, nanos: 0 };
-        let meta = Meta { mode, uid, gid, mtime, ..Meta::default() };
-        self.0.extend(tar::full_header(path.as_bytes(), entry, &meta));
+        self.described(path, entry, &Meta { mode, uid, gid, mtime, ..Meta::default() }, bytes)
+    }
+
+    /// With all that is known of it.
+    pub fn described(mut self, path: &str, entry: Entry<'_>, meta: &Meta, bytes: &[u8]) -> Tar {
+        self.0.extend(tar::full_header(path.as_bytes(), entry, meta));
         self.0.extend(bytes);
         self.0.resize(self.0.len() + tar::padding(bytes.len() as u64), 0);
         self

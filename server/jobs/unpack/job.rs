@@ -147,7 +147,16 @@ impl Job {
                 }
             });
         });
-        let unpacker = Unpacker { jobs: &self.jobs, caller: &self.caller, halt: &halt, tell };
+        let live = self.live.clone();
+        let warn = Arc::new(move |warning| {
+            live.change(|record| {
+                let warnings = &mut record.detail.warnings;
+                if warnings.len() < limits::PULL_LOG && !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
+            });
+        });
+        let unpacker = Unpacker { jobs: &self.jobs, caller: &self.caller, halt: &halt, tell, warn };
         let chain = unless(&halt, self.plan(&unpacker)).await??;
         unpacker.unpack(&chain, &chain.all_landed()).await?;
         self.live.change(|record| record.detail.snapshots = chain.as_snapshot().into_iter().collect());

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Chain, ChainLayer, Unpacker};
 use crate::error::{Conflict, Error};
+use crate::jobs::event::LogLevel;
 use crate::jobs::pull::fetch_leaf;
 use crate::jobs::request::LayerBlobs;
 use crate::jobs::run::{Ended, Job, to_the_last};
@@ -72,7 +73,9 @@ fn unpacker_of<'j>(job: &'j Job, halt: &'j CancellationToken) -> Unpacker<'j> {
         let digest = &layer.descriptor.digest;
         live.change(|record| record.picture.as_mut().map(|picture| picture.note_unpack(digest, told)));
     });
-    Unpacker { jobs: &job.jobs, caller: &job.caller, halt, tell }
+    let (live, clock) = (job.live.clone(), job.jobs.0.clock.clone());
+    let warn = Arc::new(move |warning| live.log(clock.now(), LogLevel::Warn, warning));
+    Unpacker { jobs: &job.jobs, caller: &job.caller, halt, tell, warn }
 }
 
 async fn plan(

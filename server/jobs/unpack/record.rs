@@ -52,6 +52,7 @@ pub(super) struct Detail {
     pub lease_until: Option<Time>,
     pub snapshots: Vec<ImageSnapshot>,
     pub layers: Vec<UnpackLayer>,
+    pub warnings: Vec<String>,
 }
 
 /// An unpack: its row, its request, how it stands.
@@ -138,6 +139,7 @@ impl Record {
             bytes_total: layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.size)),
             bytes_done: layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.unpack.offset)),
             layers: layers.clone(),
+            warnings: self.detail.warnings.clone(),
         }
     }
 }

@@ -42,6 +42,8 @@ pub struct Unpack {
     pub bytes_done: u64,
     /// The lowest first; none before the manifest is known.
     pub layers: Vec<UnpackLayer>,
+    /// What could not be kept as the layers have it, in words.
+    pub warnings: Vec<String>,
 }
 
 impl Unpack {
