@@ -103,20 +103,12 @@ async fn tag(context: &Context, source: &str, name: &str, force: bool) -> Result
     let create = async |body: Value| {
         context.client.scoped(Method::POST, &["images"], doing.clone()).json(&body).fetch().await
     };
-    // A name comes first: "deadbeef" may be one. Only what no image has is taken for a digest.
-    let target = match find(context, source).await? {
-        Some(image) => {
+    let target = match find_named(context, source, &doing).await? {
+        Named::Image(image) => {
             json!({"digest": image.pointer("/target/digest"), "media_type": image.pointer("/target/media_type"),
             "size": image.pointer("/target/size")})
         }
-        None => match parse_digest_arg(source) {
-            Ok(digest) => json!({"digest": digest.resolve(context).await?}),
-            Err(_) => {
-                let failure =
-                    Failure::new(Exit::NotFound, doing.clone(), "it is neither an image nor a digest");
-                return Err(failure.hint("orlop ls images"));
-            }
-        },
+        Named::Digest(digest) => json!({"digest": digest}),
     };
     let tagged = match create(json!({"name": name, "target": target})).await {
         Err(taken) if force && taken.exit == Exit::Conflict => {
@@ -207,6 +199,31 @@ async fn find(context: &Context, name: &str) -> Result<Option<Value>, Failure> {
     }
 }
 
+/// What a person names: an image, or content by its digest.
+pub enum Named {
+    /// Its record.
+    Image(Value),
+    Digest(String),
+}
+
+/// What goes by this name, id or digest.
+///
+/// # Errors
+/// `NotFound`; `Usage` for the beginning of several digests.
+pub async fn find_named(context: &Context, name: &str, doing: &str) -> Result<Named, Failure> {
+    // A name comes first: "deadbeef" may be one. Only what no image has is taken for a digest.
+    if let Some(image) = find(context, name).await? {
+        return Ok(Named::Image(image));
+    }
+    match parse_digest_arg(name) {
+        Ok(digest) => digest.resolve(context).await.map(Named::Digest),
+        Err(_) => {
+            let failure = Failure::new(Exit::NotFound, doing, "it is neither an image nor a digest");
+            Err(failure.hint("orlop ls images"))
+        }
+    }
+}
+
 /// The reference that a short name stands for, where that is another text.
 fn in_full(name: &str) -> Option<String> {
     name.parse::<Reference>().ok().map(|full| full.to_string()).filter(|full| full != name)
@@ -227,7 +244,7 @@ async fn find_id(context: &Context, name: &str, doing: &str) -> Result<String, F
     Ok(id_of(&find_known(context, name, doing).await?))
 }
 
-fn id_of(image: &Value) -> String {
+pub fn id_of(image: &Value) -> String {
     image.get("id").and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 

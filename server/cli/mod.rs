@@ -3,10 +3,12 @@
 //! stdout is for data, stderr for talk; what a server sent never reaches a terminal raw; the exit code says what
 //! happened. `client.rs` is the one place that speaks HTTP.
 
+mod cat;
 mod client;
 mod context;
 mod curl;
 mod digest_arg;
+mod download;
 mod events;
 mod failure;
 mod follow;
@@ -16,13 +18,17 @@ mod image;
 mod lease;
 mod list;
 mod picture;
+mod place;
 mod progress;
 mod pull;
 mod pulled;
 mod pulls;
 mod put;
+mod reading;
 mod registry;
 mod screen;
+#[cfg(test)]
+mod scripted;
 mod secret;
 mod selecting;
 mod system;
@@ -95,6 +101,8 @@ enum Ask {
     Unpack(unpack::UnpackArgs),
     /// Read a blob, to stdout or a file
     Get(get::GetArgs),
+    /// Read a file of an image or a layer
+    Cat(cat::CatArgs),
     /// Store a blob, from a file or stdin
     Put(put::PutArgs),
     /// List images, content, leases, ingests, pulls, snapshots or namespaces
@@ -199,6 +207,7 @@ async fn ask(context: &Context, command: Ask) -> Result<Exit, Failure> {
         Ask::Token { command } => return token::token(context, command).await,
         Ask::Unpack(args) => unpack::unpack(context, &args).await?,
         Ask::Get(args) => get::get(context, args).await?,
+        Ask::Cat(args) => cat::cat(context, &args).await?,
         Ask::Put(args) => put::put(context, args).await?,
         Ask::Ls(args) => list::ls(context, args).await?,
         Ask::Events(args) => events::events(context, args).await?,

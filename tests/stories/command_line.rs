@@ -1,33 +1,14 @@
 //! What the commands say to a person, against a real server and a registry that can misbehave.
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::app::{On, TestApp};
-use crate::support::command::{Background, Ran, run};
+use crate::support::command::{Background, orlop, orlop_with};
 use crate::support::eventually::eventually;
 use crate::support::fixture_registry::{Fault, FixtureRegistry, INDEX, MANIFEST, sha256};
 use crate::support::unpacking::{pushed, three_layers};
-
-const LIMIT: Duration = Duration::from_secs(60);
-
-/// Runs a command to its end beside the server, which needs this thread's runtime.
-async fn orlop(app: &TestApp, words: &[&str]) -> Ran {
-    let server = format!("http://{}", app.address());
-    orlop_with(&[("ORLOP_SERVER", &server)], words).await
-}
-
-async fn orlop_with(variables: &[(&str, &str)], words: &[&str]) -> Ran {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_orlop"));
-    command.env_clear().envs(variables.iter().copied()).args(words);
-    tokio::task::spawn_blocking(move || run(&mut command, LIMIT)).await.expect("it ran")
-}
-
-fn exit_code(ran: &Ran) -> i32 {
-    ran.status.code().expect("it ended by itself")
-}
 
 /// An index with an image for two platforms, one of them this machine's; its digest.
 fn push(registry: &FixtureRegistry, layer: &[u8]) -> String {
@@ -78,13 +59,13 @@ async fn a_pull_that_cannot_use_what_the_registry_has_is_no_wrong_usage() {
     for words in [&["pull", "--all-platforms"][..], &["pull", "--all-platforms", "--dry-run"]] {
         let ran = orlop(&app, &[words, &[reference.as_str()]].concat()).await;
         assert!(ran.stderr.contains("nested deeper"), "{}", ran.stderr);
-        assert_eq!(exit_code(&ran), 11, "{words:?}");
+        assert_eq!(ran.exit_code(), 11, "{words:?}");
     }
     let old = json!({"schemaVersion": 1, "name": "old", "tag": "v1", "architecture": "amd64", "fsLayers": [], "history": []});
     let schema1 = "application/vnd.docker.distribution.manifest.v1+json";
     registry.push_document("old", Some("v1"), schema1, old.to_string().as_bytes());
     let ran = orlop(&app, &["pull", &format!("{}/old:v1", registry.host())]).await;
-    assert_eq!(exit_code(&ran), 11, "{}", ran.stderr);
+    assert_eq!(ran.exit_code(), 11, "{}", ran.stderr);
     app.stop().await;
 }
 
@@ -95,7 +76,7 @@ async fn a_pull_that_fails_says_what_would_help() {
     let registry = FixtureRegistry::start().await;
     let told = async |words: &[&str]| {
         let ran = orlop(&app, words).await;
-        assert_ne!(exit_code(&ran), 0);
+        assert_ne!(ran.exit_code(), 0);
         ran.stderr
     };
     for words in [&["pull", "forbidden.example/a"][..], &["pull", "--dry-run", "forbidden.example/a"]] {
@@ -151,7 +132,7 @@ async fn a_pull_is_found_by_the_beginning_of_its_id_and_speaks_of_flags() {
         assert!(told.contains(&format!("id        {id}\n")) && told.contains("attempt   1\n"), "{told}");
     }
     let ran = orlop(&app, &["pulls", "get", "pull_zzzzzz"]).await;
-    assert_eq!((exit_code(&ran), ran.stderr.contains("begins so")), (4, true), "{}", ran.stderr);
+    assert_eq!((ran.exit_code(), ran.stderr.contains("begins so")), (4, true), "{}", ran.stderr);
     let ran = orlop(&app, &["pulls", "trace", &id]).await;
     let words = "the pull keeps no trace: ask for one with --trace when it is made";
     assert!(ran.stderr.contains(words) && !ran.stderr.contains("try:"), "{}", ran.stderr);
@@ -166,7 +147,7 @@ async fn a_misspelt_variable_asks_no_other_server() {
         let ran = orlop_with(&[("ORLOP_SERVR", "http://127.0.0.1:1")], words).await;
         let wrong =
             "error: read the environment\n  ORLOP_SERVR is not a setting; did you mean `ORLOP_SERVER`?\n";
-        assert_eq!((exit_code(&ran), ran.stderr.as_str()), (2, wrong));
+        assert_eq!((ran.exit_code(), ran.stderr.as_str()), (2, wrong));
     }
 }
 
@@ -204,13 +185,13 @@ async fn an_image_is_unpacked_as_it_comes_or_once_it_is_here() {
     let told = format!("unpacked linux/amd64 as {top}\n");
     let pull = ["pull", &image.reference, "--name", "rope", "--platform", "linux/amd64"];
     let ran = orlop(&app, &pull).await;
-    assert_eq!((exit_code(&ran), ran.stderr.as_str()), (0, ""));
+    assert_eq!((ran.exit_code(), ran.stderr.as_str()), (0, ""));
     app.delete(format!("/api/v1/content/{blob}?force=true")).await.expect(204);
     let ran = orlop(&app, &["unpack", "rope"]).await;
-    assert_eq!(exit_code(&ran), 5, "{}", ran.stderr);
+    assert_eq!(ran.exit_code(), 5, "{}", ran.stderr);
     assert!(ran.stderr.contains(&blob), "{}", ran.stderr);
     let ran = orlop(&app, &[&pull[..], &["--unpack"]].concat()).await;
-    assert_eq!((exit_code(&ran), ran.stderr.as_str()), (0, told.as_str()));
+    assert_eq!((ran.exit_code(), ran.stderr.as_str()), (0, told.as_str()));
     let digest = ran.stdout.trim().split_once(' ').expect("a name and a digest").1.to_owned();
     for what in ["rope", digest.as_str()] {
         let ran = orlop(&app, &["unpack", what, "--platform", "linux/amd64"]).await;
@@ -223,6 +204,6 @@ async fn an_image_is_unpacked_as_it_comes_or_once_it_is_here() {
     keys.sort();
     assert_eq!(ran.stdout.lines().collect::<Vec<_>>(), keys);
     let ran = orlop(&app, &["unpack", "nothing"]).await;
-    assert_eq!(exit_code(&ran), 4, "{}", ran.stderr);
+    assert_eq!(ran.exit_code(), 4, "{}", ran.stderr);
     app.stop().await;
 }

@@ -1,22 +1,11 @@
 //! `orlop image` and its neighbours, as a person types them.
 
-use std::process::Command;
-use std::time::Duration;
-
 use serde_json::json;
 
 use crate::support::app::TestApp;
-use crate::support::command::{Ran, run};
+use crate::support::command::orlop;
 use crate::support::fixture_registry::FixtureRegistry;
 use crate::support::image::{Image, Kind, Layer};
-
-const LIMIT: Duration = Duration::from_secs(60);
-
-async fn orlop(app: &TestApp, words: &[&str]) -> Ran {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_orlop"));
-    command.env_clear().env("ORLOP_SERVER", format!("http://{}", app.address())).args(words);
-    tokio::task::spawn_blocking(move || run(&mut command, LIMIT)).await.expect("it ran")
-}
 
 /// A server with one small image under the name that a pull of `alpine:3.22` gives it.
 async fn with_alpine() -> TestApp {

@@ -6,6 +6,7 @@ mod containerd_suite;
 mod content;
 mod diffs;
 mod events;
+mod file_commands;
 mod image_commands;
 mod image_views;
 mod images;

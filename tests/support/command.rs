@@ -5,12 +5,19 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use super::app::TestApp;
+
+/// How long a command of ours may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
 /// A command that ended by itself.
 #[derive(Debug)]
 pub struct Ran {
     pub status: ExitStatus,
     pub stdout: String,
     pub stderr: String,
+    /// What it printed, as it is.
+    pub bytes: Vec<u8>,
     shown: String,
 }
 
@@ -21,6 +28,22 @@ impl Ran {
         assert!(self.status.success(), "{}: {}\n{}{}", self.shown, self.status, self.stdout, self.stderr);
         self.stdout
     }
+
+    #[track_caller]
+    pub fn exit_code(&self) -> i32 {
+        self.status.code().expect("it ended by itself")
+    }
+}
+
+/// Runs a command of ours to its end beside the server, which needs this thread's runtime.
+pub async fn orlop(app: &TestApp, words: &[&str]) -> Ran {
+    orlop_with(&[("ORLOP_SERVER", &format!("http://{}", app.address()))], words).await
+}
+
+pub async fn orlop_with(variables: &[(&str, &str)], words: &[&str]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_orlop"));
+    command.env_clear().envs(variables.iter().copied()).args(words);
+    tokio::task::spawn_blocking(move || run(&mut command, LIMIT)).await.expect("it ran")
 }
 
 /// Runs a command to its end with nothing on its standard input.
@@ -41,8 +64,9 @@ pub fn run(command: &mut Command, limit: Duration) -> Ran {
     match ended.recv_timeout(limit) {
         Ok(output) => {
             let output = output.expect("the output of a child can be read");
-            let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-            Ran { status: output.status, stdout: text(&output.stdout), stderr: text(&output.stderr), shown }
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+            Ran { status: output.status, stdout, stderr, bytes: output.stdout, shown }
         }
         Err(_) => {
             // Not reaped yet, or its end would have come through the channel: the pid is still its own.

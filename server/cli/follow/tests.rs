@@ -1,38 +1,17 @@
-//! The stream is taken up again: against a server of a few lines, one answer for each connection.
+//! The stream is taken up again.
 
 use futures_util::StreamExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
 use super::*;
-use crate::cli::client::Echo;
+use crate::cli::scripted;
 
-/// Serves one answer for each connection, then nothing more; gives the requests it saw.
-async fn serve(listener: TcpListener, answers: Vec<String>) -> Vec<String> {
-    let mut requests = Vec::new();
-    for answer in answers {
-        let (mut connection, _) = listener.accept().await.expect("a connection");
-        let mut request = Vec::new();
-        while !request.ends_with(b"\r\n\r\n") {
-            let mut buffer = [0u8; 1024];
-            match connection.read(&mut buffer).await.expect("a request") {
-                0 => break,
-                read => request.extend_from_slice(&buffer[..read]),
-            }
-        }
-        requests.push(String::from_utf8_lossy(&request).to_lowercase());
-        connection.write_all(answer.as_bytes()).await.expect("an answer");
-    }
-    requests
-}
-
-/// A stream that breaks off where the text ends: its length is a promise not kept.
+/// A stream that breaks off.
 fn broken(body: &str) -> String {
-    format!("HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nContent-Length: 100000\r\n\r\n{body}")
+    scripted::broken("200 OK\r\nContent-Type: application/x-ndjson", body)
 }
 
 fn empty(status: &str) -> String {
-    format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    scripted::whole(status, "")
 }
 
 const IMPATIENT: Patience = Patience {
@@ -48,16 +27,16 @@ async fn follow_against(answers: Vec<String>) -> (Vec<String>, Vec<String>) {
 }
 
 async fn follow_against_as(followed: Followed, answers: Vec<String>) -> (Vec<String>, Vec<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    let client = Client::new(&format!("http://{address}"), None, None, Echo::Silent).expect("a client");
-    let steps = follow(&client, followed, IMPATIENT).map(|step| match step {
-        Ok(Step::Event(event)) => format!("{} {}", event.name, event.id.unwrap_or_default()),
-        Ok(Step::Lost(_)) => "lost".to_owned(),
-        Ok(Step::Over) => "over".to_owned(),
-        Err(failure) => format!("failed {}", failure.exit.number()),
-    });
-    tokio::join!(steps.collect(), serve(listener, answers))
+    let asking = async |client: Client| {
+        let steps = follow(&client, followed, IMPATIENT).map(|step| match step {
+            Ok(Step::Event(event)) => format!("{} {}", event.name, event.id.unwrap_or_default()),
+            Ok(Step::Lost(_)) => "lost".to_owned(),
+            Ok(Step::Over) => "over".to_owned(),
+            Err(failure) => format!("failed {}", failure.exit.number()),
+        });
+        steps.collect().await
+    };
+    scripted::against(answers, asking).await
 }
 
 const FIRST: &str = "{\"id\":\"1\",\"event\":\"snapshot\",\"snapshot\":{}}\n\n{\"id\":\"2\",\"event\":\"pro";

@@ -1,28 +1,22 @@
 //! Images as files: `orlop image export` and `import`.
 
-use std::fs::{self, OpenOptions};
-use std::io::{IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use clap::Args;
 use futures_util::stream::unfold;
-use reqwest::{Method, Response, StatusCode};
+use reqwest::Method;
 use serde_json::Value;
 
 use super::find_id;
-use crate::cli::client::{causes, refused};
 use crate::cli::context::{Context, Output, say, write_line};
+use crate::cli::download::{Download, Origin};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::pulled::moved_line;
 use crate::cli::put::open_file;
 use crate::cli::text::{escape, human_bytes};
 
-/// Tries without a byte gained; each waits a second longer than the one before.
-const TRIES: u32 = 5;
-/// Silence after which a connection counts as dead.
-const SILENCE: Duration = Duration::from_secs(60);
 /// What is read of a file at once.
 const CHUNK: usize = 1 << 20;
 
@@ -71,120 +65,16 @@ pub async fn export(context: &Context, args: ExportArgs) -> Result<(), Failure> 
         return Err(failure.hint("-o FILE, or a pipe"));
     }
     let id = find_id(context, &args.name, &doing).await?;
-    let mut export = Export { context, args: &args, id, doing, tag: None, received: 0 };
+    let mut query: Vec<_> = args.platform.iter().map(|platform| ("platform", platform.clone())).collect();
+    if args.skip_missing {
+        query.push(("skip_missing", "true".to_owned()));
+    }
+    let path = ["images", &id, "archive"].map(str::to_owned).to_vec();
+    let hint = "the same command again";
+    let download = Download::new(context, Origin { path, query, doing, hint });
     match &args.output {
-        Some(path) => export.save(path).await,
-        None => {
-            let mut out = std::io::stdout();
-            export
-                .run(&mut |bytes| out.write_all(bytes).map_err(|e| Failure::io("write to stdout", &e)))
-                .await?;
-            out.flush().map_err(|e| Failure::io("write to stdout", &e))
-        }
-    }
-}
-
-/// An archive on its way, over as many connections as it takes.
-struct Export<'a> {
-    context: &'a Context,
-    args: &'a ExportArgs,
-    id: String,
-    doing: String,
-    /// The tag of the archive that was begun: one of another tag would not go on with it.
-    tag: Option<String>,
-    received: u64,
-}
-
-type Sink<'s> = &'s mut dyn FnMut(&[u8]) -> Result<(), Failure>;
-
-impl Export<'_> {
-    /// Into a file beside the final one, which takes its place when all is there.
-    async fn save(&mut self, path: &Path) -> Result<(), Failure> {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let part = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
-        let doing = format!("{} into {}", self.doing, path.display());
-        if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
-            && !directory.is_dir()
-        {
-            return Err(Failure::usage(doing, format!("there is no directory {}", directory.display())));
-        }
-        let wrong = |e: std::io::Error| Failure::io(doing.as_str(), &e);
-        let mut file = OpenOptions::new().create_new(true).write(true).open(&part).map_err(wrong)?;
-        let saved = async {
-            self.run(&mut |bytes| file.write_all(bytes).map_err(wrong)).await?;
-            file.sync_all().map_err(wrong)?;
-            fs::rename(&part, path).map_err(wrong)
-        };
-        let saved = saved.await;
-        if saved.is_err() {
-            // Nobody goes on with it: what was begun may be another archive by then.
-            let _ = fs::remove_file(&part);
-        }
-        saved
-    }
-
-    async fn run(&mut self, sink: Sink<'_>) -> Result<(), Failure> {
-        let mut tries = 0;
-        loop {
-            let before = self.received;
-            let why = match self.open().await {
-                Ok(response) => match self.drain(response, sink).await? {
-                    Some(why) => why,
-                    None => return Ok(()),
-                },
-                Err(failure) if failure.exit == Exit::Unreachable && before > 0 => failure.why,
-                Err(failure) => return Err(failure),
-            };
-            tries = if self.received > before { 1 } else { tries + 1 };
-            if tries > TRIES {
-                return Err(Failure::new(Exit::Unreachable, self.doing.clone(), why));
-            }
-            say(&format!("connection lost at byte {}, trying again", self.received));
-            tokio::time::sleep(Duration::from_secs(tries.into())).await;
-        }
-    }
-
-    async fn open(&mut self) -> Result<Response, Failure> {
-        let client = &self.context.client;
-        let mut call = client.scoped(Method::GET, &["images", &self.id, "archive"], self.doing.clone());
-        call = call.queries("platform", &self.args.platform);
-        if self.args.skip_missing {
-            call = call.query("skip_missing", "true");
-        }
-        if let Some(tag) = &self.tag {
-            call = call.header("if-match", tag).header("range", &format!("bytes={}-", self.received));
-        }
-        let response = call.raw().await?;
-        match (response.status(), &self.tag) {
-            (StatusCode::OK, None) | (StatusCode::PARTIAL_CONTENT, Some(_)) => {
-                let tag = response.headers().get("etag").and_then(|tag| tag.to_str().ok());
-                self.tag = tag.map(str::to_owned);
-                Ok(response)
-            }
-            (StatusCode::PRECONDITION_FAILED, Some(_)) => {
-                let why = "the image has changed while it was exported";
-                Err(Failure::new(Exit::Conflict, self.doing.clone(), why).hint("the same command again"))
-            }
-            (StatusCode::OK, Some(_)) => {
-                Err(Failure::new(Exit::Other, self.doing.clone(), "something on the way ignores byte ranges"))
-            }
-            (_, _) => Err(refused(response, self.doing.clone()).await),
-        }
-    }
-
-    /// Writes what comes; the reason when it broke off.
-    async fn drain(&mut self, mut response: Response, sink: Sink<'_>) -> Result<Option<String>, Failure> {
-        loop {
-            match tokio::time::timeout(SILENCE, response.chunk()).await {
-                Ok(Ok(Some(bytes))) => {
-                    sink(&bytes)?;
-                    self.received += bytes.len() as u64;
-                }
-                Ok(Ok(None)) => return Ok(None),
-                Ok(Err(error)) => return Ok(Some(causes(&error))),
-                Err(_) => return Ok(Some(format!("nothing came for {} s", SILENCE.as_secs()))),
-            }
-        }
+        Some(path) => download.save_whole(path).await,
+        None => download.to_stdout(true).await,
     }
 }
 
