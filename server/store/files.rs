@@ -155,7 +155,10 @@ impl Files<'_> {
         match listed {
             Listed::There(found) => {
                 let opaque = found.is_opaque_in_itself();
-                FileEntry { opaque, ..entry_of(path, found.inode, layer_of(found.layer)) }
+                // The name is of this layer, and the file may be of one below it.
+                let file = self.merged.file_of(found);
+                let inode = file.map_or(found.inode, |file| file.inode);
+                FileEntry { opaque, ..entry_of(path, inode, layer_of(found.layer)) }
             }
             Listed::Deleted { by } => {
                 let inode = Inode { meta: Default::default(), kind: Kind::Whiteout, links: 1 };

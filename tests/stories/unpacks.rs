@@ -238,7 +238,8 @@ story!(files_are_read_out_of_layers_and_images_that_nobody_unpacked, async |app|
     let list = app.get(format!("/api/v1/images/{id}/files?recursive=true")).await.expect(200).json();
     let all = [
         "bin directory",
-        "bin/bash link",
+        // A further name of what a lower layer has is the file here, with its size and its mode.
+        "bin/bash file",
         "bin/sh file",
         "etc directory",
         "etc/gone whiteout",
@@ -246,6 +247,9 @@ story!(files_are_read_out_of_layers_and_images_that_nobody_unpacked, async |app|
         "etc/new file",
     ];
     assert_eq!(shown(&list), all);
+    let (bash, sh) = (&list["items"][1], &list["items"][2]);
+    assert_eq!((&bash["size"], &bash["mode"], &bash["mtime"]), (&sh["size"], &sh["mode"], &sh["mtime"]));
+    assert_eq!(bash["layer"], json!({"digest": sha256(&image.blobs[2])}), "the name is of this one");
     let file = async |path: &str| app.get(format!("/api/v1/images/{id}/files/data?path={path}")).await;
     for (path, text) in
         [("etc/motd", "two"), ("/etc/new", "three"), ("bin/bash", "sh"), ("/bin/../etc/./motd", "two")]

@@ -138,6 +138,20 @@ impl<'t> Merged<'t> {
         names.into_iter().filter_map(|name| Some((name, self.look_up(dir, name)?))).collect()
     }
 
+    /// What is found, or where that is a further name of a file that lower layers have, this file; `None` where they have
+    /// it not.
+    pub fn file_of(&self, found: &Found<'t>) -> Option<Found<'t>> {
+        match &found.inode.kind {
+            Kind::LowerLink(target) if found.layer + 1 < self.layers.len() => {
+                let below = Merged::new(self.layers[found.layer + 1..].to_vec());
+                let mut there = below.find(target, false)?;
+                there.layer += found.layer + 1;
+                Some(there)
+            }
+            _ => Some(found.clone()),
+        }
+    }
+
     /// What is at a path, through links on the way, and at its end too if `follow` says so. Links and `..` never lead
     /// above the root. `None` where there is nothing, or links go in a circle.
     pub fn find(&self, path: &[u8], follow: bool) -> Option<Found<'t>> {
@@ -169,13 +183,7 @@ impl<'t> Merged<'t> {
                     }
                     left.extend(target.rsplit(|byte| *byte == b'/'));
                 }
-                Kind::LowerLink(target) if found.layer + 1 < self.layers.len() => {
-                    let below = Merged::new(self.layers[found.layer + 1..].to_vec());
-                    let mut there = below.find(target, false)?;
-                    there.layer += found.layer + 1;
-                    above.push(there);
-                }
-                _ => above.push(found),
+                _ => above.push(self.file_of(&found)?),
             }
         }
         above.pop().filter(|found| !must_be_directory || found.dir.is_some())
