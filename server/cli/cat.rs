@@ -42,7 +42,7 @@ pub async fn cat(context: &Context, args: &CatArgs) -> Result<(), Failure> {
         (None, Filed::Image { .. }) => {
             let failure = Failure::usage(doing, "it has many files, and a path says which");
             return Err(
-                failure.hint(format!("orlop cat {}:/PATH", args.place.of))
+                failure.hint(format!("orlop cat {0}:/PATH; orlop tree {0} shows them", args.place.of))
             );
         }
     };

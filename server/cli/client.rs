@@ -111,6 +111,17 @@ impl Client {
         }
     }
 
+    /// # Errors
+    /// `Unreachable` for an answer that breaks off; `Other` for one that is not JSON.
+    pub async fn read_json(&self, response: Response, doing: String) -> Result<Value, Failure> {
+        let server = self.server();
+        let body = read_up_to(response, ANSWER_BYTES, &doing).await?;
+        serde_json::from_slice(&body).map_err(|_| {
+            Failure::new(Exit::Other, doing, "the answer is not JSON")
+                .hint(format!("is there an orlop server at {server}? orlop version --server {server}"))
+        })
+    }
+
     fn unreached(&self, doing: String, error: &reqwest::Error) -> Failure {
         let server = self.server();
         let text = causes(error);
@@ -235,14 +246,9 @@ impl Call<'_> {
     /// # Errors
     /// As [`Call::send`]; `Other` for an answer that is not JSON.
     pub async fn fetch(self) -> Result<Value, Failure> {
-        let doing = self.doing.clone();
-        let server = self.client.server().to_owned();
+        let (doing, client) = (self.doing.clone(), self.client);
         let response = self.header("accept", "application/json").send().await?;
-        let body = read_up_to(response, ANSWER_BYTES, &doing).await?;
-        serde_json::from_slice(&body).map_err(|_| {
-            Failure::new(Exit::Other, doing, "the answer is not JSON")
-                .hint(format!("is there an orlop server at {server}? orlop version --server {server}"))
-        })
+        client.read_json(response, doing).await
     }
 }
 

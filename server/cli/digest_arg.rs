@@ -44,17 +44,25 @@ impl DigestArg {
     /// # Errors
     /// `NotFound` when nothing begins so, `Usage` when several do.
     pub async fn resolve(&self, context: &Context) -> Result<String, Failure> {
-        let filter = match self {
-            DigestArg::Whole(digest) => return Ok(digest.to_string()),
-            DigestArg::Prefix { algorithm, hex } => filter(algorithm.as_deref(), hex),
-        };
-        let doing = format!("look up the digest `{self}`");
-        let listing = Listing::first(3, filter);
-        let found = Pages::new(&context.client, What::Content, &listing).next().await?.unwrap_or_default();
-        let digests: Vec<&str> = found.iter().filter_map(|item| item.get("digest")?.as_str()).collect();
-        match digests.as_slice() {
-            [] => Err(Failure::new(Exit::NotFound, doing, "no content begins so").hint("orlop ls content")),
+        self.look_up(context, What::Content).await
+    }
+
+    async fn look_up(&self, context: &Context, what: What) -> Result<String, Failure> {
+        let DigestArg::Prefix { algorithm, hex } = self else { return Ok(self.to_string()) };
+        let (text, field) = (self.to_string(), what.id());
+        let doing = format!("look up the digest `{text}`");
+        let filters = vec![format!("{field}==\"{text}\""), filter(field, algorithm.as_deref(), hex)];
+        let listing = Listing::first(3, filters);
+        let found = Pages::new(&context.client, what, &listing).next().await?.unwrap_or_default();
+        let ids: Vec<&str> = found.iter().filter_map(|item| item.get(field)?.as_str()).collect();
+        match ids.as_slice() {
+            [] => {
+                let (why, hint) = (format!("no {what} begins so"), format!("orlop ls {what}"));
+                Err(Failure::new(Exit::NotFound, doing, why).hint(hint))
+            }
             [one] => Ok((*one).to_owned()),
+            // What has the very name is meant.
+            several if several.contains(&text.as_str()) => Ok(text),
             several => {
                 let why = format!("it is the beginning of several: {}", several.join(", "));
                 Err(Failure::usage(doing, why).hint("give more digits"))
@@ -64,8 +72,8 @@ impl DigestArg {
 }
 
 /// Only digits and letters come in here, so nothing in the pattern needs an escape.
-fn filter(algorithm: Option<&str>, hex: &str) -> String {
-    format!("digest~=\"^{}:{hex}\"", algorithm.unwrap_or("[a-z0-9]+"))
+fn filter(field: &str, algorithm: Option<&str>, hex: &str) -> String {
+    format!("{field}~=\"^{}:{hex}\"", algorithm.unwrap_or("[a-z0-9]+"))
 }
 
 impl std::fmt::Display for DigestArg {
@@ -98,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_prefix_is_asked_for_from_the_beginning() {
-        assert_eq!(filter(None, "2cf24d"), "digest~=\"^[a-z0-9]+:2cf24d\"");
-        assert_eq!(filter(Some("sha512"), "2cf24d"), "digest~=\"^sha512:2cf24d\"");
+        assert_eq!(filter("digest", None, "2cf24d"), "digest~=\"^[a-z0-9]+:2cf24d\"");
+        assert_eq!(filter("key", Some("sha512"), "2cf24d"), "key~=\"^sha512:2cf24d\"");
     }
 }

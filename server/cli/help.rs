@@ -26,6 +26,7 @@ orlop stores container images and any other blobs, and serves them over HTTP.
   orlop pull alpine:3.22               pull an image into it, and watch
   orlop ls                             images; also content, leases, ingests, pulls, namespaces
   orlop get 2cf24d -o layer.tar.gz     a blob's bytes, verified
+  orlop cat alpine:3.22:/etc/motd      a file out of an image; orlop tree shows what there is
   orlop put FILE                       store a blob
   orlop status                         how the server is
 

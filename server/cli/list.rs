@@ -13,7 +13,7 @@ use super::progress::done_part;
 use super::text::{escape, human_bytes, human_part, human_time, short_digest, table, to_json};
 
 /// The largest page the server gives.
-const PAGE: usize = 1000;
+pub const PAGE: usize = 1000;
 
 #[derive(Debug, Args)]
 #[command(before_help = "Examples:\n  \
@@ -94,7 +94,7 @@ impl<'a> Pages<'a> {
             return Ok(None);
         }
         self.begun = true;
-        let (name, doing) = (self.what.path(), format!("list {}", self.what.path()));
+        let (name, doing) = (self.what.path(), format!("list {}", self.what));
         let mut call = match self.what {
             What::Images | What::Content | What::Leases | What::Ingests | What::Pulls | What::Snapshots => {
                 self.client.scoped(Method::GET, &[name], doing)
@@ -108,21 +108,26 @@ impl<'a> Pages<'a> {
         if let Some(cursor) = &self.cursor {
             call = call.query("cursor", cursor);
         }
-        let mut page = call.fetch().await?;
-        let items = match page.get_mut("items").map(Value::take) {
-            Some(Value::Array(items)) => items,
-            _ => Vec::new(),
-        };
-        self.cursor = page.get("next_cursor").and_then(Value::as_str).map(str::to_owned);
+        let (items, cursor) = take_page(call.fetch().await?);
+        self.cursor = cursor;
         self.left = self.left.saturating_sub(items.len());
         Ok(Some(items))
     }
 }
 
+/// The items of a page, and where the next one begins.
+pub fn take_page(mut page: Value) -> (Vec<Value>, Option<String>) {
+    let items = match page.get_mut("items").map(Value::take) {
+        Some(Value::Array(items)) => items,
+        _ => Vec::new(),
+    };
+    (items, page.get("next_cursor").and_then(Value::as_str).map(str::to_owned))
+}
+
 impl Listing {
-    /// The first `limit` that fit `filter`, for looking something up.
-    pub fn first(limit: usize, filter: String) -> Listing {
-        Listing { filter: vec![filter], limit: Some(limit), ..Listing::default() }
+    /// The first `limit` that fit one of `filters`, for looking something up.
+    pub fn first(limit: usize, filters: Vec<String>) -> Listing {
+        Listing { filter: filters, limit: Some(limit), ..Listing::default() }
     }
 }
 
@@ -141,7 +146,7 @@ impl What {
     }
 
     /// The field by which other commands take it.
-    fn id(self) -> &'static str {
+    pub fn id(self) -> &'static str {
         match self {
             What::Images | What::Namespaces => "name",
             What::Content => "digest",
@@ -204,6 +209,12 @@ impl What {
     }
 }
 
+impl std::fmt::Display for What {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.path())
+    }
+}
+
 /// Whole digests are for programs; a person tells them apart by the first digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Digests {
@@ -238,6 +249,7 @@ struct Printer {
     form: Form,
     digests: Digests,
     printed: usize,
+    json: JsonList,
 }
 
 #[derive(Clone, Copy)]
@@ -255,7 +267,7 @@ impl Printer {
             (false, Output::Text) => Form::Table,
         };
         let digests = if std::io::stdout().is_terminal() { Digests::Short } else { Digests::Full };
-        Printer { what, form, digests, printed: 0 }
+        Printer { what, form, digests, printed: 0, json: JsonList::default() }
     }
 
     fn page(&mut self, items: &[Value]) -> Result<(), Failure> {
@@ -275,19 +287,36 @@ impl Printer {
                 let no_header = vec![""; self.what.header().len()];
                 write_line(&table(if first { self.what.header() } else { &no_header }, &rows))
             }
-            Form::Json => {
-                let opening = if first { "{\"items\":[\n" } else { ",\n" };
-                let lines = items.iter().map(to_json).collect::<Vec<_>>().join(",\n");
-                if lines.is_empty() && !first { Ok(()) } else { write_line(&format!("{opening}{lines}\n")) }
-            }
+            Form::Json => self.json.page(items),
         }
     }
 
     fn end(&self) -> Result<(), Failure> {
         match self.form {
-            Form::Json => write_line("],\"next_cursor\":null}"),
+            Form::Json => self.json.end(),
             Form::Ids | Form::Table => Ok(()),
         }
+    }
+}
+
+/// A list as JSON, written page by page.
+#[derive(Debug, Default)]
+pub struct JsonList {
+    begun: bool,
+}
+
+impl JsonList {
+    pub fn page(&mut self, items: &[Value]) -> Result<(), Failure> {
+        if items.is_empty() {
+            return Ok(());
+        }
+        let opening = if self.begun { "," } else { "{\"items\":[" };
+        self.begun = true;
+        write_line(&format!("{opening}\n{}\n", items.iter().map(to_json).collect::<Vec<_>>().join(",\n")))
+    }
+
+    pub fn end(&self) -> Result<(), Failure> {
+        write_line(if self.begun { "],\"next_cursor\":null}" } else { "{\"items\":[],\"next_cursor\":null}" })
     }
 }
 

@@ -34,6 +34,7 @@ mod selecting;
 mod system;
 mod text;
 mod token;
+mod tree;
 mod unpack;
 
 use std::ffi::OsString;
@@ -103,6 +104,8 @@ enum Ask {
     Get(get::GetArgs),
     /// Read a file of an image or a layer
     Cat(cat::CatArgs),
+    /// Show the files of an image or a layer
+    Tree(tree::TreeArgs),
     /// Store a blob, from a file or stdin
     Put(put::PutArgs),
     /// List images, content, leases, ingests, pulls, snapshots or namespaces
@@ -205,9 +208,10 @@ async fn ask(context: &Context, command: Ask) -> Result<Exit, Failure> {
         Ask::Lease { command } => return lease::lease(context, command).await,
         Ask::Registry { command } => return registry::registry(context, command).await,
         Ask::Token { command } => return token::token(context, command).await,
-        Ask::Unpack(args) => unpack::unpack(context, &args).await?,
         Ask::Get(args) => get::get(context, args).await?,
+        Ask::Unpack(args) => unpack::unpack(context, &args).await?,
         Ask::Cat(args) => cat::cat(context, &args).await?,
+        Ask::Tree(args) => tree::tree(context, &args).await?,
         Ask::Put(args) => put::put(context, args).await?,
         Ask::Ls(args) => list::ls(context, args).await?,
         Ask::Events(args) => events::events(context, args).await?,

@@ -1,8 +1,14 @@
 //! Where files are: in an image or a layer, and at a path there, as in `app:1.2:/etc/os-release`.
 
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+
+use super::client::{Call, refused};
 use super::context::Context;
-use super::failure::{Exit, Failure};
+use super::failure::Failure;
 use super::image::{Named, find_named, id_of};
+use super::list::{PAGE, take_page};
+use super::reading::answer_once_read;
 
 /// What a person types. No reference has `:/` in it, ports, tags and digests or not: the path begins at the first one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +90,17 @@ impl Filed {
         [("path", path.to_owned())].into_iter().chain(platform).collect()
     }
 
+    /// Its files at or below a path, in the order of a tree.
+    pub fn pages<'p>(
+        &'p self,
+        context: &'p Context,
+        path: &'p str,
+        depth: Depth,
+        doing: &'p str,
+    ) -> FilePages<'p> {
+        FilePages { context, filed: self, path, depth, doing, cursor: None, begun: false }
+    }
+
     /// What the server refused, with what helps here.
     pub fn in_words(&self, failure: Failure) -> Failure {
         let code = failure.problem.as_ref().and_then(|problem| problem.get("code")?.as_str());
@@ -92,10 +109,65 @@ impl Filed {
                 let hint = format!(
                     "the digest of a layer; of an image, `orlop image tag {digest} NAME` gives it a name"
                 );
-                Failure { exit: Exit::Usage, ..failure.hint(hint) }
+                failure.hint(hint)
             }
+            (_, Some("not-found")) => failure.hint(match self {
+                Filed::Image { .. } => "orlop tree REF:/DIRECTORY shows what there is",
+                Filed::Layer(_) => "orlop ls content for layers, orlop tree DIGEST for what one has",
+            }),
             _ => failure,
         }
+    }
+}
+
+/// How far down a list goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    One,
+    All,
+}
+
+/// A list of files, one page after the other.
+pub struct FilePages<'p> {
+    context: &'p Context,
+    filed: &'p Filed,
+    path: &'p str,
+    depth: Depth,
+    doing: &'p str,
+    cursor: Option<String>,
+    begun: bool,
+}
+
+impl FilePages<'_> {
+    /// # Errors
+    /// The server's refusal; `Unreachable`.
+    pub async fn next(&mut self) -> Result<Option<Vec<Value>>, Failure> {
+        if self.begun && self.cursor.is_none() {
+            return Ok(None);
+        }
+        self.begun = true;
+        let response = answer_once_read(|| self.call(), self.doing).await?;
+        if response.status() != StatusCode::OK {
+            return Err(self.filed.in_words(refused(response, self.doing.to_owned()).await));
+        }
+        let page = self.context.client.read_json(response, self.doing.to_owned()).await?;
+        let (items, cursor) = take_page(page);
+        self.cursor = cursor;
+        Ok(Some(items))
+    }
+
+    fn call(&self) -> Call<'_> {
+        let parts = self.filed.path(&["files"]);
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let call = self.context.client.scoped(Method::GET, &parts, self.doing);
+        let call =
+            self.filed.query(self.path).iter().fold(call, |call, (name, value)| call.query(name, value));
+        let call = call.header("accept", "application/json").query("limit", &PAGE.to_string());
+        let call = match self.depth {
+            Depth::One => call,
+            Depth::All => call.query("recursive", "true"),
+        };
+        call.queries("cursor", &self.cursor)
     }
 }
 

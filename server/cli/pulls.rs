@@ -108,7 +108,7 @@ async fn resolve(context: &Context, id: String) -> Result<String, Failure> {
         }
         Named::Whole => return Ok(id),
     };
-    let listing = Listing::first(3, filter);
+    let listing = Listing::first(3, vec![filter]);
     let found = Pages::new(&context.client, What::Pulls, &listing).next().await?.unwrap_or_default();
     let ids: Vec<&str> = found.iter().filter_map(|item| item.get("id")?.as_str()).collect();
     match ids.as_slice() {
