@@ -39,7 +39,7 @@ pub async fn cat(context: &Context, args: &CatArgs) -> Result<(), Failure> {
             let blob = Download::new(context, Origin::blob(&digest)).range(args.showing.range);
             if args.showing.range.is_some() { blob } else { blob.verified_by(&digest) }
         }
-        (None, Filed::Image { .. }) => {
+        (None, Filed::Image { .. } | Filed::Snapshot(_)) => {
             let failure = Failure::usage(doing, "it has many files, and a path says which");
             return Err(
                 failure.hint(format!("orlop cat {0}:/PATH; orlop tree {0} shows them", args.place.of))

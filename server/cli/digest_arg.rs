@@ -71,6 +71,18 @@ impl DigestArg {
     }
 }
 
+/// The key of a snapshot: as it is typed, or where that is the beginning of a digest, as lists show them, the one key that
+/// begins so.
+///
+/// # Errors
+/// `NotFound` when nothing begins so, `Usage` when several do.
+pub async fn resolve_key(context: &Context, text: &str) -> Result<String, Failure> {
+    match parse_digest_arg(text) {
+        Ok(begun @ DigestArg::Prefix { .. }) => begun.look_up(context, What::Snapshots).await,
+        Ok(DigestArg::Whole(_)) | Err(_) => Ok(text.to_owned()),
+    }
+}
+
 /// Only digits and letters come in here, so nothing in the pattern needs an escape.
 fn filter(field: &str, algorithm: Option<&str>, hex: &str) -> String {
     format!("{field}~=\"^{}:{hex}\"", algorithm.unwrap_or("[a-z0-9]+"))

@@ -266,6 +266,15 @@ impl<'a> Download<'a> {
     }
 }
 
+/// # Errors
+/// `Usage` where stdout is a terminal.
+pub fn refuse_terminal(doing: &str) -> Result<(), Failure> {
+    if !std::io::stdout().is_terminal() {
+        return Ok(());
+    }
+    Err(Failure::usage(doing, "an archive is not for a terminal").hint("-o FILE, or a pipe"))
+}
+
 fn parse_content_range(text: &str) -> Option<(u64, u64)> {
     let (range, _) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (from, to) = range.split_once('-')?;

@@ -66,6 +66,7 @@ with them; a label key with dots or slashes too: labels.\"example.org/team\"==ha
   content     digest size media_type created_at updated_at labels.*
   leases      id kind expires_at created_at updated_at labels.*
   ingests     id ref offset total expected_digest state started_at updated_at expires_at labels.*
+  snapshots   key parent kind diff_id size inodes created_at updated_at labels.*
   pulls       id ref state phase image_name created_at started_at finished_at labels.*
   namespaces  name created_at updated_at labels.*
   events      id time namespace topic subject event.FIELD event.labels.* (orlop events --json shows them)

@@ -5,8 +5,9 @@ mod views;
 
 use clap::Subcommand;
 use reqwest::Method;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::changes::{LabelChanges, label_lines};
 use super::context::{Careful, Context, write_line};
 use super::digest_arg::parse_digest_arg;
 use super::failure::{Exit, Failure};
@@ -37,11 +38,8 @@ pub enum ImageCommand {
     Label {
         /// Name or id
         name: String,
-        #[arg(required = true, value_name = "KEY=VALUE", value_parser = parse_change)]
-        labels: Vec<(String, String)>,
-        /// Remove all labels that are not named
-        #[arg(long)]
-        replace_all: bool,
+        #[command(flatten)]
+        changes: LabelChanges,
     },
     /// All that is told of an image: its record, its labels, and for each platform what it is made of
     #[command(before_help = "Examples:\n  orlop image inspect alpine:3.22")]
@@ -81,9 +79,7 @@ pub async fn image(context: &Context, command: ImageCommand) -> Result<Exit, Fai
     match command {
         ImageCommand::Ls(listing) => list(context, What::Images, &listing).await?,
         ImageCommand::Tag { source, name, force } => tag(context, &source, &name, force).await?,
-        ImageCommand::Label { name, labels, replace_all } => {
-            label(context, &name, &labels, replace_all).await?;
-        }
+        ImageCommand::Label { name, changes } => label(context, &name, &changes).await?,
         ImageCommand::Inspect { name } => views::inspect(context, &name).await?,
         ImageCommand::Check(args) => return views::check(context, &args).await,
         ImageCommand::History(args) => views::history(context, &args).await?,
@@ -129,43 +125,13 @@ async fn tag(context: &Context, source: &str, name: &str, force: bool) -> Result
     })
 }
 
-async fn label(
-    context: &Context,
-    name: &str,
-    changes: &[(String, String)],
-    replace_all: bool,
-) -> Result<(), Failure> {
+async fn label(context: &Context, name: &str, changes: &LabelChanges) -> Result<(), Failure> {
     let doing = format!("label {name}");
     let image = find_known(context, name, &doing).await?;
-    let patch = json!({"labels": label_changes(image.get("labels"), changes, replace_all)});
+    let patch = json!({"labels": changes.patch(image.get("labels"))});
     let call = context.client.scoped(Method::PATCH, &["images", &id_of(&image)], doing);
     let labelled = call.merge_patch(&patch).fetch().await?;
-    context.print(&labelled, |image| {
-        let labels = image.get("labels").and_then(Value::as_object).into_iter().flatten();
-        let line = |(key, value): (&String, &Value)| {
-            format!("{}={}\n", escape(key), escape(value.as_str().unwrap_or_default()))
-        };
-        labels.map(line).collect::<String>().trim_end().to_owned()
-    })
-}
-
-/// The merge patch that these changes are: an empty value removes a label.
-fn label_changes(standing: Option<&Value>, changes: &[(String, String)], replace_all: bool) -> Value {
-    let mut patch = Map::new();
-    if replace_all {
-        let known = standing.and_then(Value::as_object).into_iter().flatten();
-        patch.extend(known.map(|(key, _)| (key.clone(), Value::Null)));
-    }
-    let said = |value: &String| if value.is_empty() { Value::Null } else { value.clone().into() };
-    patch.extend(changes.iter().map(|(key, value)| (key.clone(), said(value))));
-    patch.into()
-}
-
-fn parse_change(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        Some(_) | None => Err("a change of a label is KEY=VALUE, or KEY= to remove it".to_owned()),
-    }
+    context.print(&labelled, label_lines)
 }
 
 async fn remove(context: &Context, name: &str, careful: &Careful) -> Result<(), Failure> {
@@ -246,19 +212,4 @@ async fn find_id(context: &Context, name: &str, doing: &str) -> Result<String, F
 
 pub fn id_of(image: &Value) -> String {
     image.get("id").and_then(Value::as_str).unwrap_or_default().to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_are_changed_one_by_one_or_all_at_once() {
-        let standing = json!({"a": "1", "b": "2"});
-        let changes: Vec<_> = ["b=", "c=x=y"].map(|text| parse_change(text).expect("a change")).into();
-        let patch = |replace_all| label_changes(Some(&standing), &changes, replace_all);
-        assert_eq!(patch(false), json!({"b": null, "c": "x=y"}));
-        assert_eq!(patch(true), json!({"a": null, "b": null, "c": "x=y"}));
-        assert!(parse_change("=x").is_err() && parse_change("x").is_err());
-    }
 }

@@ -4,6 +4,7 @@
 //! happened. `client.rs` is the one place that speaks HTTP.
 
 mod cat;
+mod changes;
 mod client;
 mod context;
 mod curl;
@@ -31,6 +32,7 @@ mod screen;
 mod scripted;
 mod secret;
 mod selecting;
+mod snapshot;
 mod system;
 mod text;
 mod token;
@@ -122,6 +124,15 @@ enum Ask {
         #[command(subcommand)]
         command: image::ImageCommand,
     },
+    /// Snapshots: file systems that are prepared, written, committed and looked into
+    #[command(visible_alias = "snapshots")]
+    #[command(before_help = "Examples:\n  orlop snapshot prepare build-1 sha256:9a1b2c…\n  \
+            orlop snapshot mounts build-1 -o sh | sudo sh -s /mnt\n  \
+            orlop snapshot commit build-1 app-1")]
+    Snapshot {
+        #[command(subcommand)]
+        command: snapshot::SnapshotCommand,
+    },
     /// Leases, which keep things until a time
     #[command(
         before_help = "Examples:\n  orlop lease create nightly --ttl 24h\n  orlop lease extend nightly 7d"
@@ -205,6 +216,7 @@ async fn ask(context: &Context, command: Ask) -> Result<Exit, Failure> {
         Ask::Pull(args) => return pull::pull(context, args).await,
         Ask::Pulls { command } => return pulls::pulls(context, command).await,
         Ask::Image { command } => return image::image(context, command).await,
+        Ask::Snapshot { command } => return snapshot::snapshot(context, command).await,
         Ask::Lease { command } => return lease::lease(context, command).await,
         Ask::Registry { command } => return registry::registry(context, command).await,
         Ask::Token { command } => return token::token(context, command).await,

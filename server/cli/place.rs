@@ -50,6 +50,8 @@ pub enum Filed {
     Image { id: String, platform: Option<String> },
     /// By the digest of its blob.
     Layer(String),
+    /// By its key.
+    Snapshot(String),
 }
 
 impl Filed {
@@ -77,6 +79,7 @@ impl Filed {
         let (collection, name) = match self {
             Filed::Image { id, .. } => ("images", id),
             Filed::Layer(digest) => ("content", digest),
+            Filed::Snapshot(key) => ("snapshots", key),
         };
         [collection, name].iter().chain(what).map(|part| (*part).to_owned()).collect()
     }
@@ -84,7 +87,7 @@ impl Filed {
     pub fn query(&self, path: &str) -> Vec<(&'static str, String)> {
         let platform = match self {
             Filed::Image { platform, .. } => platform.clone(),
-            Filed::Layer(_) => None,
+            Filed::Layer(_) | Filed::Snapshot(_) => None,
         };
         let platform = platform.map(|platform| ("platform", platform));
         [("path", path.to_owned())].into_iter().chain(platform).collect()
@@ -114,6 +117,9 @@ impl Filed {
             (_, Some("not-found")) => failure.hint(match self {
                 Filed::Image { .. } => "orlop tree REF:/DIRECTORY shows what there is",
                 Filed::Layer(_) => "orlop ls content for layers, orlop tree DIGEST for what one has",
+                Filed::Snapshot(_) => {
+                    "orlop ls snapshots for keys, orlop snapshot files KEY for what one has"
+                }
             }),
             _ => failure,
         }

@@ -10,7 +10,7 @@ use clap::Args;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::client::refused;
+use super::client::{Client, refused};
 use super::context::{Context, Output, label_map, parse_label, say, write_line};
 use super::failure::{Exit, Failure};
 use super::text::{escape, human_bytes};
@@ -77,6 +77,14 @@ struct Upload<'a> {
 }
 
 /// How a part of the work ended: with an answer, or with nothing left to do but take `exists` for one.
+/// What an answer says was made; on stderr until when it is kept.
+pub async fn read_kept(client: &Client, response: Response, doing: String) -> Result<Value, Failure> {
+    if let Some(until) = response.headers().get("orlop-lease-expires").and_then(|v| v.to_str().ok()) {
+        say(&format!("kept until {}, or longer by what refers to it", escape(until)));
+    }
+    client.read_json(response, doing).await
+}
+
 enum Stored {
     Answer(Response),
     Exists(Value),
@@ -258,17 +266,7 @@ impl Upload<'_> {
     async fn finish(&self, stored: Stored) -> Result<(), Failure> {
         let record = match stored {
             Stored::Exists(record) => record,
-            Stored::Answer(response) => {
-                if let Some(until) =
-                    response.headers().get("orlop-lease-expires").and_then(|v| v.to_str().ok())
-                {
-                    say(&format!("kept until {}, or longer by what refers to it", escape(until)));
-                }
-                response
-                    .json()
-                    .await
-                    .map_err(|_| Failure::new(Exit::Other, self.doing.clone(), "the answer is not JSON"))?
-            }
+            Stored::Answer(response) => read_kept(&self.context.client, response, self.doing.clone()).await?,
         };
         match self.context.output {
             Output::Json => self.context.print(&record, |_| String::new()),

@@ -21,6 +21,7 @@ mod ranges;
 mod registries;
 mod selections;
 mod sharing;
+mod snapshot_commands;
 mod snapshots;
 mod system;
 mod tokens;

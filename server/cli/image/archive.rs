@@ -1,6 +1,6 @@
 //! Images as files: `orlop image export` and `import`.
 
-use std::io::{IsTerminal, Read};
+use std::io::Read;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::find_id;
 use crate::cli::context::{Context, Output, say, write_line};
-use crate::cli::download::{Download, Origin};
+use crate::cli::download::{Download, Origin, refuse_terminal};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::pulled::moved_line;
 use crate::cli::put::open_file;
@@ -60,9 +60,8 @@ pub struct ImportArgs {
 
 pub async fn export(context: &Context, args: ExportArgs) -> Result<(), Failure> {
     let doing = format!("export {}", args.name);
-    if args.output.is_none() && std::io::stdout().is_terminal() {
-        let failure = Failure::usage(doing, "an archive is not for a terminal");
-        return Err(failure.hint("-o FILE, or a pipe"));
+    if args.output.is_none() {
+        refuse_terminal(&doing)?;
     }
     let id = find_id(context, &args.name, &doing).await?;
     let mut query: Vec<_> = args.platform.iter().map(|platform| ("platform", platform.clone())).collect();
