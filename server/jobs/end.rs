@@ -58,7 +58,7 @@ impl Job {
         let size_bytes = last.progress(now).bytes_done;
         self.live.change(|record| *record = last);
         self.live.end(now);
-        self.jobs.0.settings.metrics.finished(state.as_str());
+        self.jobs.0.settings.metrics.pull_finished(state.as_str());
         if state == JobState::Succeeded {
             tracing::info!(pull.id = %self.id, size_bytes, "Pulled image `{}`", self.request.reference);
         }

@@ -188,6 +188,7 @@ impl Unpacker<'_> {
                 Filled::New { staged, tree, _turn } => {
                     (self.tell)(layer, Told::Committing);
                     self.commit(layer, parent.take(), staged, tree).await?;
+                    self.jobs.0.settings.metrics.layer_unpacked(layer.descriptor.size);
                     (self.tell)(layer, Told::Done(layer.chain_id.clone()));
                 }
             }

@@ -51,12 +51,17 @@ pub struct StoreMetrics {
 pub struct JobMetrics {
     pub pulls_queued: Gauge,
     pub pulls_running: Gauge,
-    pulls_finished: Family<PullLabels, Counter>,
+    pulls_finished: Family<Ended, Counter>,
     pub fetched_bytes: Counter,
+    pub unpacks_queued: Gauge,
+    pub unpacks_running: Gauge,
+    unpacks_finished: Family<Ended, Counter>,
+    layers_unpacked: Counter,
+    unpacked_bytes: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PullLabels {
+struct Ended {
     state: &'static str,
 }
 
@@ -85,8 +90,19 @@ impl HttpMetrics {
 
 impl JobMetrics {
     /// A pull ended in `state`.
-    pub fn finished(&self, state: &'static str) {
-        self.pulls_finished.get_or_create(&PullLabels { state }).inc();
+    pub fn pull_finished(&self, state: &'static str) {
+        self.pulls_finished.get_or_create(&Ended { state }).inc();
+    }
+
+    /// An unpack ended in `state`.
+    pub fn unpack_finished(&self, state: &'static str) {
+        self.unpacks_finished.get_or_create(&Ended { state }).inc();
+    }
+
+    /// A layer whose blob has so many bytes became a snapshot.
+    pub fn layer_unpacked(&self, size_bytes: u64) {
+        self.layers_unpacked.inc();
+        self.unpacked_bytes.inc_by(size_bytes);
     }
 }
 
@@ -252,11 +268,24 @@ impl JobMetrics {
     fn register(registry: &mut Registry) -> JobMetrics {
         let metrics = JobMetrics::default();
         let m = &metrics;
-        registry.register("pulls_queued", "Pulls waiting for their turn", m.pulls_queued.clone());
-        registry.register("pulls_running", "Pulls under way", m.pulls_running.clone());
+        for (name, help, gauge) in [
+            ("pulls_queued", "Pulls waiting for their turn", &m.pulls_queued),
+            ("pulls_running", "Pulls under way", &m.pulls_running),
+            ("unpacks_queued", "Unpacks waiting for their turn", &m.unpacks_queued),
+            ("unpacks_running", "Unpacks under way", &m.unpacks_running),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
         registry.register("pulls_finished", "Pulls ended, by how", m.pulls_finished.clone());
-        let fetched = m.fetched_bytes.clone();
-        registry.register_with_unit("fetched", "Bytes fetched from registries", Unit::Bytes, fetched);
+        registry.register("unpacks_finished", "Unpacks ended, by how", m.unpacks_finished.clone());
+        let layers = m.layers_unpacked.clone();
+        registry.register("layers_unpacked", "Layers made into snapshots, by pulls and unpacks", layers);
+        for (name, help, counter) in [
+            ("fetched", "Bytes fetched from registries", &m.fetched_bytes),
+            ("unpacked", "Bytes of the blobs of layers made into snapshots", &m.unpacked_bytes),
+        ] {
+            registry.register_with_unit(name, help, Unit::Bytes, counter.clone());
+        }
         metrics
     }
 }

@@ -254,6 +254,28 @@ story!(what_was_unpacked_is_kept_for_whoever_asks, async |app| {
     assert!(resources["items"].as_array().expect("a list").contains(&top), "{resources}");
 });
 
+story!(unpacks_and_the_layers_they_took_are_counted, async |app| {
+    let image = pushed(&three_layers()).await;
+    let name = stored(app, &image).await;
+    unpacked(app, json!({"image": name})).await;
+    // A layer that has its snapshot is not taken again.
+    unpacked(app, json!({"image": name, "labels": {"once": "more"}})).await;
+    let none = json!({"digest": image.config, "labels": {"no": "image"}});
+    assert_eq!(ended(app, &asked(app, none).await).await["state"], "failed");
+    let metrics = app.get("/metrics").await.expect(200).text();
+    let bytes = image.blobs.iter().map(Vec::len).sum::<usize>();
+    for line in [
+        "orlop_unpacks_finished_total{state=\"succeeded\"} 2",
+        "orlop_unpacks_finished_total{state=\"failed\"} 1",
+        "orlop_layers_unpacked_total 3",
+        &format!("orlop_unpacked_bytes_total {bytes}"),
+        "orlop_unpacks_queued 0",
+        "orlop_unpacks_running 0",
+    ] {
+        assert!(metrics.lines().any(|told| told == line), "{line}\n{metrics}");
+    }
+});
+
 story!(a_request_that_means_nothing_is_refused, async |app| {
     let nothing = sha256(b"nothing");
     for (body, status, field) in [

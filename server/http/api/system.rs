@@ -91,9 +91,16 @@ pub async fn metrics(State(state): State<AppState>, headers: HeaderMap) -> Respo
 
 /// Sets what is not counted as it happens. A database that is away is no reason to answer nothing.
 async fn measure(state: &AppState) {
-    let (queued, running) = state.jobs.count_unfinished();
-    state.metrics.jobs.pulls_queued.set(queued as i64);
-    state.metrics.jobs.pulls_running.set(running as i64);
+    let (jobs, pulls, unpacks) =
+        (&state.metrics.jobs, state.jobs.count_unfinished(), state.jobs.count_unfinished_unpacks());
+    for (gauge, count) in [
+        (&jobs.pulls_queued, pulls.0),
+        (&jobs.pulls_running, pulls.1),
+        (&jobs.unpacks_queued, unpacks.0),
+        (&jobs.unpacks_running, unpacks.1),
+    ] {
+        gauge.set(count as i64);
+    }
     let store = &state.metrics.store;
     let usage = state.store.measure_usage().await;
     store.database_up.set(i64::from(usage.is_ok()));

@@ -195,6 +195,14 @@ impl Jobs {
         self.0.shutdown.spawn("unpack", Box::pin(job::run(self.clone(), live)));
     }
 
+    /// How many unpacks wait for their turn, and how many are under way, in all namespaces.
+    pub fn count_unfinished_unpacks(&self) -> (usize, usize) {
+        let states: Vec<JobState> =
+            self.unpacking().values().map(|live| live.read(|record| record.state)).collect();
+        let queued = states.iter().filter(|state| **state == JobState::Queued).count();
+        (queued, states.iter().filter(|state| !state.is_final()).count() - queued)
+    }
+
     pub(super) fn unpacking(&self) -> MutexGuard<'_, HashMap<String, Arc<Live>>> {
         self.0.unpacking.lock().unwrap_or_else(PoisonError::into_inner)
     }

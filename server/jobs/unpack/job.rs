@@ -231,6 +231,8 @@ impl Job {
             (record.state, record.error, record.row.finished_at) = (state, error.clone(), Some(now.0));
             (record.detail.lease_until, record.detail.end_id) = (lease_until, end_id);
         };
+        // Before it is told: whoever hears of the end finds it counted.
+        self.jobs.0.settings.metrics.unpack_finished(state.as_str());
         // A database that is away is waited for until the server stops: nobody else would ever end the unpack.
         for failures in 1.. {
             let written = self.live.write(&self.jobs.0.store, UnpackTurn::Finished, end).await;
