@@ -61,11 +61,23 @@ function drawBlob(blob) {
   set(part(row, "icon"), BLOB_ICONS[blob.state] ?? "");
   set(part(row, "word"), blob.state);
   set(part(row, "why"), blob.error?.detail ?? blob.wait?.reason ?? blob.reason ?? "");
+  set(part(row, "unpack"), unpackInWords(blob));
   const reused = blob.state === "exists" ? blob.size : 0;
   drawBar(row, {
     bytes_total: blob.size, bytes_total_final: true, bytes_done: blob.offset, bytes_reused: reused, bytes_resumed: 0,
     bytes_network: blob.offset - reused,
   }, false);
+}
+
+function unpackInWords({ unpack, size }) {
+  switch (unpack?.state) {
+    case undefined: return "";
+    case "waiting": return "to be unpacked";
+    case "unpacking": return `unpacking, ${Math.floor(unpack.offset * 100 / (size || 1))} %`;
+    case "committing": return "unpacked, going to disk";
+    case "exists": return "was unpacked before";
+    default: return "unpacked";
+  }
 }
 
 // Who listens hears of each quarter once, and of no number between.

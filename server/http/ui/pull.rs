@@ -23,7 +23,8 @@ use crate::http::extract::Path;
 use crate::http::problems;
 use crate::id::PullId;
 use crate::jobs::{
-    BlobState, ForeignLayers, JobError, JobErrorCode, JobState, LogLevel, Pull, PullLog, Selection,
+    BlobState, ForeignLayers, ImageSnapshot, JobError, JobErrorCode, JobState, LogLevel, Pull, PullLog,
+    Selection,
 };
 use crate::store::{Caller, DEFAULT_NAMESPACE, Lease, Scope};
 
@@ -81,6 +82,8 @@ enum Ending {
         digest: String,
         /// The digest that the registry has it by, where it was converted.
         converted_from: Option<String>,
+        /// The keys of its snapshots, each with its platform.
+        snapshots: Vec<(String, String)>,
     },
 }
 
@@ -260,9 +263,14 @@ impl Ending {
                 image_name: pull.image_name.clone(),
                 digest: pull.target.as_ref().map_or(String::new(), |target| target.digest.clone()),
                 converted_from: pull.converted_from.as_ref().map(ToString::to_string),
+                snapshots: pull.snapshots.iter().map(named_snapshot).collect(),
             },
         }
     }
+}
+
+fn named_snapshot(snapshot: &ImageSnapshot) -> (String, String) {
+    (snapshot.key.to_string(), snapshot.platform.clone().unwrap_or_default())
 }
 
 impl ProblemView {

@@ -2,7 +2,7 @@
 
 use super::view::{Bar, amount};
 use crate::http::ui::show::{self, NONE};
-use crate::jobs::{BlobRole, BlobState, PullBlob, PullProgress};
+use crate::jobs::{BlobRole, BlobState, LayerUnpack, PullBlob, PullProgress, UnpackState};
 
 pub struct BlobView {
     pub digest: String,
@@ -15,6 +15,8 @@ pub struct BlobView {
     pub icon: &'static str,
     /// Why it failed, waits or was left out; else nothing.
     pub why: String,
+    /// How far it is on its way to a snapshot; nothing where nobody asked for one.
+    pub unpack: String,
     pub bar: Bar,
     pub percent: String,
     pub amount: String,
@@ -34,6 +36,7 @@ impl BlobView {
             state,
             icon,
             why: why(blob),
+            unpack: blob.unpack.as_ref().map_or(String::new(), |unpack| unpacked(unpack, blob.size)),
             percent: bar.percent.map_or(NONE.to_owned(), |percent| format!("{percent} %")),
             bar,
             amount: amount(blob.offset, blob.size),
@@ -68,6 +71,20 @@ fn why(blob: &PullBlob) -> String {
     let waits = blob.wait.as_ref().map(|wait| &wait.reason);
     let said = blob.error.as_ref().map(|error| &error.detail).or(waits).or(blob.reason.as_ref());
     said.cloned().unwrap_or_default()
+}
+
+/// As `web/static/pull.js` says it.
+fn unpacked(unpack: &LayerUnpack, size: u64) -> String {
+    match unpack.state {
+        UnpackState::Waiting => "to be unpacked".to_owned(),
+        UnpackState::Unpacking => {
+            let percent = u128::from(unpack.offset) * 100 / u128::from(size.max(1));
+            format!("unpacking, {percent} %")
+        }
+        UnpackState::Committing => "unpacked, going to disk".to_owned(),
+        UnpackState::Done => "unpacked".to_owned(),
+        UnpackState::Exists => "was unpacked before".to_owned(),
+    }
 }
 
 fn bar(blob: &PullBlob) -> Bar {
@@ -133,6 +150,19 @@ mod tests {
         assert_eq!((&*shown.bar.reused, &*shown.bar.network), ("0.0%", "25.0%"));
         let here = BlobView::new(&blob(BlobState::Exists, 4096));
         assert_eq!((&*here.bar.reused, &*here.bar.network, &*here.amount), ("100.0%", "0.0%", "4.0 KiB"));
+    }
+
+    #[test]
+    fn a_layer_says_how_far_its_snapshot_is() {
+        let shown = |state: UnpackState, offset: u64| {
+            let unpack = Some(LayerUnpack { state, offset, snapshot: None });
+            BlobView::new(&PullBlob { unpack, ..blob(BlobState::Done, 4096) }).unpack
+        };
+        assert_eq!(shown(UnpackState::Waiting, 0), "to be unpacked");
+        assert_eq!(shown(UnpackState::Unpacking, 1024), "unpacking, 25 %");
+        assert_eq!(shown(UnpackState::Committing, 4096), "unpacked, going to disk");
+        assert_eq!(shown(UnpackState::Exists, 4096), "was unpacked before");
+        assert_eq!(BlobView::new(&blob(BlobState::Done, 4096)).unpack, "");
     }
 
     #[test]

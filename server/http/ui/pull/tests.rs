@@ -6,7 +6,7 @@ use super::*;
 use crate::http::ui::Login;
 use crate::http::ui::failure::tests::body_of;
 use crate::http::ui::front::tests::{HOSTILE, NOW, before, lease, progress, pull, write_page};
-use crate::jobs::{BlobRole, PullBlob, PullProgress, PullWait};
+use crate::jobs::{BlobRole, LayerUnpack, PullBlob, PullProgress, PullWait, UnpackState};
 use crate::oci::{Algorithm, Digest};
 use crate::store::Target;
 
@@ -120,6 +120,10 @@ async fn a_running_pull_shows_its_numbers_its_blobs_and_how_to_stop_it() {
         assert!(text.contains(&format!("data-k=\"word\">{state}</span>")), "{state}");
     }
     assert_has(&text, &["its distribution is restricted", "team=harbour"]);
+    let mut unpacked = sample(JobState::Running);
+    let state = UnpackState::Unpacking;
+    unpacked.blobs[3].unpack = Some(LayerUnpack { state, offset: 159 * MIB, snapshot: None });
+    assert_has(&html(&page_of(&unpacked)).await, &["data-k=\"unpack\">unpacking, 50 %</span>"]);
     assert_has(&text, &["data-do=\"cancel\" disabled", "name=\"orlop-csrf\" content=\"c0ffee\""]);
     assert_has(&text, &["<noscript><meta http-equiv=\"refresh\" content=\"5\"></noscript>"]);
     assert_has(&text, &["orlop pulls cancel pull_00000000000000000000000001"]);
@@ -247,9 +251,16 @@ fn every_reason_has_its_page() {
 async fn a_pull_that_has_succeeded_says_how_to_read_it() {
     let mut done = sample(JobState::Succeeded);
     done.namespace = "team-a".to_owned();
+    let key = Digest::of(Algorithm::Sha256, b"top");
+    done.snapshots = vec![ImageSnapshot {
+        key: key.clone(),
+        manifest: done.blobs[1].digest.clone(),
+        platform: Some("linux/amd64".to_owned()),
+    }];
     let text = html(&page_of(&done)).await;
     let digest = format!("sha256:{}", "4f1c9b20a7e3d5c6".repeat(4));
     assert_has(&text, &["<code>pull-01kakb2v3w4x5y6z7a8b9c0d1e</code>, until <time"]);
+    assert_has(&text, &[&format!("<dt>Snapshot</dt><dd class=\"mono whole\">{key} (linux/amd64)</dd>")]);
     assert_has(&text, &["The image is here", &format!("orlop --namespace team-a get {digest}")]);
     let curl = format!(
         "curl -H &#34;Authorization: Bearer $ORLOP_TOKEN&#34; \
