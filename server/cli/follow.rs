@@ -35,12 +35,20 @@ pub struct Followed {
 
 impl Followed {
     pub fn pull(id: &str) -> Followed {
+        Followed::job("pull", id, format!("orlop pulls logs -f {id}"))
+    }
+
+    pub fn unpack(id: &str) -> Followed {
+        Followed::job("unpack", id, "the same command again waits for it".to_owned())
+    }
+
+    fn job(kind: &str, id: &str, hint: String) -> Followed {
         Followed {
-            path: vec!["pulls".to_owned(), id.to_owned(), "events".to_owned()],
+            path: vec![format!("{kind}s"), id.to_owned(), "events".to_owned()],
             query: Vec::new(),
             scoped: true,
-            doing: format!("follow pull {id}"),
-            hint: format!("the pull goes on without us: orlop pulls logs -f {id}"),
+            doing: format!("follow {kind} {id}"),
+            hint: format!("the {kind} goes on without us: {hint}"),
         }
     }
 }

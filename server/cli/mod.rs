@@ -32,6 +32,7 @@ mod screen;
 mod scripted;
 mod secret;
 mod selecting;
+mod signals;
 mod snapshot;
 mod system;
 mod text;
@@ -214,6 +215,7 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
 async fn ask(context: &Context, command: Ask) -> Result<Exit, Failure> {
     match command {
         Ask::Pull(args) => return pull::pull(context, args).await,
+        Ask::Unpack(args) => return unpack::unpack(context, &args).await,
         Ask::Pulls { command } => return pulls::pulls(context, command).await,
         Ask::Image { command } => return image::image(context, command).await,
         Ask::Snapshot { command } => return snapshot::snapshot(context, command).await,
@@ -221,7 +223,6 @@ async fn ask(context: &Context, command: Ask) -> Result<Exit, Failure> {
         Ask::Registry { command } => return registry::registry(context, command).await,
         Ask::Token { command } => return token::token(context, command).await,
         Ask::Get(args) => get::get(context, args).await?,
-        Ask::Unpack(args) => unpack::unpack(context, &args).await?,
         Ask::Cat(args) => cat::cat(context, &args).await?,
         Ask::Tree(args) => tree::tree(context, &args).await?,
         Ask::Put(args) => put::put(context, args).await?,

@@ -1,7 +1,12 @@
 //! What is known of a pull: the job as the server sent it, and the events that change it.
 
+mod blob;
+mod unpack;
+
 use serde::Deserialize;
 use serde_json::Value;
+
+pub use self::blob::{Blob, BlobState, Wait};
 
 /// A pull as far as the command line needs it; the server may say more.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -89,71 +94,12 @@ pub struct Progress {
     pub bytes_network: u64,
     pub bytes_resumed: u64,
     pub bytes_reused: u64,
-    pub rate_bps: u64,
+    /// None where nobody measures it.
+    pub rate_bps: Option<u64>,
     pub eta_seconds: Option<u64>,
     pub stalled_seconds: u64,
     /// As the server wrote it.
     pub waiting_until: Option<String>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-pub struct Blob {
-    pub digest: String,
-    #[serde(default)]
-    pub role: String,
-    #[serde(default)]
-    pub size: u64,
-    #[serde(default)]
-    pub offset: u64,
-    #[serde(default)]
-    pub state: BlobState,
-    #[serde(default)]
-    pub wait: Option<Wait>,
-    /// Why it is skipped.
-    #[serde(default)]
-    pub reason: Option<String>,
-}
-
-/// What a blob waits for.
-#[derive(Debug, Clone, Default, Deserialize)]
-pub struct Wait {
-    #[serde(default)]
-    pub until: Option<String>,
-    #[serde(default)]
-    pub reason: String,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BlobState {
-    #[default]
-    Waiting,
-    Exists,
-    Downloading,
-    Verifying,
-    Committing,
-    Done,
-    Failed,
-    Skipped,
-    /// Of a newer server.
-    #[serde(other)]
-    Unknown,
-}
-
-impl BlobState {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            BlobState::Waiting => "waiting",
-            BlobState::Exists => "exists",
-            BlobState::Downloading => "downloading",
-            BlobState::Verifying => "verifying",
-            BlobState::Committing => "committing",
-            BlobState::Done => "done",
-            BlobState::Failed => "failed",
-            BlobState::Skipped => "skipped",
-            BlobState::Unknown => "working",
-        }
-    }
 }
 
 /// One line of the event stream, as it was sent and as it was understood.

@@ -32,7 +32,11 @@ pub fn lines(pull: &Pull, size: Size) -> Vec<String> {
 /// The order on the screen: what moves, what failed, what waits. `None` for what is finished.
 fn rank(state: BlobState) -> Option<u8> {
     match state {
-        BlobState::Downloading | BlobState::Verifying | BlobState::Committing | BlobState::Unknown => Some(0),
+        BlobState::Downloading
+        | BlobState::Verifying
+        | BlobState::Unpacking
+        | BlobState::Committing
+        | BlobState::Unknown => Some(0),
         BlobState::Failed => Some(1),
         BlobState::Waiting => Some(2),
         BlobState::Exists | BlobState::Done | BlobState::Skipped => None,
@@ -62,7 +66,9 @@ pub fn total_line(pull: &Pull) -> String {
             line.push_str(&format!("  stalled {} s", progress.stalled_seconds));
         }
         State::Running => {
-            line.push_str(&format!("  {}/s", human_bytes(progress.rate_bps)));
+            if let Some(rate) = progress.rate_bps {
+                line.push_str(&format!("  {}/s", human_bytes(rate)));
+            }
             if let Some(eta) = progress.eta_seconds {
                 line.push_str(&format!("  ETA {}", clock_time(eta)));
             }
@@ -106,7 +112,7 @@ fn part_words(done: u64, total: u64, is_known: bool, state: State) -> Option<Str
 fn blob_line(blob: &Blob) -> String {
     let name = blob_name(blob);
     match blob.state {
-        BlobState::Downloading => {
+        BlobState::Downloading | BlobState::Unpacking => {
             let filled = (percent(blob.offset, blob.size) as usize * BAR / 100).min(BAR);
             let bar = format!("{}{}", "=".repeat(filled), " ".repeat(BAR - filled));
             format!("  {name}  [{bar}]  {}", human_part(blob.offset, blob.size))
@@ -219,7 +225,7 @@ mod tests {
             bytes_network: 0,
             bytes_resumed: 20 * MIB,
             bytes_reused: 318 * MIB,
-            rate_bps: 62 * MIB,
+            rate_bps: Some(62 * MIB),
             eta_seconds: Some(9),
             stalled_seconds: 0,
             waiting_until: None,

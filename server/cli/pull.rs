@@ -1,19 +1,19 @@
 //! `orlop pull`: the jobs are the server's; this starts them, shows them, and tells how they ended.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use futures_util::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::context::{Context, label_map, parse_label, parse_length, say, text_of};
+use super::context::{Context, label_map, parse_label, parse_length, say};
 use super::failure::{Exit, Failure};
 use super::follow::{Followed, Patience, follow};
 use super::picture::{Pull, State};
 use super::pulled::{Before, print_pulled};
-use super::screen::{Progress, Screen};
+use super::screen::{Screen, Showing};
 use super::secret::read_secret;
 use super::selecting::Selecting;
+use super::signals::Signals;
 use super::text::escape;
 
 #[derive(Debug, Args)]
@@ -68,29 +68,11 @@ pub struct PullArgs {
 /// How a pull is followed.
 #[derive(Debug, Args)]
 pub struct Watching {
-    /// How to show progress, on stderr; auto is bar on a terminal and else none [env: ORLOP_PROGRESS]
-    #[arg(long, value_name = "HOW")]
-    progress: Option<Progress>,
+    #[command(flatten)]
+    showing: Showing,
     /// Let an interrupt cancel the pulls, rather than leave them to the server
     #[arg(long)]
     cancel_on_interrupt: bool,
-}
-
-impl Watching {
-    /// The flag before the variable.
-    fn form(&self) -> Result<Progress, Failure> {
-        match (self.progress, text_of("ORLOP_PROGRESS")) {
-            (Some(form), _) => Ok(form),
-            (None, None) => Ok(Progress::Auto),
-            (None, Some(name)) => {
-                let name = name?;
-                Progress::from_str(&name, true).map_err(|_| {
-                    let why = format!("`{name}` is not one of auto, bar, plain, json, none");
-                    Failure::usage("read ORLOP_PROGRESS", why)
-                })
-            }
-        }
-    }
 }
 
 /// How watching a pull ended.
@@ -275,7 +257,7 @@ async fn watch(
     signals: &mut Signals,
 ) -> Result<Ended, Failure> {
     let id = ids[0].as_str();
-    let mut screen = Screen::new(watching.form()?);
+    let mut screen = watching.showing.screen()?;
     let mut pull = Pull { id: id.to_owned(), ..Pull::default() };
     let mut steps = std::pin::pin!(follow(&context.client, Followed::pull(id), Patience::default()));
     let mut ticks = tokio::time::interval(Screen::TICK);
@@ -362,29 +344,6 @@ impl Outcomes {
 
     fn exit(&self) -> Exit {
         super::sum_up(self.succeeded + self.failed.len(), &self.failed)
-    }
-}
-
-/// SIGINT and SIGTERM, from here on ours to answer.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    /// The one that asked for the cancelling.
-    seen: Option<Exit>,
-}
-
-impl Signals {
-    fn new() -> Result<Signals, Failure> {
-        let listen = |kind| signal(kind).map_err(|e| Failure::io("listen for signals", &e));
-        let (interrupt, terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-        Ok(Signals { interrupt, terminate, seen: None })
-    }
-
-    async fn next(&mut self) -> Exit {
-        tokio::select! {
-            _ = self.interrupt.recv() => Exit::Interrupted,
-            _ = self.terminate.recv() => Exit::Terminated,
-        }
     }
 }
 

@@ -3,9 +3,10 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 
-use super::context::{is_dumb, say, terminal_size};
+use super::context::{is_dumb, say, terminal_size, text_of};
+use super::failure::Failure;
 use super::follow::Step;
 use super::picture::{BlobState, Change, Event, Pull, Said};
 use super::progress::{blob_change, lines, phase_change, total_line};
@@ -26,6 +27,35 @@ pub enum Progress {
     None,
 }
 
+/// How progress is to be shown.
+#[derive(Debug, Clone, Args)]
+pub struct Showing {
+    /// How to show progress, on stderr; auto is bar on a terminal and else none [env: ORLOP_PROGRESS]
+    #[arg(long, value_name = "HOW")]
+    progress: Option<Progress>,
+}
+
+impl Showing {
+    /// The flag before the variable.
+    ///
+    /// # Errors
+    /// `Usage` for a variable that means nothing.
+    pub fn screen(&self) -> Result<Screen, Failure> {
+        let form = match (self.progress, text_of("ORLOP_PROGRESS")) {
+            (Some(form), _) => form,
+            (None, None) => Progress::Auto,
+            (None, Some(name)) => {
+                let name = name?;
+                Progress::from_str(&name, true).map_err(|_| {
+                    let why = format!("`{name}` is not one of auto, bar, plain, json, none");
+                    Failure::usage("read ORLOP_PROGRESS", why)
+                })?
+            }
+        };
+        Ok(Screen::new(form))
+    }
+}
+
 pub struct Screen {
     form: Progress,
     /// Lines of the picture that stands on the terminal now.
@@ -38,7 +68,7 @@ impl Screen {
     /// How often plain mode says where it stands.
     pub const TICK: Duration = Duration::from_secs(10);
 
-    pub fn new(asked: Progress) -> Screen {
+    fn new(asked: Progress) -> Screen {
         let form = match asked {
             Progress::Auto if !std::io::stderr().is_terminal() => Progress::None,
             Progress::Auto if is_dumb() => Progress::Plain,
@@ -46,6 +76,18 @@ impl Screen {
             Progress::Bar | Progress::Plain | Progress::Json | Progress::None => asked,
         };
         Screen { form, drawn: 0, told_until: String::new() }
+    }
+
+    /// Takes in what came of an unpack, whose events say the whole of it, and shows what it changed.
+    pub fn show_unpack(&mut self, unpack: &mut Pull, step: Step) {
+        match step {
+            Step::Event(event) if self.form != Progress::Json => {
+                for event in unpack.events_of_unpack(&event) {
+                    self.show(unpack, Step::Event(event));
+                }
+            }
+            step => self.show(unpack, step),
+        }
     }
 
     /// Takes what came into the picture, and shows it.

@@ -1,15 +1,20 @@
-//! `orlop unpack`: the job is the server's; this starts it, waits for it, and tells how it ended.
+//! `orlop unpack`: the job is the server's; this starts it, shows it, and tells how it ended.
 
 use clap::Args;
+use futures_util::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::context::{Context, Output, parse_length, say, write_line};
 use super::failure::{Exit, Failure};
+use super::follow::{Followed, Patience, follow};
+use super::picture::Pull;
+use super::screen::{Screen, Showing};
+use super::signals::Signals;
 use super::text::escape;
 use crate::oci::Digest;
 
-/// How long one request waits for the end of the job.
+/// How long one request waits for the end of a job that has been followed.
 const WAIT: &str = "30s";
 
 #[derive(Debug, Args)]
@@ -27,11 +32,15 @@ pub struct UnpackArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_length)]
     keep: Option<String>,
     /// Start the unpack, print its id, and do not wait for it
-    #[arg(long)]
+    #[arg(long, conflicts_with = "progress")]
     detach: bool,
+    #[command(flatten)]
+    showing: Showing,
 }
 
-pub async fn unpack(context: &Context, args: &UnpackArgs) -> Result<(), Failure> {
+pub async fn unpack(context: &Context, args: &UnpackArgs) -> Result<Exit, Failure> {
+    let screen = args.showing.screen()?;
+    let mut signals = Signals::new()?;
     let doing = format!("unpack {}", args.what);
     let what = if args.what.parse::<Digest>().is_ok() { "digest" } else { "image" };
     let mut body = json!({what: args.what});
@@ -44,7 +53,15 @@ pub async fn unpack(context: &Context, args: &UnpackArgs) -> Result<(), Failure>
     let mut job = call.json(&body).fetch().await?;
     let id = text(&job, "/id");
     if args.detach {
-        return context.print(&job, |_| escape(&id));
+        context.print(&job, |_| escape(&id))?;
+        return Ok(Exit::Success);
+    }
+    tokio::select! {
+        watched = watch(context, &id, screen) => watched?,
+        exit = signals.next() => {
+            say(&format!("detached: unpack {} goes on in the server", escape(&id)));
+            return Ok(exit);
+        }
     }
     while job.get("finished_at").is_some_and(Value::is_null) {
         let call = context.client.scoped(Method::GET, &["unpacks", &id], doing.clone());
@@ -53,11 +70,34 @@ pub async fn unpack(context: &Context, args: &UnpackArgs) -> Result<(), Failure>
     if text(&job, "/state") != "succeeded" {
         return Err(failure_of(&job, doing));
     }
-    if context.output == Output::Json {
-        return context.print(&job, |_| String::new());
+    match context.output {
+        Output::Json => context.print(&job, |_| String::new())?,
+        Output::Text => {
+            say_unpacked(&job);
+            write_line(&escape(&text(&job, "/snapshots/0/key")))?;
+        }
     }
-    say_unpacked(&job);
-    write_line(&escape(&text(&job, "/snapshots/0/key")))
+    Ok(Exit::Success)
+}
+
+/// Shows the job until its end.
+async fn watch(context: &Context, id: &str, mut screen: Screen) -> Result<(), Failure> {
+    let mut shown = Pull { id: id.to_owned(), ..Pull::default() };
+    let mut steps = std::pin::pin!(follow(&context.client, Followed::unpack(id), Patience::default()));
+    let mut ticks = tokio::time::interval(Screen::TICK);
+    ticks.tick().await;
+    let ended = loop {
+        tokio::select! {
+            step = steps.next() => match step {
+                Some(Ok(step)) => screen.show_unpack(&mut shown, step),
+                Some(Err(failure)) => break Err(failure),
+                None => break Ok(()),
+            },
+            _ = ticks.tick() => screen.tick(&shown),
+        }
+    };
+    screen.close(&shown);
+    ended
 }
 
 /// Says of each snapshot that a job made for which platform it is.

@@ -8,7 +8,7 @@ use crate::support::app::{On, TestApp};
 use crate::support::command::{Background, orlop, orlop_with};
 use crate::support::eventually::eventually;
 use crate::support::fixture_registry::{Fault, FixtureRegistry, INDEX, MANIFEST, sha256};
-use crate::support::unpacking::{pushed, three_layers};
+use crate::support::unpacking::{many_files, pushed, three_layers};
 
 /// An index with an image for two platforms, one of them this machine's; its digest.
 fn push(registry: &FixtureRegistry, layer: &[u8]) -> String {
@@ -205,5 +205,22 @@ async fn an_image_is_unpacked_as_it_comes_or_once_it_is_here() {
     assert_eq!(ran.stdout.lines().collect::<Vec<_>>(), keys);
     let ran = orlop(&app, &["unpack", "nothing"]).await;
     assert_eq!(ran.exit_code(), 4, "{}", ran.stderr);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unpack_shows_its_layers_on_their_way() {
+    let app = TestApp::start().await;
+    let image = pushed(&[many_files(5_000)]).await;
+    let pull = ["pull", &image.reference, "--name", "rope", "--platform", "linux/amd64"];
+    orlop(&app, &pull).await.expect_success();
+    let ran = orlop(&app, &["unpack", "rope", "--progress", "bar"]).await;
+    assert_eq!(ran.stdout, format!("{}\n", image.chain[0]), "{}", ran.stderr);
+    let short = &sha256(&image.blobs[0])["sha256:".len()..][..12];
+    assert!(ran.stderr.contains(&format!("  {short}  layer     [")), "{}", ran.stderr);
+    let told = format!("  100 %  succeeded\nunpacked linux/amd64 as {}\n", image.chain[0]);
+    assert!(ran.stderr.ends_with(&told), "{}", ran.stderr);
+    let ran = orlop(&app, &["unpack", "rope", "--progress", "plain"]).await;
+    assert!(ran.stderr.contains("rope  succeeded\n"), "{}", ran.stderr);
     app.stop().await;
 }
