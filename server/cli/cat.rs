@@ -46,5 +46,5 @@ pub async fn cat(context: &Context, args: &CatArgs) -> Result<(), Failure> {
             );
         }
     };
-    shown.to_stdout(args.showing.force).await.map_err(|failure| filed.in_words(failure))
+    shown.into_stdout(args.showing.force).await.map_err(|failure| filed.in_words(failure))
 }

@@ -125,7 +125,7 @@ impl<'a> Download<'a> {
     }
 
     /// To stdout; what is not text reaches a terminal only by force.
-    pub async fn to_stdout(mut self, force: bool) -> Result<(), Failure> {
+    pub async fn into_stdout(mut self, force: bool) -> Result<(), Failure> {
         let mut sink = Stdout { guarded: std::io::stdout().is_terminal() && !force };
         self.run(&mut |bytes| sink.write(bytes)).await?;
         self.verify("the bytes on stdout are not what was asked for")

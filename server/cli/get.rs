@@ -53,7 +53,7 @@ pub async fn get(context: &Context, args: GetArgs) -> Result<(), Failure> {
         // A range is not taken up again: what is there might be of another one.
         Some(path) if args.showing.range.is_some() => save(download, path, &digest, Part::New).await,
         Some(path) => save(download, path, &digest, Part::Kept).await,
-        None => download.to_stdout(args.showing.force).await,
+        None => download.into_stdout(args.showing.force).await,
     }
 }
 

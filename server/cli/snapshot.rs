@@ -265,7 +265,7 @@ async fn archive(context: &Context, key: &str, output: Option<PathBuf>) -> Resul
     let download = Download::new(context, Origin { path, query: Vec::new(), doing, hint });
     match output {
         Some(path) => download.save_whole(&path).await,
-        None => download.to_stdout(true).await,
+        None => download.into_stdout(true).await,
     }
 }
 

@@ -73,7 +73,7 @@ pub async fn export(context: &Context, args: ExportArgs) -> Result<(), Failure> 
     let download = Download::new(context, Origin { path, query, doing, hint });
     match &args.output {
         Some(path) => download.save_whole(path).await,
-        None => download.to_stdout(true).await,
+        None => download.into_stdout(true).await,
     }
 }
 
