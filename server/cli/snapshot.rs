@@ -1,5 +1,7 @@
 //! `orlop snapshot`: file systems that are prepared, written, committed and looked into.
 
+mod layers;
+
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::changes::{LabelChanges, label_lines};
 use super::context::{Careful, Context, Output, label_map, parse_label, write_line};
-use super::digest_arg::resolve_key;
+use super::digest_arg::{DigestArg, parse_digest_arg, resolve_key};
 use super::download::{Download, Origin, refuse_terminal};
 use super::failure::{Exit, Failure};
 use super::list::{Listing, What, list};
@@ -17,6 +19,7 @@ use super::place::{Filed, PlaceArg, parse_place};
 use super::put::read_kept;
 use super::text::{escape, human_bytes, table};
 use super::tree::{TreeForm, show_files};
+use layers::{DiffArgs, apply, diff};
 
 #[derive(Debug, Subcommand)]
 pub enum SnapshotCommand {
@@ -74,6 +77,24 @@ pub enum SnapshotCommand {
         /// Write to this file, which appears when it is complete [default: stdout]
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
+    },
+    /// Store the layer of what a snapshot has that another has not, and print its digest
+    #[command(
+        before_help = "Examples:\n  orlop snapshot diff build-1\n  orlop snapshot diff app-2 app-1 --packing zstd\n  \
+        orlop snapshot diff app-1 --whole"
+    )]
+    Diff(#[command(flatten)] DiffArgs),
+    /// Apply a layer to an active snapshot, as the next one on what is there, and print its diff ID
+    #[command(before_help = "Examples:\n  orlop snapshot apply build-1 sha256:2cf24d…")]
+    Apply {
+        /// Key of the active snapshot
+        key: String,
+        /// Digest of the layer, or its first digits
+        #[arg(value_name = "DIGEST", value_parser = parse_digest_arg)]
+        layer: DigestArg,
+        /// Refuse the layer unless it has this diff ID
+        #[arg(long, value_name = "DIGEST")]
+        diff_id: Option<String>,
     },
     /// Label a snapshot; KEY= removes a label
     #[command(before_help = "Examples:\n  orlop snapshot label app-1 team=harbour stage=")]
@@ -142,6 +163,10 @@ pub async fn snapshot(context: &Context, command: SnapshotCommand) -> Result<Exi
             show_files(context, &filed, &place, &form, &doing).await?;
         }
         SnapshotCommand::Archive { key, output } => archive(context, &key, output).await?,
+        SnapshotCommand::Diff(args) => diff(context, &args).await?,
+        SnapshotCommand::Apply { key, layer, diff_id } => {
+            apply(context, &key, &layer, diff_id.as_ref()).await?;
+        }
         SnapshotCommand::Label { key, changes } => label(context, &key, &changes).await?,
         SnapshotCommand::Rm { keys, careful } => {
             return super::for_each(context, &keys, async |key| remove(context, key, &careful).await).await;

@@ -118,3 +118,33 @@ async fn an_unpacked_image_goes_by_the_beginning_of_its_key() {
     assert!(piped.bytes == fs::read(&file).expect("the archive"), "{}", piped.stderr);
     app.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_becomes_a_layer_and_a_layer_goes_onto_a_snapshot() {
+    let app = TestApp::start().await;
+    let image = pushed(&three_layers()).await;
+    pulled(&app, json!({"ref": image.reference, "unpack": true, "platforms": ["linux/amd64"]})).await;
+    let top = image.chain.last().expect("a top");
+    let short = &top[..19];
+    let whole = said(&app, &["diff", short, "--whole", "--packing", "zstd"]).await;
+    let content = app.get(format!("/api/v1/content/{}", whole.trim())).await.expect(200).json();
+    assert_eq!(content["media_type"], "application/vnd.oci.image.layer.v1.tar+zstd");
+    said(&app, &["prepare", "copy"]).await;
+    let applied = said(&app, &["apply", "copy", &whole.trim()[..19]]).await;
+    assert_eq!(applied.trim(), content["labels"]["containerd.io/uncompressed"]);
+    assert_eq!(
+        said(&app, &["files", "copy:/etc", "--flat"]).await,
+        said(&app, &["files", &format!("{short}:/etc"), "--flat"]).await
+    );
+    // From one to the other there is nothing left to tell.
+    let none = said(&app, &["diff", "copy", short, "--json"]).await;
+    let none: Value = serde_json::from_str(&none).expect("JSON");
+    let own = said(&app, &["diff", short, short, "--json"]).await;
+    assert_eq!(none["digest"], serde_json::from_str::<Value>(&own).expect("JSON")["digest"]);
+    let other = format!("sha256:{}", "0".repeat(64));
+    let refused = orlop(&app, &["snapshot", "apply", "copy", whole.trim(), "--diff-id", &other]).await;
+    assert!(refused.exit_code() != 0 && refused.stderr.contains("and not sha256:0000"), "{}", refused.stderr);
+    let refused = orlop(&app, &["snapshot", "diff", short, "copy", "--whole"]).await;
+    assert_eq!(refused.exit_code(), 2, "{}", refused.stderr);
+    app.stop().await;
+}

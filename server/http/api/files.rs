@@ -277,8 +277,13 @@ fn answer<T: Serialize + Send + 'static>(
             let mut left = if params.has("limit") { query.limit } else { usize::MAX };
             query.limit = limits::LIST_PAGE.min(left);
             let first = page(&query)?;
-            let lines = futures_util::stream::unfold(Some(first), move |current| {
-                let lines = current.map(|FilePage { items, last }| {
+            let lines = futures_util::stream::unfold(Some(Ok(first)), move |current| {
+                let lines = current.map(|page_in_hand: Result<FilePage<T>>| {
+                    let FilePage { items, last } = match page_in_hand {
+                        Ok(page) => page,
+                        // A list that breaks off must not look like one that ended.
+                        Err(error) => return (Err(std::io::Error::other(error)), None),
+                    };
                     left -= items.len();
                     let mut text = Vec::new();
                     for item in &items {
@@ -287,8 +292,8 @@ fn answer<T: Serialize + Send + 'static>(
                     }
                     query.after = last;
                     query.limit = limits::LIST_PAGE.min(left);
-                    let next = (query.after.is_some() && left > 0).then(|| page(&query).ok()).flatten();
-                    (Ok::<_, std::io::Error>(Bytes::from(text)), next)
+                    let next = (query.after.is_some() && left > 0).then(|| page(&query));
+                    (Ok(Bytes::from(text)), next)
                 });
                 std::future::ready(lines)
             });
