@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Store;
+use super::{OpenFile, Store};
 use crate::error::{Result, with_causes};
 use crate::oci::Digest;
 use crate::oci::tree::Tree;
@@ -34,5 +34,22 @@ impl Store {
             tracing::warn!(blob.digest = %digest, "Could not keep the tree of a layer: {}", with_causes(&error));
         }
         tree
+    }
+
+    /// The places from which a layer can be read on, where some are kept. Whoever reads them judges them.
+    ///
+    /// # Errors
+    /// `Internal` when they cannot be opened.
+    pub async fn open_layer_checkpoints(&self, digest: &Digest) -> Result<Option<OpenFile>> {
+        let wanted = digest.clone();
+        self.on_disk(move |disk| disk.open_layer_checkpoints(&wanted)).await
+    }
+
+    /// Keeps the places from which a layer can be read on. Where there is no room for them, files are read from its start.
+    pub async fn keep_layer_checkpoints(&self, digest: &Digest, parts: Vec<Vec<u8>>) {
+        let wanted = digest.clone();
+        if let Err(error) = self.on_disk(move |disk| disk.write_layer_checkpoints(&wanted, &parts)).await {
+            tracing::warn!(blob.digest = %digest, "Could not keep the checkpoints of a layer: {}", with_causes(&error));
+        }
     }
 }
