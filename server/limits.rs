@@ -257,6 +257,10 @@ limits! {
         "How much larger than its compressed bytes a layer or an archive may become: beyond it, it is a bomb.";
     UNPACK_RATIO_AFTER "unpack_ratio_after": u64 = 64 * MIB, "bytes",
         "Bytes of a layer or an archive to which the ratio is not applied: small layers of zeros are real.";
+    CHECKPOINT_SPACING_BYTES "checkpoint_spacing_bytes": u64 = 4 * MIB, "bytes",
+        "Unpacked bytes from one place to the next from which a gzip layer can be read on: more cost a read, fewer room.";
+    CHECKPOINTS "checkpoints": usize = 512, "places",
+        "Such places of one layer, each with up to 32 KiB in memory until all are made; then every second is let go.";
     REDIRECTS "redirects": usize = 5, "redirects",
         "Redirects followed for one request to a registry.";
     REGISTRIES "registries": usize = 1_000, "registries",

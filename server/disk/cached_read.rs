@@ -1,4 +1,4 @@
-//! The one unsafe call: a read that never waits, into memory that nobody cleared first.
+//! One of two unsafe modules: a read that never waits, into memory that nobody cleared first.
 //!
 //! Ranged reads are the hottest path there is. Clearing each buffer before the kernel fills it costs a tenth of a
 //! 64 KiB range and a quarter of a full read, and no safe wrapper takes both uninitialised memory and flags.

@@ -14,8 +14,8 @@ use crate::limits;
 use crate::oci::manifest::Role;
 use crate::oci::tree::{Content, Found, Kind, Merged, Tree};
 use crate::oci::{Algorithm, Digest, Platform, media_type};
-use crate::store::{Blob, Child, FileLayer, Files};
-use crate::unpack;
+use crate::store::{Blob, Child, FileLayer, Files, OpenFile};
+use crate::unpack::{self, Index, Part};
 
 /// Chunks of a file that wait for a slow reader, and the bytes of one.
 const CHUNKS: usize = 4;
@@ -57,6 +57,7 @@ impl LayerView {
 pub struct LayerFile {
     jobs: Jobs,
     blob: Arc<Blob>,
+    checkpoints: Option<OpenFile>,
     content: Content,
     /// Names its bytes.
     pub tag: String,
@@ -131,12 +132,16 @@ impl Jobs {
         let _place = self.0.unpacks.acquire().await.expect("nobody closes it");
         let reader = BlobReader::new(blob, self.0.shutdown.soft().clone(), |_| ());
         let read = self.0.shutdown.spawn_blocking("read-layer", move || unpack::read_tree(reader)).await?;
-        let (tree, _) = read.map_err(|error| match error {
+        let (tree, checkpoints) = read.map_err(|error| match error {
             Error::Unprocessable(Unprocessable::ValidationFailed { reason }) => {
                 Error::Unprocessable(Unprocessable::NotAnArchive { digest: digest.to_string(), reason })
             }
             other => other,
         })?;
+        // The tree comes last: with it nobody reads all of the layer again.
+        if let Some(checkpoints) = checkpoints {
+            self.0.store.keep_layer_checkpoints(digest, checkpoints.into_parts(digest)).await;
+        }
         Ok(self.0.store.keep_layer_tree(digest, tree).await)
     }
 
@@ -156,9 +161,10 @@ impl Jobs {
             return Err(Error::internal("open what is no file of a layer"));
         };
         let blob = self.0.store.open_blob(namespace, &layer.digest).await?;
+        let checkpoints = self.0.store.open_layer_checkpoints(&layer.digest).await?;
         let name = format!("{} {} {}", layer.digest, content.offset, content.size);
         let tag = Digest::of(Algorithm::Sha256, name.as_bytes()).hex()[..32].to_owned();
-        Ok(LayerFile { jobs: self.clone(), blob, content: content.clone(), tag })
+        Ok(LayerFile { jobs: self.clone(), blob, checkpoints, content: content.clone(), tag })
     }
 }
 
@@ -168,92 +174,108 @@ impl LayerFile {
     }
 
     /// Its bytes from `start` to `end`, as they come out of the layer.
-    pub fn read(&self, start: u64, end: u64) -> mpsc::Receiver<std::io::Result<Bytes>> {
+    pub fn read(self: &Arc<LayerFile>, start: u64, end: u64) -> mpsc::Receiver<std::io::Result<Bytes>> {
         let (sender, receiver) = mpsc::channel(CHUNKS);
-        let (blob, content) = (self.blob.clone(), self.content.clone());
-        let soft = self.jobs.0.shutdown.soft().clone();
-        let digest = blob.digest.clone();
+        let (file, shutdown) = (self.clone(), self.jobs.0.shutdown.clone());
         let work = move || {
             let send = |bytes: Bytes| sender.blocking_send(Ok(bytes)).map_err(|_| Ended::Gone);
-            let reader = BlobReader::new(blob, soft, |_| ());
-            match read_part(reader, &content, start, end, send) {
+            match file.read_spans(start, end, send) {
                 Ok(()) | Err(Ended::Gone) => {}
                 Err(Ended::Failed(error)) => {
+                    let digest = &file.blob.digest;
                     tracing::error!(blob.digest = %digest, "Reading a file of a layer failed: {}", with_causes(&error));
                     let broken = std::io::Error::other("the layer cannot be read");
                     let _ = sender.blocking_send(Err(broken));
                 }
             }
         };
-        let shutdown = self.jobs.0.shutdown.clone();
-        let working = async move { shutdown.spawn_blocking("read-layer-file", work).await };
-        self.jobs.0.shutdown.spawn("read-layer-file", working);
+        let spawning = shutdown.clone();
+        let working = async move { spawning.spawn_blocking("read-layer-file", work).await };
+        shutdown.spawn("read-layer-file", working);
         receiver
+    }
+
+    fn read_spans(
+        &self,
+        start: u64,
+        end: u64,
+        send: impl Fn(Bytes) -> Result<(), Ended>,
+    ) -> Result<(), Ended> {
+        let index = self.index();
+        let soft = self.jobs.0.shutdown.soft();
+        let open = |offset| BlobReader::from(offset, self.blob.clone(), soft.clone());
+        let mut part = None;
+        for span in spans_of(&self.content, start, end) {
+            match span {
+                Span::Hole(length) => zeros(length, &send)?,
+                Span::Bytes { offset, length } => {
+                    if part.is_none() {
+                        part = Some(Part::open(open, index.as_ref(), offset).map_err(Ended::Failed)?);
+                    }
+                    copy(part.as_mut().expect("it was opened above"), offset, length, &send)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn index(&self) -> Option<Index<'_>> {
+        let file = self.checkpoints.as_ref()?;
+        let digest = &self.blob.digest;
+        let index = Index::read(digest, file.size(), |offset, length| file.read_at(offset, length));
+        if index.is_none() {
+            tracing::warn!(blob.digest = %digest, "The checkpoints of a layer are damaged: a file is read from its start");
+        }
+        index
     }
 }
 
 enum Ended {
-    /// Nobody reads on, or all is read.
+    /// Nobody reads on.
     Gone,
     Failed(Error),
 }
 
-/// Unpacks the layer up to the end of the part, and hands its bytes on.
-fn read_part(
-    layer: BlobReader,
-    content: &Content,
-    start: u64,
-    end: u64,
-    send: impl Fn(Bytes) -> Result<(), Ended>,
-) -> Result<(), Ended> {
+/// What a file is made of.
+enum Span {
+    Hole(u64),
+    /// A place in the layer's tar.
+    Bytes {
+        offset: u64,
+        length: u64,
+    },
+}
+
+/// The spans of a file from `start` to `end`, in order.
+fn spans_of(content: &Content, start: u64, end: u64) -> Vec<Span> {
     let whole = [(0, content.size)];
     let parts = content.parts.as_deref().unwrap_or(&whole);
-    let mut ended = Ended::Gone;
-    let mut done = false;
-    let read = unpack::read_pieces(layer, |pieces| {
-        let mut cursor = unpack::Cursor::new(pieces);
-        let mut stored = content.offset;
-        let mut at = start;
-        let mut outcome = Ok(());
-        for (offset, length) in parts {
-            let (from, to) = ((*offset).max(at), (offset + length).min(end));
-            if from < to {
-                outcome = zeros(from - at, &send)
-                    .and_then(|()| copy(&mut cursor, stored + (from - offset), to - from, &send));
-                at = to;
-            }
-            stored += length;
-            if outcome.is_err() || at >= end {
-                break;
-            }
+    let mut spans = Vec::new();
+    let (mut stored, mut at) = (content.offset, start);
+    for (offset, length) in parts {
+        let (from, to) = ((*offset).max(at), (offset + length).min(end));
+        if from < to {
+            spans.push(Span::Hole(from - at));
+            spans.push(Span::Bytes { offset: stored + (from - offset), length: to - from });
+            at = to;
         }
-        if outcome.is_ok() && at < end {
-            outcome = zeros(end - at, &send);
-        }
-        done = outcome.is_ok();
-        if let Err(why) = outcome {
-            ended = why;
-        }
-        // What comes behind it nobody needs.
-        Err::<(), _>(Error::internal("read on"))
-    });
-    match (done, read) {
-        (true, _) => Ok(()),
-        (false, _) => Err(ended),
+        stored += length;
     }
+    spans.push(Span::Hole(end.saturating_sub(at)));
+    spans
 }
 
 fn copy(
-    cursor: &mut unpack::Cursor<'_>,
-    start: u64,
+    part: &mut Part<'_>,
+    offset: u64,
     length: u64,
     send: &impl Fn(Bytes) -> Result<(), Ended>,
 ) -> Result<(), Ended> {
-    cursor.skip_to(start).map_err(Ended::Failed)?;
+    part.skip_to(offset).map_err(Ended::Failed)?;
     let mut left = length;
     while left > 0 {
         let most = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-        let bytes = cursor.next_bytes(most).map_err(Ended::Failed)?;
+        let bytes = part.next_bytes(most).map_err(Ended::Failed)?;
         left -= bytes.len() as u64;
         send(Bytes::copy_from_slice(bytes))?;
     }

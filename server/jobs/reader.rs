@@ -1,4 +1,4 @@
-//! A stored blob as whoever unpacks it reads it: from its beginning, until it is to stop.
+//! A stored blob as whoever unpacks it reads it: from its beginning or a place in it, until it is to stop.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -22,6 +22,11 @@ impl BlobReader {
     pub fn new(blob: Arc<Blob>, stop: CancellationToken, tell: impl Fn(u64) + Send + 'static) -> BlobReader {
         BlobReader { blob, offset: 0, told: 0, stop, tell: Box::new(tell) }
     }
+
+    /// From a place on, without a word to anybody.
+    pub fn from(offset: u64, blob: Arc<Blob>, stop: CancellationToken) -> BlobReader {
+        BlobReader { offset, told: offset, ..BlobReader::new(blob, stop, |_| ()) }
+    }
 }
 
 impl Read for BlobReader {
@@ -33,7 +38,7 @@ impl Read for BlobReader {
             (self.tell)(self.offset);
             self.told = self.offset;
         }
-        if self.offset == self.blob.size {
+        if self.offset >= self.blob.size {
             return Ok(0);
         }
         // A file that has become shorter is the disk's fault, not the layer's.

@@ -1,22 +1,16 @@
 //! A layer without its compression: its tar in pieces, and what they are together.
 
-use std::io::{self, BufRead, BufReader, Read};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io::Read;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use flate2::bufread::GzDecoder;
-
-use super::compression::{Compression, PREFIX};
-use super::watch::invalid;
+use super::checkpoints::{Checkpoints, Recorder};
+use super::compression::Compression;
+use super::unpacking::Unpacking;
 use crate::error::{Error, Result};
-use crate::limits;
 use crate::oci::{Algorithm, Digest, Hasher};
 
-/// Read at once from a layer.
-const READ_BYTES: usize = 256 << 10;
 /// Handed on at once: a piece costs a turn of two threads.
-const PIECE_BYTES: usize = 512 << 10;
+pub(super) const PIECE_BYTES: usize = 512 << 10;
 /// Pieces between the two threads: enough that neither waits for the other's every file.
 const PIECES: usize = 4;
 
@@ -51,10 +45,37 @@ pub fn read_layer<T>(
     layer: impl Read + Send,
     work: impl FnOnce(&mut Pieces) -> Result<T>,
 ) -> Result<(T, Measured)> {
+    in_two_threads(layer, None, work).map(|(worked, whole)| (worked, whole.measured))
+}
+
+/// As [`read_layer`], with checkpoints of it where it has places for them.
+///
+/// # Errors
+/// As [`read_layer`].
+pub(super) fn read_and_mark_layer<T>(
+    layer: impl Read + Send,
+    recorder: Recorder,
+    work: impl FnOnce(&mut Pieces) -> Result<T>,
+) -> Result<(T, Option<Checkpoints>)> {
+    let (worked, whole) = in_two_threads(layer, Some(recorder), work)?;
+    Ok((worked, whole.recorder.and_then(Recorder::finish)))
+}
+
+/// What is known of a layer at its end.
+struct Whole {
+    measured: Measured,
+    recorder: Option<Recorder>,
+}
+
+fn in_two_threads<T>(
+    layer: impl Read + Send,
+    recorder: Option<Recorder>,
+    work: impl FnOnce(&mut Pieces) -> Result<T>,
+) -> Result<(T, Whole)> {
     let (full, filled) = sync_channel(PIECES);
     let (give_back, empty) = channel();
     std::thread::scope(|scope| {
-        let unpacking = scope.spawn(move || unpack(layer, &full, &empty));
+        let unpacking = scope.spawn(move || unpack(layer, recorder, &full, &empty));
         let mut pieces = Pieces { filled, give_back };
         let worked = work(&mut pieces).and_then(|worked| {
             while pieces.next(Vec::new())?.is_some() {}
@@ -65,7 +86,7 @@ pub fn read_layer<T>(
         let unpacked = unpacking.join().map_err(|_| Error::internal("unpack a layer"))?;
         let worked = worked?;
         match unpacked? {
-            Some(measured) => Ok((worked, measured)),
+            Some(whole) => Ok((worked, whole)),
             None => Err(Error::internal("unpack a layer to its end")),
         }
     })
@@ -91,57 +112,13 @@ impl Pieces {
     }
 }
 
-/// A place in a tar that only moves on.
-pub struct Cursor<'p> {
-    pieces: &'p mut Pieces,
-    piece: Vec<u8>,
-    at: usize,
-    /// Where in the tar `piece[at]` is.
-    offset: u64,
-}
-
-impl<'p> Cursor<'p> {
-    pub fn new(pieces: &'p mut Pieces) -> Cursor<'p> {
-        Cursor { pieces, piece: Vec::new(), at: 0, offset: 0 }
-    }
-
-    /// Passes over what comes before this place.
-    ///
-    /// # Errors
-    /// `ValidationFailed` when the tar ends before it; as the pieces' own.
-    pub fn skip_to(&mut self, offset: u64) -> Result<()> {
-        while self.offset < offset {
-            let left = usize::try_from(offset - self.offset).unwrap_or(usize::MAX);
-            self.next_bytes(left)?;
-        }
-        Ok(())
-    }
-
-    /// The next bytes, so many at most.
-    ///
-    /// # Errors
-    /// As [`Cursor::skip_to`].
-    pub fn next_bytes(&mut self, most: usize) -> Result<&[u8]> {
-        if self.at == self.piece.len() {
-            let done = std::mem::take(&mut self.piece);
-            let next = self.pieces.next(done)?;
-            self.piece = next.ok_or_else(|| invalid("the layer's tar is cut short".to_owned()))?;
-            self.at = 0;
-        }
-        let from = self.at;
-        let taken = most.min(self.piece.len() - from);
-        self.at += taken;
-        self.offset += taken as u64;
-        Ok(&self.piece[from..from + taken])
-    }
-}
-
 /// The other thread. `None` when nobody wants the rest.
 fn unpack(
     layer: impl Read,
+    mut recorder: Option<Recorder>,
     full: &SyncSender<Result<Vec<u8>>>,
     empty: &Receiver<Vec<u8>>,
-) -> Result<Option<Measured>> {
+) -> Result<Option<Whole>> {
     let mut unpacking = match Unpacking::open(layer) {
         Ok(unpacking) => unpacking,
         Err(error) => {
@@ -149,11 +126,18 @@ fn unpack(
             return Ok(None);
         }
     };
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut all_zero = true;
     loop {
         let mut piece = empty.try_recv().unwrap_or_default();
-        match unpacking.fill(&mut piece) {
-            Ok(()) if piece.is_empty() => return Ok(Some(unpacking.measured())),
+        match unpacking.fill(&mut piece, PIECE_BYTES, recorder.as_mut()) {
+            Ok(()) if piece.is_empty() => break,
             Ok(()) => {
+                all_zero = all_zero && piece.iter().all(|byte| *byte == 0);
+                hasher.update(&piece);
+                if let Some(recorder) = &mut recorder {
+                    recorder.sum(&piece);
+                }
                 if full.send(Ok(piece)).is_err() {
                     return Ok(None);
                 }
@@ -164,174 +148,14 @@ fn unpack(
             }
         }
     }
-}
-
-struct Unpacking<'l> {
-    tar: Box<dyn Read + 'l>,
-    source: Arc<Source>,
-    compression: Compression,
-    hasher: Hasher,
-    size_bytes: u64,
-    all_zero: bool,
-}
-
-impl<'l> Unpacking<'l> {
-    fn open(layer: impl Read + 'l) -> Result<Unpacking<'l>> {
-        let source = Arc::new(Source::default());
-        let mut layer = Counted { inner: layer, source: source.clone() };
-        let mut prefix = Vec::with_capacity(PREFIX);
-        let read = (&mut layer).take(PREFIX as u64).read_to_end(&mut prefix);
-        read.map_err(|error| source.explain(&error))?;
-        let compression = Compression::of(&prefix);
-        compression.layer_type()?;
-        let packed = BufReader::with_capacity(READ_BYTES, io::Cursor::new(prefix).chain(layer));
-        let tar: Box<dyn Read + 'l> = match compression {
-            Compression::None => Box::new(packed),
-            Compression::Gzip => Box::new(Members { decoder: Some(GzDecoder::new(packed)) }),
-            Compression::Zstd => {
-                let opened = zstd::stream::read::Decoder::with_buffer(packed);
-                let mut decoder = opened.map_err(|error| source.explain(&error))?;
-                let window = decoder.window_log_max(limits::ARCHIVE_WINDOW.ilog2());
-                window.map_err(|error| source.explain(&error))?;
-                Box::new(decoder)
-            }
-            Compression::Foreign(_) => {
-                return Err(Error::internal("a compression that layers may have is not read"));
-            }
-        };
-        let hasher = Hasher::new(Algorithm::Sha256);
-        Ok(Unpacking { tar, source, compression, hasher, size_bytes: 0, all_zero: true })
-    }
-
-    /// Fills a piece; an empty one is the end.
-    fn fill(&mut self, piece: &mut Vec<u8>) -> Result<()> {
-        piece.resize(PIECE_BYTES, 0);
-        let mut filled = 0;
-        while filled < PIECE_BYTES {
-            match self.tar.read(&mut piece[filled..]) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.source.explain(&error)),
-            }
-            check_growth(self.source.read_bytes.load(Ordering::Relaxed), self.size_bytes + filled as u64)?;
-        }
-        piece.truncate(filled);
-        self.size_bytes += filled as u64;
-        self.all_zero = self.all_zero && piece.iter().all(|byte| *byte == 0);
-        self.hasher.update(piece);
-        Ok(())
-    }
-
-    fn measured(self) -> Measured {
-        Measured {
-            compression: self.compression,
-            diff_id: self.hasher.digest(),
-            size_bytes: self.size_bytes,
-            all_zero: self.all_zero,
-        }
-    }
-}
-
-/// Gzip as layers have it: members one after the other (RFC 1952, section 2.2), and zeros behind the last, where a tape
-/// ended.
-struct Members<R> {
-    /// `None` only while one decoder becomes the next.
-    decoder: Option<GzDecoder<R>>,
-}
-
-impl<R: BufRead> Read for Members<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let Some(decoder) = &mut self.decoder else { return Ok(0) };
-            let read = decoder.read(buffer)?;
-            if read > 0 || buffer.is_empty() {
-                return Ok(read);
-            }
-            let Some(mut packed) = self.decoder.take().map(GzDecoder::into_inner) else { return Ok(0) };
-            match packed.fill_buf()?.first() {
-                None => return Ok(0),
-                Some(0) => return skip_zeros(&mut packed).map(|()| 0),
-                Some(_) => self.decoder = Some(GzDecoder::new(packed)),
-            }
-        }
-    }
-}
-
-fn skip_zeros(packed: &mut impl BufRead) -> io::Result<()> {
-    loop {
-        let rest = packed.fill_buf()?;
-        if rest.is_empty() {
-            return Ok(());
-        }
-        if rest.iter().any(|byte| *byte != 0) {
-            return Err(io::Error::other("something stands behind the end"));
-        }
-        let length = rest.len();
-        packed.consume(length);
-    }
-}
-
-/// What is known of the reader behind a decoder.
-#[derive(Default)]
-struct Source {
-    /// What went into the decoder.
-    read_bytes: AtomicU64,
-    /// Its own failure, which is not one of the layer.
-    failure: Mutex<Option<io::Error>>,
-}
-
-impl Source {
-    fn failure(&self) -> std::sync::MutexGuard<'_, Option<io::Error>> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn explain(&self, _of_the_decoder: &io::Error) -> Error {
-        match self.failure().take() {
-            Some(own) => Error::Internal { doing: "read a layer".into(), source: Some(own.into()) },
-            None => invalid("a layer is compressed, and its bytes are damaged or cut short".to_owned()),
-        }
-    }
-}
-
-/// Counts what is read, and keeps a failure apart from the decoder's.
-struct Counted<R> {
-    inner: R,
-    source: Arc<Source>,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.inner.read(buffer) {
-            Ok(read) => {
-                self.source.read_bytes.fetch_add(read as u64, Ordering::Relaxed);
-                Ok(read)
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
-            Err(error) => {
-                *self.source.failure() = Some(error);
-                Err(io::Error::other("the layer cannot be read"))
-            }
-        }
-    }
-}
-
-fn check_growth(compressed: u64, unpacked: u64) -> Result<()> {
-    let limit = limits::UNPACKED_BYTES;
-    if unpacked > limit {
-        return Err(Error::TooLarge { what: "a layer without its compression", limit });
-    }
-    let grown = unpacked.saturating_sub(limits::UNPACK_RATIO_AFTER);
-    if grown > compressed.saturating_mul(limits::UNPACK_RATIO) {
-        let limit = limits::UNPACK_RATIO_AFTER + compressed.saturating_mul(limits::UNPACK_RATIO);
-        return Err(Error::TooLarge { what: "a layer, for the bytes that it is made of,", limit });
-    }
-    Ok(())
+    let (compression, size_bytes) = (unpacking.compression, unpacking.size_bytes);
+    let measured = Measured { compression, diff_id: hasher.digest(), size_bytes, all_zero };
+    Ok(Some(Whole { measured, recorder }))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{self, Write};
 
     use flate2::write::GzEncoder;
 
@@ -407,17 +231,6 @@ mod tests {
             let refused = of(&damaged).expect_err("not whole");
             assert!(matches!(refused, Error::Unprocessable(_)), "{refused}");
         }
-    }
-
-    #[test]
-    fn a_bomb_is_stopped_before_it_has_grown() {
-        let refused =
-            |compressed, unpacked| matches!(check_growth(compressed, unpacked), Err(Error::TooLarge { .. }));
-        let free = limits::UNPACK_RATIO_AFTER;
-        assert!(!refused(1, free) && !refused(1, free + limits::UNPACK_RATIO));
-        assert!(refused(1, free + limits::UNPACK_RATIO + 1));
-        assert!(!refused(limits::UNPACKED_BYTES, limits::UNPACKED_BYTES));
-        assert!(refused(limits::UNPACKED_BYTES, limits::UNPACKED_BYTES + 1));
     }
 
     #[test]

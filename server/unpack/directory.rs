@@ -15,9 +15,11 @@ use rustix::fs::{
 use rustix::io::{Errno, pwrite, write};
 use rustix::process::{Gid, Uid};
 
-use super::decompress::{Measured, read_layer};
+use super::checkpoints::{Checkpoints, Recorder};
+use super::decompress::{Measured, read_and_mark_layer, read_layer};
 use super::tar::{Tar, refused};
 use crate::error::{Doing, Error, Result};
+use crate::limits;
 use crate::oci::tree::{DeviceClass, Id, Inode, Kind, Meta, Mtime, ROOT, Step, Tree};
 
 /// How a layer is kept.
@@ -83,12 +85,13 @@ pub fn unpack_into(directory: BorrowedFd<'_>, layer: impl Read + Send, form: For
     Ok(Unpacked { tree, measured, warnings })
 }
 
-/// Reads a layer's tree, and keeps none of its bytes. Blocks.
+/// Reads a layer's tree, and keeps none of its bytes; with it the places to read it on from, where it has any. Blocks.
 ///
 /// # Errors
 /// As [`unpack_into`], the disk apart.
-pub fn read_tree(layer: impl Read + Send) -> Result<(Tree, Measured)> {
-    read_layer(layer, |pieces| {
+pub fn read_tree(layer: impl Read + Send) -> Result<(Tree, Option<Checkpoints>)> {
+    let recorder = Recorder::new(limits::CHECKPOINT_SPACING_BYTES)?;
+    read_and_mark_layer(layer, recorder, |pieces| {
         let mut tar = Tar::new(pieces);
         let mut tree = Tree::new();
         let mut steps = Vec::new();

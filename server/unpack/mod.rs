@@ -4,20 +4,26 @@
 //! This room reads; what is done with the bytes is its callers' business.
 
 mod archive;
+mod checkpoints;
 mod compression;
 pub mod decompress;
 mod directory;
 mod graft;
+mod gzip;
+mod inflate;
 mod pack;
+mod part;
 mod path;
 mod settle;
 mod tar;
+mod unpacking;
 mod watch;
 
 pub use archive::{Archive, Entry, EntryKind};
+pub use checkpoints::{Checkpoints, Index};
 pub use compression::Compression;
-pub use decompress::{Cursor, read_layer as read_pieces};
 pub use directory::{Devices, Form, Owners, Unpacked, read_tree, unpack_into};
 pub use graft::graft;
 pub use pack::{Packing, pack};
+pub use part::Part;
 pub use settle::{settle, settle_lowest};
