@@ -12,6 +12,7 @@ mod image_views;
 mod images;
 mod index_file;
 mod ingests;
+mod layer_files;
 mod leases;
 mod lists;
 mod namespaces;
