@@ -24,6 +24,8 @@ const CHUNK: usize = 256 << 10;
 /// Layers on each other, as their blobs have them.
 pub struct LayerView {
     layers: Vec<ViewedLayer>,
+    /// One layer by itself, which shows what it deletes, and no image.
+    alone: bool,
 }
 
 struct ViewedLayer {
@@ -41,7 +43,7 @@ pub enum Looked {
 impl LayerView {
     pub fn files(&self) -> Files<'_> {
         let merged = match self.layers.as_slice() {
-            [alone] => Merged::alone(&alone.tree),
+            [layer] if self.alone => Merged::alone(&layer.tree),
             layers => Merged::new(layers.iter().map(|layer| &*layer.tree).collect()),
         };
         let layer_of = |layer: &ViewedLayer| FileLayer {
@@ -69,7 +71,8 @@ impl Jobs {
     /// # Errors
     /// `NotFound`; `Unprocessable` (not an archive); `TooLarge` for a bomb.
     pub async fn look_into_layer(&self, namespace: &str, digest: &Digest) -> Result<Looked> {
-        self.look_into(namespace, vec![digest.clone()]).await
+        let layers = self.look_into(namespace, vec![digest.clone()]).await?;
+        Ok(layers.map_or(Looked::Reading, |layers| Looked::Ready(LayerView { layers, alone: true })))
     }
 
     /// What an image has on a platform, its layers on each other.
@@ -94,19 +97,21 @@ impl Jobs {
         }
         // The top one first.
         let digests = layers.iter().rev().map(|layer| layer.digest.parse()).collect::<Result<Vec<_>>>()?;
-        self.look_into(namespace, digests).await
+        let layers = self.look_into(namespace, digests).await?;
+        Ok(layers.map_or(Looked::Reading, |layers| Looked::Ready(LayerView { layers, alone: false })))
     }
 
-    async fn look_into(&self, namespace: &str, digests: Vec<Digest>) -> Result<Looked> {
+    /// `None` while one of them is read for the first time.
+    async fn look_into(&self, namespace: &str, digests: Vec<Digest>) -> Result<Option<Vec<ViewedLayer>>> {
         let reading = digests.iter().map(|digest| self.read_layer(namespace, digest));
         let mut layers = Vec::new();
         for (digest, read) in digests.iter().zip(futures_util::future::join_all(reading).await) {
             match read? {
                 Some(tree) => layers.push(ViewedLayer { digest: digest.clone(), tree }),
-                None => return Ok(Looked::Reading),
+                None => return Ok(None),
             }
         }
-        Ok(Looked::Ready(LayerView { layers }))
+        Ok(Some(layers))
     }
 
     /// The tree of a layer; `None` while it takes longer than somebody waits.

@@ -315,3 +315,17 @@ story!(a_file_of_a_layer_is_read_in_ranges_whatever_its_compression, async |app|
         assert_eq!(known.status, 304);
     }
 });
+
+story!(the_only_layer_of_an_image_deletes_nothing_that_an_image_shows, async |app| {
+    let image = pushed(&[Tar::default().file("etc/motd", "one").file("etc/.wh.gone", "").end()]).await;
+    let pull = pulled(app, json!({"ref": image.reference, "platforms": ["linux/amd64"]})).await;
+    let paths = async |of: String| -> Vec<String> {
+        let list = app.get(format!("/api/v1/{of}/files?recursive=true")).await.expect(200).json();
+        let items = list["items"].as_array().expect("a list").iter();
+        items.map(|entry| entry["path"].as_str().expect("a path").to_owned()).collect()
+    };
+    let layer = paths(format!("content/{}", sha256(&image.blobs[0]))).await;
+    assert_eq!(layer, ["etc", "etc/gone", "etc/motd"]);
+    let shown = paths(format!("images/{}", pull["image_id"].as_str().expect("an id"))).await;
+    assert_eq!(shown, ["etc", "etc/motd"]);
+});
