@@ -54,13 +54,16 @@ impl Recorder {
         Ok(Recorder { spacing, made: Vec::new(), sums: Vec::new(), compressor })
     }
 
-    /// Whether it is time for a place, so far into the tar.
-    pub fn wants(&self, unpacked: u64) -> bool {
-        unpacked - self.made.last().map_or(0, |(place, _)| place.unpacked) >= self.spacing
+    /// Bytes of the tar until it is time for a place; none from then on.
+    pub fn left(&self, unpacked: u64) -> u64 {
+        let last = self.made.last().map_or(0, |(place, _)| place.unpacked);
+        (last + self.spacing).saturating_sub(unpacked)
     }
 
     pub fn note(&mut self, place: Place, window: &[u8]) -> io::Result<()> {
-        let window = self.compressor.compress(window)?;
+        let mut window = self.compressor.compress(window)?;
+        // It has room for a window that cannot be packed.
+        window.shrink_to_fit();
         self.made.push((place, window));
         if self.made.len() == limits::CHECKPOINTS {
             let mut nth = 0;
@@ -246,7 +249,7 @@ mod tests {
         let mut recorder = Recorder::new(1_000).expect("memory");
         let mut most = 0;
         for at in (0..10_000_000_u64).step_by(100) {
-            if recorder.wants(at) {
+            if recorder.left(at) == 0 {
                 recorder.note(place(at, at), b"a window").expect("memory");
             }
             most = most.max(recorder.made.len());

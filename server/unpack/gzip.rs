@@ -46,10 +46,14 @@ impl<R: BufRead> Members<R> {
     pub fn read(&mut self, room: &mut [u8], mut recorder: Option<&mut Recorder>) -> io::Result<usize> {
         let mut idle = false;
         while self.stage != Stage::Over && !room.is_empty() {
-            let wants = recorder.as_ref().is_some_and(|recorder| recorder.wants(self.unpacked_bytes));
-            let stop = if wants && !idle { Stop::AtBlock } else { Stop::AtEnd };
+            let left = recorder.as_ref().map_or(u64::MAX, |recorder| recorder.left(self.unpacked_bytes));
+            let (stop, most) = match usize::try_from(left).unwrap_or(usize::MAX) {
+                0 if !idle => (Stop::AtBlock, room.len()),
+                0 => (Stop::AtEnd, room.len()),
+                left => (Stop::AtEnd, left.min(room.len())),
+            };
             let packed = self.packed.fill_buf()?;
-            let Step { read, written, reached } = self.inflater.inflate(packed, room, stop)?;
+            let Step { read, written, reached } = self.inflater.inflate(packed, &mut room[..most], stop)?;
             // Without progress there is no more to come, or a stop was in the way, which is made only once.
             if (read, written) == (0, 0) && reached != Reached::End && (packed.is_empty() || idle) {
                 return Err(io::ErrorKind::UnexpectedEof.into());

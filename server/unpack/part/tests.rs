@@ -66,20 +66,28 @@ impl Member {
     }
 }
 
-fn a_member() -> impl Strategy<Value = Member> {
-    let level = prop_oneof![Just(0), Just(1), Just(6), Just(9)];
+fn a_member(length: impl Strategy<Value = usize>) -> impl Strategy<Value = Member> {
+    let level = prop_oneof![1 => Just(0), 1 => Just(1), 2 => Just(6), 2 => Just(9)];
     let bytes = prop_oneof![1 => Just(Bytes::Zeros), 3 => Just(Bytes::Text), 1 => Just(Bytes::Noise)];
-    let flush_every = prop_oneof![Just(usize::MAX), 500_usize..60_000];
-    let length = prop_oneof![0_usize..300, 0_usize..1_000_000];
-    (level, length, bytes, flush_every, any::<bool>()).prop_map(
-        |(level, length, bytes, flush_every, with_names)| Member {
-            level,
-            length,
-            bytes,
-            flush_every,
-            with_names,
-        },
-    )
+    let flush_every = prop_oneof![2 => Just(usize::MAX), 1 => 500_usize..60_000];
+    let made = (level, length, bytes, flush_every, any::<bool>());
+    made.prop_map(|(level, length, bytes, flush_every, with_names)| Member {
+        level,
+        length,
+        bytes,
+        flush_every,
+        with_names,
+    })
+}
+
+/// Some members, and a long one: what is in the first piece is read from the start in any case.
+fn some_members() -> impl Strategy<Value = Vec<Member>> {
+    let short = vec(a_member(prop_oneof![0_usize..300, 0_usize..300_000]), 0..3);
+    let long = a_member(800_000_usize..1_200_000);
+    (short, long, any::<Where>()).prop_map(|(mut members, long, place)| {
+        members.insert(place.index(members.len() + 1), long);
+        members
+    })
 }
 
 /// A layer, its tar, and the file of its checkpoints.
@@ -141,13 +149,13 @@ fn digest() -> Digest {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_read_from_any_place_is_the_slice_of_the_tar(
-        members in vec(a_member(), 1..5),
+        members in some_members(),
         zeros in prop_oneof![Just(0), 1_usize..2_000],
-        places in vec((any::<Where>(), 0_usize..900_000), 12),
+        places in vec((any::<Where>(), 0_usize..300_000), 8),
     ) {
         let tars: Vec<Vec<u8>> =
             members.iter().enumerate().map(|(seed, member)| member.bytes(seed as u64)).collect();
