@@ -45,10 +45,13 @@ pub fn read_layer<T>(
     layer: impl Read + Send,
     work: impl FnOnce(&mut Pieces) -> Result<T>,
 ) -> Result<(T, Measured)> {
-    in_two_threads(layer, None, work).map(|(worked, whole)| (worked, whole.measured))
+    let measuring = Measuring { hasher: Hasher::new(Algorithm::Sha256), size_bytes: 0, all_zero: true };
+    let (worked, compression, measuring) = in_two_threads(layer, measuring, work)?;
+    let Measuring { hasher, size_bytes, all_zero } = measuring;
+    Ok((worked, Measured { compression, diff_id: hasher.digest(), size_bytes, all_zero }))
 }
 
-/// As [`read_layer`], with checkpoints of it where it has places for them.
+/// As [`read_layer`], with checkpoints of it where it has places for them, and without its digest.
 ///
 /// # Errors
 /// As [`read_layer`].
@@ -57,25 +60,54 @@ pub(super) fn read_and_mark_layer<T>(
     recorder: Recorder,
     work: impl FnOnce(&mut Pieces) -> Result<T>,
 ) -> Result<(T, Option<Checkpoints>)> {
-    let (worked, whole) = in_two_threads(layer, Some(recorder), work)?;
-    Ok((worked, whole.recorder.and_then(Recorder::finish)))
+    let (worked, _, recorder) = in_two_threads(layer, recorder, work)?;
+    Ok((worked, recorder.finish()))
 }
 
-/// What is known of a layer at its end.
-struct Whole {
-    measured: Measured,
-    recorder: Option<Recorder>,
+/// Whoever sees every piece of a tar as it is made.
+trait Watch: Send {
+    fn see(&mut self, piece: &[u8]);
+
+    fn recorder(&mut self) -> Option<&mut Recorder>;
 }
 
-fn in_two_threads<T>(
+struct Measuring {
+    hasher: Hasher,
+    size_bytes: u64,
+    all_zero: bool,
+}
+
+impl Watch for Measuring {
+    fn see(&mut self, piece: &[u8]) {
+        self.size_bytes += piece.len() as u64;
+        self.all_zero = self.all_zero && piece.iter().all(|byte| *byte == 0);
+        self.hasher.update(piece);
+    }
+
+    fn recorder(&mut self) -> Option<&mut Recorder> {
+        None
+    }
+}
+
+impl Watch for Recorder {
+    fn see(&mut self, piece: &[u8]) {
+        self.sum(piece);
+    }
+
+    fn recorder(&mut self) -> Option<&mut Recorder> {
+        Some(self)
+    }
+}
+
+fn in_two_threads<T, W: Watch>(
     layer: impl Read + Send,
-    recorder: Option<Recorder>,
+    watch: W,
     work: impl FnOnce(&mut Pieces) -> Result<T>,
-) -> Result<(T, Whole)> {
+) -> Result<(T, Compression, W)> {
     let (full, filled) = sync_channel(PIECES);
     let (give_back, empty) = channel();
     std::thread::scope(|scope| {
-        let unpacking = scope.spawn(move || unpack(layer, recorder, &full, &empty));
+        let unpacking = scope.spawn(move || unpack(layer, watch, &full, &empty));
         let mut pieces = Pieces { filled, give_back };
         let worked = work(&mut pieces).and_then(|worked| {
             while pieces.next(Vec::new())?.is_some() {}
@@ -86,7 +118,7 @@ fn in_two_threads<T>(
         let unpacked = unpacking.join().map_err(|_| Error::internal("unpack a layer"))?;
         let worked = worked?;
         match unpacked? {
-            Some(whole) => Ok((worked, whole)),
+            Some((compression, watch)) => Ok((worked, compression, watch)),
             None => Err(Error::internal("unpack a layer to its end")),
         }
     })
@@ -113,12 +145,12 @@ impl Pieces {
 }
 
 /// The other thread. `None` when nobody wants the rest.
-fn unpack(
+fn unpack<W: Watch>(
     layer: impl Read,
-    mut recorder: Option<Recorder>,
+    mut watch: W,
     full: &SyncSender<Result<Vec<u8>>>,
     empty: &Receiver<Vec<u8>>,
-) -> Result<Option<Whole>> {
+) -> Result<Option<(Compression, W)>> {
     let mut unpacking = match Unpacking::open(layer) {
         Ok(unpacking) => unpacking,
         Err(error) => {
@@ -126,18 +158,12 @@ fn unpack(
             return Ok(None);
         }
     };
-    let mut hasher = Hasher::new(Algorithm::Sha256);
-    let mut all_zero = true;
     loop {
         let mut piece = empty.try_recv().unwrap_or_default();
-        match unpacking.fill(&mut piece, PIECE_BYTES, recorder.as_mut()) {
-            Ok(()) if piece.is_empty() => break,
+        match unpacking.fill(&mut piece, PIECE_BYTES, watch.recorder()) {
+            Ok(()) if piece.is_empty() => return Ok(Some((unpacking.compression, watch))),
             Ok(()) => {
-                all_zero = all_zero && piece.iter().all(|byte| *byte == 0);
-                hasher.update(&piece);
-                if let Some(recorder) = &mut recorder {
-                    recorder.sum(&piece);
-                }
+                watch.see(&piece);
                 if full.send(Ok(piece)).is_err() {
                     return Ok(None);
                 }
@@ -148,9 +174,6 @@ fn unpack(
             }
         }
     }
-    let (compression, size_bytes) = (unpacking.compression, unpacking.size_bytes);
-    let measured = Measured { compression, diff_id: hasher.digest(), size_bytes, all_zero };
-    Ok(Some(Whole { measured, recorder }))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub(super) struct Unpacking<'l> {
     source: Arc<Source>,
     pub compression: Compression,
     /// What came of it, from where it was opened on.
-    pub size_bytes: u64,
+    size_bytes: u64,
 }
 
 type Packed<'l> = BufReader<Box<dyn Read + 'l>>;
