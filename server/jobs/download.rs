@@ -17,13 +17,13 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::clock::Time;
 use crate::error::{Error, Result, UpstreamKind};
-use crate::jobs::fetch::{Asking, Fetch};
+use crate::jobs::fetch::Fetch;
 use crate::jobs::gaps::Gaps;
 use crate::jobs::run::{Ended, unless};
 use crate::jobs::select::upstream_of;
 use crate::jobs::view::PullWait;
 use crate::limits;
-use crate::registry::{Arrived, BlobStream, Place};
+use crate::registry::{Arrived, BlobStream, Place, Ranges};
 use crate::store::Placed;
 
 /// How a large blob is shared out.
@@ -96,8 +96,8 @@ enum Link {
 
 /// What a connection has to tell.
 enum News {
-    /// An answer begins, which ends there in the blob.
-    Opened(u64),
+    /// An answer begins.
+    Opened(Answer),
     Bytes(Bytes),
     /// Bytes came that are here already.
     Skipped,
@@ -106,12 +106,21 @@ enum News {
     Done,
 }
 
+/// What the head of an answer says.
+struct Answer {
+    ranges: Ranges,
+    /// Who gives it, where that is an endpoint.
+    host: Option<String>,
+    /// Where it ends in the blob.
+    end: u64,
+}
+
 impl<'a> Download<'a> {
     /// A download of all but the first `offset` bytes and what is `ahead` of them.
-    pub fn new(fetch: &'a Fetch<'a>, offset: u64, ahead: &[Range<u64>], asking: Asking) -> Download<'a> {
+    pub fn new(fetch: &'a Fetch<'a>, offset: u64, ahead: &[Range<u64>]) -> Download<'a> {
         let policy = fetch.job.jobs.0.settings.parts;
         let gaps = Gaps::new(offset, fetch.descriptor.size, ahead, policy.bytes);
-        let in_parts = fetch.is_in_parts(asking) && gaps.bytes() >= 2 * policy.bytes;
+        let in_parts = fetch.is_in_parts() && gaps.bytes() >= 2 * policy.bytes;
         Download {
             fetch,
             gaps,
@@ -146,7 +155,7 @@ impl<'a> Download<'a> {
                     self.running.push(connection.go_on());
                     return Ok(Some(Placed { at, bytes }));
                 }
-                Ok(News::Opened(end)) => self.judge(connection, end),
+                Ok(News::Opened(answer)) => self.judge(connection, answer),
                 Ok(News::Skipped) => self.running.push(connection.go_on()),
                 Ok(News::Broke(error)) => {
                     self.tell_of_cut(&error);
@@ -199,27 +208,27 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Looks at where an answer ends: one that goes on behind its part comes from a server that ignores ranges.
-    fn judge(&mut self, mut connection: Connection<'a>, end: u64) {
-        if end <= connection.end {
+    /// Looks at what an answer is of: all of the blob, where a part was asked for, comes from a server without ranges.
+    fn judge(&mut self, mut connection: Connection<'a>, answer: Answer) {
+        let Answer { ranges, host, end } = answer;
+        if ranges == Ranges::Honoured {
             if self.help == Help::NotYet {
                 self.help = Help::Welcome;
             }
-        } else {
-            if let Link::Open(source) = &connection.link {
-                self.fetch.remember_no_ranges(source.host());
-            }
-            if !self.is_front(&connection) {
-                return self.give_up(connection, Help::Never);
-            }
-            // All of it comes now: whatever else was asked for, or is ahead, would come twice.
-            self.running.clear();
-            self.starts = [connection.start].into();
-            self.gaps.clear();
-            self.help = Help::Never;
-            connection.end = end;
-            self.fetch.show(connection.at);
+            return self.running.push(connection.go_on());
         }
+        self.fetch.remember_no_ranges(host.as_deref());
+        if !self.is_front(&connection) {
+            return self.give_up(connection, Help::Never);
+        }
+        // All of it comes now: whatever else was asked for, or is ahead, would come twice.
+        self.running.clear();
+        self.starts = [connection.start].into();
+        self.gaps.clear();
+        self.help = Help::Never;
+        connection.end = end;
+        self.fetch.show(connection.at);
+        self.tell_of_ranges(ranges, host.as_deref());
         self.running.push(connection.go_on());
     }
 
@@ -250,6 +259,18 @@ impl<'a> Download<'a> {
     fn is_front(&self, connection: &Connection<'_>) -> bool {
         self.starts.first() == Some(&connection.start)
             && self.gaps.first().is_none_or(|gap| gap > connection.start)
+    }
+
+    /// Once for each download: there is none of its parts after it.
+    fn tell_of_ranges(&mut self, ranges: Ranges, host: Option<&str>) {
+        let (host, digest) =
+            (host.unwrap_or("the place that the image names"), &self.fetch.descriptor.digest);
+        match ranges {
+            Ranges::Honoured | Ranges::Ignored => {}
+            Ranges::Mistaken => {
+                self.fetch.job.warn(format!("{host} answers parts wrong: {digest} is asked for as a whole"));
+            }
+        }
     }
 
     /// Once for each download: a registry that cuts every connection does so very often.
@@ -302,10 +323,11 @@ impl<'a> Connection<'a> {
         };
         let wanted = self.at..self.end;
         let source = self.fetch.open_source(wanted, place).await?;
-        let end = source.end();
+        let host = source.host().map(str::to_owned);
+        let answer = Answer { ranges: source.ranges(), host, end: source.end() };
         self.link = Link::Open(Box::new(source));
         self.gained = 0;
-        Ok(News::Opened(end))
+        Ok(News::Opened(answer))
     }
 
     /// Goes on where the connection broke, if it was worth its request; else the error is for whoever waits.

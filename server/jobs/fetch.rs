@@ -31,14 +31,6 @@ pub(super) fn ingest_ref(digest: &Digest) -> String {
     format!("pull-{digest}")
 }
 
-/// How the bytes of a blob may be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asking {
-    InParts,
-    /// No part of it was answered with what was asked for.
-    AtOnce,
-}
-
 /// One blob to fetch.
 pub(super) struct Fetch<'a> {
     pub job: &'a Job,
@@ -186,23 +178,15 @@ impl Fetch<'_> {
             offset = store.truncate_ingest(self.namespace(), id, 0, None).await?.offset;
         }
         let mut there = self.show_what_is_there(id, offset).await?;
-        let (mut disturbed, mut asking) = (0, Asking::InParts);
+        let mut disturbed = 0;
         while offset < self.descriptor.size {
-            let error = match self.fill(id, offset, asking).await {
+            let error = match self.fill(id, offset).await {
                 Ok(ingest) if ingest.offset > offset => {
                     offset = ingest.offset;
                     continue;
                 }
                 Ok(_) => Error::internal("fetch a blob without getting a byte of it"),
                 Err(Ended::Stopped) => return Err(Ended::Stopped),
-                // A server that lies about parts may yet have the whole. It is asked for that once.
-                Err(Ended::Failed(error))
-                    if offset == 0 && is_bad_answer(&error) && self.is_in_parts(asking) =>
-                {
-                    self.job.warn(format!("{error}; asking for all of it at once"));
-                    asking = Asking::AtOnce;
-                    continue;
-                }
                 Err(Ended::Failed(error)) => error,
             };
             offset = store.find_ingest(self.namespace(), id).await?.offset;
@@ -246,11 +230,11 @@ impl Fetch<'_> {
     }
 
     /// Fills in the bytes of one download, as far as it gets; how the ingest stands then.
-    async fn fill(&self, id: &str, offset: u64, asking: Asking) -> Result<Ingest, Ended> {
+    async fn fill(&self, id: &str, offset: u64) -> Result<Ingest, Ended> {
         self.job.draw(|picture| picture.begin(self.job.now()));
         let store = &self.job.jobs.0.store;
         let ahead = store.list_ahead(self.namespace(), id).await?;
-        let download = Download::new(self, offset, &ahead, asking);
+        let download = Download::new(self, offset, &ahead);
         let ended: Arc<Mutex<Option<Ended>>> = Arc::default();
         let body = pin!(stream::unfold(Some(download), |download| {
             let ended = ended.clone();
@@ -307,12 +291,9 @@ impl Fetch<'_> {
     }
 
     /// Whether the blob is asked for in parts, if it may be.
-    pub fn is_in_parts(&self, asking: Asking) -> bool {
+    pub fn is_in_parts(&self) -> bool {
         let parts = self.job.jobs.0.settings.parts;
-        asking == Asking::InParts
-            && parts.at_once > 1
-            && self.descriptor.size >= 2 * parts.bytes
-            && self.may_ask_for_ranges()
+        parts.at_once > 1 && self.descriptor.size >= 2 * parts.bytes && self.may_ask_for_ranges()
     }
 
     fn may_ask_for_ranges(&self) -> bool {
@@ -321,7 +302,7 @@ impl Fetch<'_> {
         rangeless.get(host).is_none_or(|until| *until <= self.job.now())
     }
 
-    /// Remembers that the endpoint at `host` ignores ranges: a mirror's answer says nothing of its registry. What a blob's
+    /// Remembers that the endpoint at `host` answers no ranges: a mirror's answer says nothing of its registry. What a blob's
     /// own `urls` lead to is nobody's endpoint.
     pub fn remember_no_ranges(&self, host: Option<&str>) {
         let Some(host) = host.map(str::to_owned) else { return };
@@ -388,10 +369,6 @@ struct Cut;
 /// Whether somebody else has written to the ingest: it goes on from where it stands now.
 fn is_disturbance(error: &Error) -> bool {
     matches!(error, Error::Busy { .. } | Error::Conflict(Conflict::OffsetMismatch { .. }))
-}
-
-fn is_bad_answer(error: &Error) -> bool {
-    matches!(error, Error::Upstream(upstream) if upstream.kind == UpstreamKind::BadAnswer)
 }
 
 fn is_mismatch(error: &Error) -> bool {

@@ -25,6 +25,7 @@ mod foreign;
 mod hostile_transport;
 mod leases;
 mod plans;
+mod ranges;
 mod settings;
 mod silent_http2;
 mod trouble;

@@ -28,10 +28,22 @@ pub struct BlobStream {
     end: u64,
     /// Bytes still to be dropped, of a server that began at the start.
     to_skip: u64,
+    ranges: Ranges,
     /// The right to have a request in flight, for as long as it is.
     place: Place,
     /// Who hears of it when the bytes are no good.
     from: Option<Answerer>,
+}
+
+/// What a server makes of the range that it is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ranges {
+    /// It answers it, or was asked for none.
+    Honoured,
+    /// It answers the whole blob.
+    Ignored,
+    /// It answers something else and calls that a part, and then, asked for none, the whole blob.
+    Mistaken,
 }
 
 /// What comes of a blob.
@@ -58,7 +70,8 @@ struct Body {
 impl BlobStream {
     /// A stream at the end of its blob.
     pub(super) fn at_end(size: u64, place: Place) -> BlobStream {
-        BlobStream { body: None, size, offset: size, end: size, to_skip: 0, place, from: None }
+        let ranges = Ranges::Honoured;
+        BlobStream { body: None, size, offset: size, end: size, to_skip: 0, ranges, place, from: None }
     }
 
     /// Takes the answer to a request for the bytes `wanted` of a blob of `size`.
@@ -73,10 +86,21 @@ impl BlobStream {
         place: Place,
     ) -> Result<BlobStream> {
         let given = given_range(&answer, size, &wanted)?;
+        let is_whole = given == (0..size) && wanted != given;
+        let ranges = if is_whole { Ranges::Ignored } else { Ranges::Honoured };
         let Answer { response, url, from, counting, .. } = answer;
         let (offset, to_skip) = (wanted.start, wanted.start - given.start);
         let body = Some(Body::new(response, url, stall, counting));
-        Ok(BlobStream { body, size, offset, end: given.end, to_skip, place, from })
+        Ok(BlobStream { body, size, offset, end: given.end, to_skip, ranges, place, from })
+    }
+
+    /// The same of a server that was asked once more, after it had answered something else than the part that was wanted.
+    pub(super) fn after_mistake(self) -> BlobStream {
+        BlobStream { ranges: Ranges::Mistaken, ..self }
+    }
+
+    pub fn ranges(&self) -> Ranges {
+        self.ranges
     }
 
     /// Where the answer ends in the blob. A server that does not know ranges answers to the end of the blob; one that
@@ -245,6 +269,12 @@ pub(super) fn given_range(answer: &Answer, size: u64, wanted: &Range<u64>) -> Re
         }
         Some(_) | None => Ok(given),
     }
+}
+
+/// Whether an answer calls something else a part than what was asked for. The same server may yet have the whole.
+pub(super) fn is_mistaken(answer: &Answer, size: u64, wanted: &Range<u64>) -> bool {
+    let is_part = answer.response.status() == StatusCode::PARTIAL_CONTENT;
+    is_part && *wanted != (0..size) && given_range(answer, size, wanted).is_err()
 }
 
 /// Whether a body is not the bytes themselves, though these alone were asked for.

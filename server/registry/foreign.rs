@@ -10,7 +10,7 @@ use crate::error::{Error, Result, UpstreamKind};
 use crate::limits;
 use crate::oci::Descriptor;
 use crate::registry::address::AddressPolicy;
-use crate::registry::blob::BlobStream;
+use crate::registry::blob::{BlobStream, is_mistaken};
 use crate::registry::endpoint::Trust;
 use crate::registry::failure::{sent_by_stranger, upstream};
 use crate::registry::places::Place;
@@ -42,7 +42,11 @@ impl Repository {
                 Some(place) => place,
                 None => self.enter().await,
             };
-            let opened = match self.fetch_at(text, descriptor, &wanted).await {
+            let (whole, mut answered) = (0..descriptor.size, self.fetch_at(text, descriptor, &wanted).await);
+            if answered.as_ref().is_ok_and(|answer| is_mistaken(answer, descriptor.size, &wanted)) {
+                answered = self.fetch_at(text, descriptor, &whole).await;
+            }
+            let opened = match answered {
                 // A place goes with its answer, also with one that turns out to be of other bytes.
                 Ok(answer) => BlobStream::open(answer, descriptor.size, wanted.clone(), stall, place),
                 Err(error) => {

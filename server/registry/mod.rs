@@ -42,7 +42,7 @@ use crate::limits;
 use crate::oci::Reference;
 
 pub use address::AddressPolicy;
-pub use blob::{Arrived, BlobStream};
+pub use blob::{Arrived, BlobStream, Ranges};
 pub use credential::{Credential, Secret};
 pub use docker_config::DockerConfig;
 pub use documents::{Fetched, Resolved};

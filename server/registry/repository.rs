@@ -1,6 +1,7 @@
 //! One repository of a registry: its endpoints, and the blobs that it keeps (OCI distribution spec, "Pulling blobs").
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -11,7 +12,7 @@ use crate::error::{Error, Result, Upstream, UpstreamKind};
 use crate::limits;
 use crate::oci::{Descriptor, Digest};
 use crate::registry::address::AddressPolicy;
-use crate::registry::blob::{BlobStream, content_length, given_range};
+use crate::registry::blob::{BlobStream, content_length, given_range, is_mistaken};
 use crate::registry::failure::bad_answer;
 use crate::registry::places::Place;
 use crate::registry::ranks::Ranks;
@@ -119,9 +120,9 @@ impl Repository {
         self.registry.places().try_enter(self.home())
     }
 
-    /// The bytes `wanted` of a blob. A server that ignores the range is read and dropped up to where they begin, and
-    /// gives what comes behind them as well: [`BlobStream::end`] says where the answer ends. `urls` of the descriptor
-    /// are not contacted: that is [`Repository::fetch_foreign`].
+    /// The bytes `wanted` of a blob. A server that ignores the range, or is asked for none because it answers another one,
+    /// is read and dropped up to where they begin, and gives what comes behind them as well: [`BlobStream::end`] says
+    /// where the answer ends. `urls` of the descriptor are not contacted: that is [`Repository::fetch_foreign`].
     ///
     /// # Errors
     /// `Upstream`, with `PartMissing` when there is no such blob; `Internal` when `wanted` lies past its end.
@@ -143,18 +144,24 @@ impl Repository {
         if wanted.is_empty() {
             return Ok(BlobStream::at_end(size, place));
         }
-        let ask = Ask {
+        let ask = |range: &Range<u64>| Ask {
             wire: Wire::Http1,
             method: Method::GET,
             capability: Capability::Pull,
             path: Shelf::Blobs.path(descriptor.digest.as_str()),
-            headers: blob_headers(&wanted, size),
+            headers: blob_headers(range, size),
         };
-        let range = &wanted;
-        let read = |answer: Answer| async move { given_range(&answer, size, range).map(|_| answer) };
-        let answer = self.ask_for(ask, read).await;
+        let (range, mistaken) = (&wanted, &AtomicBool::new(false));
+        let read = |answer: Answer| async move {
+            mistaken.fetch_or(is_mistaken(&answer, size, range), Ordering::Relaxed);
+            given_range(&answer, size, range).map(|_| answer)
+        };
+        let first = self.ask_for(ask(range), read).await;
+        let again = first.is_err() && mistaken.load(Ordering::Relaxed);
+        let answer = if again { self.ask_for(ask(&(0..size)), read).await } else { first };
         let answer = answer.map_err(|error| part_missing(error, &descriptor.digest))?;
-        BlobStream::open(answer, size, wanted, self.registry.patience().stall, place)
+        let stream = BlobStream::open(answer, size, wanted, self.registry.patience().stall, place)?;
+        Ok(if again { stream.after_mistake() } else { stream })
     }
 
     /// `host[:port]` of the registry itself, which is asked after its mirrors.

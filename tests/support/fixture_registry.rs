@@ -65,6 +65,10 @@ pub enum Fault {
     HangUp,
     /// The whole body with status 200, whatever range was asked for.
     IgnoreRange,
+    /// The whole body with status 200, whatever range was asked for, and the connection closes after this many bytes of it.
+    CutWhole(usize),
+    /// A part that does not begin at the first byte says that it begins one byte later.
+    ShiftRange,
     /// This, and the head comes byte by byte, with this wait before each.
     Late(Duration, Box<Fault>),
     /// A part of at most this many bytes, however many were asked for.
@@ -497,7 +501,7 @@ impl State {
                 let digest = path.rsplit_once('/').map_or(path, |(_, name)| name).to_owned();
                 let digest = if digest.contains(':') { digest } else { sha256(&bytes) };
                 let headers = vec![("Content-Type", media_type), ("Docker-Content-Digest", digest)];
-                let ranged = !matches!(planned, Some(Fault::IgnoreRange));
+                let ranged = !matches!(planned, Some(Fault::IgnoreRange | Fault::CutWhole(_)));
                 let range = seen.headers.get("range").filter(|_| ranged);
                 let most = if let Some(Fault::AtMost(most)) = planned { *most } else { usize::MAX };
                 Reply::new(200, headers, bytes).ranged(range, most)
@@ -685,7 +689,15 @@ impl Reply {
                 self.remove("Content-Length");
                 self.ending = Ending::Endless;
             }
-            Some(Fault::CutAfter(bytes)) => self.body.truncate(*bytes),
+            Some(Fault::CutAfter(bytes) | Fault::CutWhole(bytes)) => self.body.truncate(*bytes),
+            Some(Fault::ShiftRange) => self.headers.iter_mut().for_each(|(name, value)| {
+                let first = value.strip_prefix("bytes ").filter(|_| name == "Content-Range");
+                let first = first.and_then(|rest| rest.split_once('-'));
+                if let Some((first, rest)) = first.filter(|(first, _)| *first != "0") {
+                    let first: u64 = first.parse().expect("it is written above");
+                    *value = format!("bytes {}-{rest}", first + 1);
+                }
+            }),
             Some(Fault::StallAfter(bytes)) => {
                 self.body.truncate(*bytes);
                 self.ending = Ending::Stall;

@@ -22,16 +22,16 @@ pub(super) fn in_parts(settings: &mut Settings) {
 }
 
 /// A registry with an image of one layer, and a server that has never seen it.
-struct Trial {
-    registry: FixtureRegistry,
-    directory: TempDir,
-    server: Server,
-    layer: Vec<u8>,
-    digest: String,
+pub(super) struct Trial {
+    pub registry: FixtureRegistry,
+    pub directory: TempDir,
+    pub server: Server,
+    pub layer: Vec<u8>,
+    pub digest: String,
 }
 
 impl Trial {
-    async fn begin(size: usize, settings: impl FnOnce(&mut Settings)) -> Trial {
+    pub async fn begin(size: usize, settings: impl FnOnce(&mut Settings)) -> Trial {
         let (registry, directory) = (FixtureRegistry::start().await, directory());
         let layer = layer(size as u8, size);
         registry.push_image("app", Some("v1"), "linux/amd64", &[&layer]);
@@ -39,22 +39,22 @@ impl Trial {
         Trial { digest: sha256(&layer), registry, directory, server, layer }
     }
 
-    fn fail(&self, fault: Fault, times: usize) {
+    pub fn fail(&self, fault: Fault, times: usize) {
         self.registry.fail(&self.digest, fault, times);
     }
 
-    fn asked(&self) -> PullRequest {
+    pub fn asked(&self) -> PullRequest {
         ask(format!("{}/app:v1", self.registry.host()))
     }
 
-    async fn start(&self) -> String {
+    pub async fn start(&self) -> String {
         let created = self.server.jobs.create_pull(&caller("default"), &self.asked(), None).await;
         let Ok(Created::New(pull)) = created else { panic!("{created:?}") };
         pull.id
     }
 
     /// Pulls, and holds that all went well in the end.
-    async fn succeeds(&self) -> Pull {
+    pub async fn succeeds(&self) -> Pull {
         let pull = self.server.pull(self.asked()).await;
         assert_eq!(pull.state, JobState::Succeeded, "{pull:?}");
         assert!(self.server.read(&self.digest).await == self.layer);
@@ -70,7 +70,7 @@ impl Trial {
     }
 
     /// The ranges of all requests for the layer, in the order in which they came; empty where there was none.
-    fn ranges(&self) -> Vec<String> {
+    pub fn ranges(&self) -> Vec<String> {
         let of_layer = |seen: &Seen| seen.path.contains(&self.digest) && seen.method == "GET";
         let range = |seen: Seen| seen.headers.get("range").cloned().unwrap_or_default();
         self.registry.seen().into_iter().filter(of_layer).map(range).collect()
@@ -80,7 +80,7 @@ impl Trial {
         self.registry.sent(&self.digest)
     }
 
-    async fn end(self) {
+    pub async fn end(self) {
         self.server.stop().await;
     }
 }
@@ -178,20 +178,18 @@ async fn a_manifest_without_end_or_of_another_kind_is_not_read_for_long() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_cut_the_range_decides_which_bytes_count() {
-    for (name, fault, code) in [
-        ("ignored", Fault::IgnoreRange, None),
-        ("of another place", Fault::ContentRange("bytes 69999-199999/200000".into()), Some(())),
-        ("of another blob", Fault::ContentRange("bytes 70000-199999/200001".into()), Some(())),
-        ("not told", Fault::Without("Content-Range"), Some(())),
+    let part = "bytes=70000-199999";
+    for (name, fault, ranges) in [
+        ("ignored", Fault::IgnoreRange, vec!["", part]),
+        ("of another place", Fault::ContentRange("bytes 69999-199999/200000".into()), vec!["", part, ""]),
+        ("of another blob", Fault::ContentRange("bytes 70000-199999/200001".into()), vec!["", part, ""]),
+        ("not told", Fault::Without("Content-Range"), vec!["", part, ""]),
     ] {
         let trial = Trial::begin(200_000, hasty).await;
         trial.fail(Fault::CutAfter(70_000), 1);
         trial.fail(fault, usize::MAX);
-        match code {
-            None => drop(trial.succeeds().await),
-            Some(()) => assert_eq!(trial.fails().await, JobErrorCode::UpstreamBadAnswer, "{name}"),
-        }
-        assert_eq!(trial.ranges(), ["", "bytes=70000-199999"], "{name}");
+        trial.succeeds().await;
+        assert_eq!(trial.ranges(), ranges, "{name}");
         trial.end().await;
     }
 }
@@ -312,19 +310,6 @@ async fn a_server_without_ranges_is_read_once_from_its_first_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_bad_answer_to_a_part_says_nothing_of_the_next_blob() {
-    let trial = Trial::begin(3 * MIB, in_parts).await;
-    trial.fail(Fault::Without("Content-Range"), 1);
-    trial.succeeds().await;
-    assert_eq!(trial.ranges(), ["bytes=0-1048575", ""]);
-    let next = layer(77, 3 * MIB);
-    trial.registry.push_image("app", Some("v1"), "linux/amd64", &[&next]);
-    assert_eq!(trial.server.pull(trial.asked()).await.state, JobState::Succeeded);
-    assert_eq!(count(&trial.registry, "GET", &sha256(&next)), 3);
-    trial.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn once_a_server_is_known_to_ignore_ranges_a_part_that_fails_invites_no_help() {
     let trial = Trial::begin(5 * MIB, |settings| {
         in_parts(settings);
@@ -425,7 +410,7 @@ async fn answers_that_are_shorter_than_asked_for_are_taken_if_they_are_worth_it(
 const HELD_AT: usize = 300_000;
 
 impl Trial {
-    async fn hold_the_front(settings: impl FnOnce(&mut Settings)) -> Trial {
+    pub async fn hold_the_front(settings: impl FnOnce(&mut Settings)) -> Trial {
         let trial = Trial::begin(4 * MIB, |given| {
             in_parts(given);
             given.patience.stall = LONG;
@@ -436,7 +421,7 @@ impl Trial {
         trial
     }
 
-    async fn all_but_the_front(&self, id: &str) {
+    pub async fn all_but_the_front(&self, id: &str) {
         let there = (HELD_AT + 3 * MIB) as u64;
         self.server.find_running(id, |pull| pull.blobs.iter().any(|blob| blob.offset == there)).await;
     }

@@ -1,0 +1,41 @@
+//! Registries that cannot go on in the middle of a blob: they ignore ranges, or answer them wrong.
+
+use super::hostile_transport::{MIB, Trial, in_parts};
+use super::*;
+
+fn said(pull: &Pull) -> String {
+    pull.log.iter().map(|line| format!("{}\n", line.message)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_answers_ranges_wrong_is_asked_for_the_whole_and_for_no_more_parts() {
+    for fault in [Fault::ShiftRange, Fault::Without("Content-Range")] {
+        let trial = Trial::begin(5 * MIB, in_parts).await;
+        trial.fail(fault, usize::MAX);
+        let pull = trial.succeeds().await;
+        assert_eq!(trial.ranges().last().map(String::as_str), Some(""), "{:?}", trial.ranges());
+        assert!(said(&pull).contains("answers parts wrong"), "{}", said(&pull));
+        let next = layer(77, 5 * MIB);
+        trial.registry.push_image("app", Some("v1"), "linux/amd64", &[&next]);
+        assert_eq!(trial.server.pull(trial.asked()).await.state, JobState::Succeeded);
+        let seen = trial.registry.seen().into_iter().filter(|seen| seen.path.contains(&sha256(&next)));
+        let ranges: Vec<_> = seen.map(|seen| seen.headers.get("range").cloned()).collect();
+        assert_eq!(ranges, [None]);
+        trial.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_here_of_a_blob_does_not_keep_it_from_whom_answers_ranges_wrong() {
+    let mut trial = Trial::hold_the_front(|_| ()).await;
+    let id = trial.start().await;
+    trial.all_but_the_front(&id).await;
+    trial.server.stop().await;
+    trial.registry.fail(&trial.digest, Fault::ShiftRange, usize::MAX);
+    trial.server = Server::start_with(trial.directory.path(), in_parts).await;
+    let pull = trial.server.jobs.wait("default", &id, LONG).await.expect("its end");
+    assert_eq!(pull.state, JobState::Succeeded, "{pull:?}");
+    assert!(trial.server.read(&trial.digest).await == trial.layer);
+    assert_eq!(trial.ranges().last().map(String::as_str), Some(""), "{:?}", trial.ranges());
+    trial.end().await;
+}
