@@ -171,6 +171,9 @@ impl Failure {
             }
             "forbidden" => "a token that may do this, in ORLOP_TOKEN or --token-file (orlop token create)",
             "not-found" => "check the spelling, and --namespace",
+            "no-platform" if of_server.is_some_and(|hint| hint.contains("without `platform`")) => {
+                "leave --platform out: nothing of the image names one"
+            }
             "no-platform" => "one of those, with --platform",
             "image-incomplete" => {
                 "orlop image check tells what is here; --platform OS/ARCH for one that is, or pull the rest"

@@ -143,6 +143,9 @@ impl ApiError {
                 "No token helps: the server's settings `denied_registries` and `allowed_registries` decide, which its \
                  operator makes."
             }
+            Some(Error::NoPlatform { available, .. }) if available.is_empty() => {
+                "Nothing of the image says what it runs on: ask without `platform`."
+            }
             // The words of a pull: the plan of one fails for the same reasons.
             Some(Error::Upstream(upstream)) => match upstream_hint(upstream) {
                 Some(hint) => return hint.into(),

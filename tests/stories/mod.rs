@@ -2,6 +2,7 @@
 
 mod archives;
 mod command_line;
+mod command_line_pulls;
 mod containerd_suite;
 mod content;
 mod diffs;

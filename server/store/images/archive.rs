@@ -10,7 +10,7 @@ use crate::oci::layout::{
     BLOBS, DOCKER_FILE, DockerImage, INDEX_FILE, LAYOUT_FILE, docker_file, index_file, layout_file, path_of,
 };
 use crate::oci::manifest::Role;
-use crate::oci::media_type::Kind;
+use crate::oci::media_type::{Kind, is_image_config};
 use crate::oci::{Algorithm, Descriptor, Digest, Hasher, Platform, Reference, tar};
 use crate::store::images::check::{Wholeness, judge, parts};
 use crate::store::images::tree::{Node, Tree, incomplete};
@@ -160,12 +160,16 @@ fn present(tree: &Tree) -> Result<Vec<&Node>> {
 
 /// The image as `docker load` reads it: there is one manifest, and it is of something that runs.
 fn docker_image(name: &str, chosen: &[&Node]) -> Option<DockerImage> {
-    let mut manifests = chosen.iter().filter_map(|node| node.manifest.as_ref());
-    let (Some(manifest), None) = (manifests.next(), manifests.next()) else { return None };
+    let mut manifests = chosen.iter().filter_map(|node| Some((node, node.manifest.as_ref()?)));
+    let (Some((node, manifest)), None) = (manifests.next(), manifests.next()) else { return None };
+    let config = &manifest.config;
+    // What is of no better type than any bytes is a config if it says what the image runs on.
+    let runs =
+        config.kind() == Kind::Config || (is_image_config(&config.media_type) && node.platform.is_some());
     // Docker would look for a layer that was skipped, and has another way to get it when it is told nothing.
     let has = |digest: &Digest| chosen.iter().any(|node| node.descriptor.digest == *digest);
     let whole = manifest.layers.iter().all(|layer| has(&layer.digest));
-    if manifest.config.kind() != Kind::Config || !whole {
+    if !runs || !whole {
         return None;
     }
     let path = |descriptor: &Descriptor| path_of(&descriptor.digest);

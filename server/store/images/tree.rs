@@ -9,7 +9,7 @@ use crate::events::Topic;
 use crate::limits;
 use crate::oci::config::platform_of;
 use crate::oci::manifest::{Manifest, Role};
-use crate::oci::media_type::{Kind, essence, is_restricted};
+use crate::oci::media_type::{Kind, essence, is_image_config, is_restricted};
 use crate::oci::{Descriptor, Digest, Document, Platform};
 use crate::store::Store;
 use crate::store::edges::{Child, child_of, role_name};
@@ -206,7 +206,7 @@ impl Store {
             let node = &tree.nodes[at];
             let Some(manifest) = node.manifest.as_ref().filter(|_| node.platform.is_none()) else { continue };
             let config = &manifest.config;
-            if config.kind() != Kind::Config || config.size > bytes_left {
+            if !is_image_config(&config.media_type) || config.size > bytes_left {
                 continue;
             }
             bytes_left -= config.size;
