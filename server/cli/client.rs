@@ -246,9 +246,18 @@ impl Call<'_> {
     /// # Errors
     /// As [`Call::send`]; `Other` for an answer that is not JSON.
     pub async fn fetch(self) -> Result<Value, Failure> {
+        self.fetch_told().await.map(|(_, value)| value)
+    }
+
+    /// The same with its status: which of the good ones it is.
+    ///
+    /// # Errors
+    /// As [`Call::fetch`].
+    pub async fn fetch_told(self) -> Result<(StatusCode, Value), Failure> {
         let (doing, client) = (self.doing.clone(), self.client);
         let response = self.header("accept", "application/json").send().await?;
-        client.read_json(response, doing).await
+        let status = response.status();
+        client.read_json(response, doing).await.map(|value| (status, value))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use futures_util::StreamExt;
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::context::{Context, label_map, parse_label, parse_length, say};
@@ -70,17 +70,27 @@ pub struct PullArgs {
 pub struct Watching {
     #[command(flatten)]
     showing: Showing,
-    /// Let an interrupt cancel the pulls, rather than leave them to the server
+    /// Let an interrupt cancel the pulls that this command began, rather than leave them to the server
     #[arg(long)]
     cancel_on_interrupt: bool,
+}
+
+/// A pull that a command follows.
+struct Begun {
+    id: String,
+    /// It was under way before, as somebody else's: it is not this command's to stop.
+    is_joined: bool,
+    before: Before,
 }
 
 /// How watching a pull ended.
 enum Ended {
     /// With the job as it ended.
     Finished(Value),
-    /// By a signal; the job goes on in the server.
+    /// By a signal that leaves all of them; the jobs go on in the server.
     Detached(Exit),
+    /// By a signal that cancels others; this one goes on in the server.
+    Left,
 }
 
 pub async fn pull(context: &Context, mut args: PullArgs) -> Result<Exit, Failure> {
@@ -96,39 +106,53 @@ pub async fn pull(context: &Context, mut args: PullArgs) -> Result<Exit, Failure
     }
     let mut signals = Signals::new()?;
     let mut outcomes = Outcomes::default();
-    let mut jobs = Vec::new();
+    let mut jobs: Vec<Begun> = Vec::new();
     // All are begun before one is followed: the server works on several at once.
     for reference in &args.references {
         let before = match args.detach {
             true => Before::default(),
             false => Before::look(context, reference, args.name.as_ref()).await,
         };
-        match begin(context, reference, &args).await {
-            Ok(job) => jobs.push((job, before)),
-            Err(failure) => outcomes.add(context, failure),
+        let (status, job) = match begin(context, reference, &args).await {
+            Ok(begun) => begun,
+            Err(failure) => {
+                outcomes.add(context, failure);
+                continue;
+            }
+        };
+        let id = text(&job, "id");
+        let is_own = status != StatusCode::OK || jobs.iter().any(|job| job.id == id && !job.is_joined);
+        if !is_own {
+            say(&format!("joined {} which is under way", escape(&id)));
         }
-    }
-    if args.detach {
-        for (job, _) in &jobs {
-            context.print(job, |job| text(job, "id"))?;
+        if args.detach {
+            context.print(&job, |job| text(job, "id"))?;
             outcomes.succeeded += 1;
         }
+        jobs.push(Begun { id, is_joined: !is_own, before });
+    }
+    if args.detach {
         return Ok(outcomes.exit());
     }
-    let ids: Vec<String> = jobs.iter().map(|(job, _)| text(job, "id")).collect();
-    for (at, (_, before)) in jobs.iter().enumerate() {
-        match watch(context, &ids[at..], &args.watching, &mut signals).await {
-            Ok(Ended::Finished(job)) => match settled(&job) {
+    for (at, job) in jobs.iter().enumerate() {
+        // Whoever cancels has nothing more to do with what is somebody else's.
+        if signals.seen.is_some() && job.is_joined {
+            say_detached(&job.id);
+            continue;
+        }
+        match watch(context, &jobs[at..], &args.watching, &mut signals).await {
+            Ok(Ended::Finished(ended)) => match settled(&ended) {
                 Ok(()) => {
-                    print_pulled(context, &job, before).await?;
+                    print_pulled(context, &ended, &job.before).await?;
                     outcomes.succeeded += 1;
                 }
                 Err(failure) => outcomes.add(context, failure),
             },
             Ok(Ended::Detached(exit)) => {
-                ids[at..].iter().for_each(|id| say_detached(id));
+                jobs[at..].iter().for_each(|job| say_detached(&job.id));
                 return Ok(exit);
             }
+            Ok(Ended::Left) => say_detached(&job.id),
             Err(failure) => {
                 outcomes.add(context, failure);
                 if let Some(exit) = signals.seen {
@@ -182,14 +206,17 @@ fn as_of_job(failure: Failure) -> Failure {
 /// Follows one pull to its end: `orlop pulls logs -f`.
 pub async fn rejoin(context: &Context, id: &str, watching: &Watching) -> Result<Exit, Failure> {
     let mut signals = Signals::new()?;
-    match watch(context, &[id.to_owned()], watching, &mut signals).await? {
+    // Whoever names it may stop it.
+    let job = Begun { id: id.to_owned(), is_joined: false, before: Before::default() };
+    match watch(context, std::slice::from_ref(&job), watching, &mut signals).await? {
         Ended::Detached(exit) => {
             say_detached(id);
             Ok(exit)
         }
-        Ended::Finished(job) => {
-            settled(&job)?;
-            print_pulled(context, &job, &Before::default()).await?;
+        Ended::Left => Ok(signals.seen.unwrap_or(Exit::Success)),
+        Ended::Finished(ended) => {
+            settled(&ended)?;
+            print_pulled(context, &ended, &job.before).await?;
             Ok(signals.seen.unwrap_or(Exit::Success))
         }
     }
@@ -203,9 +230,10 @@ pub async fn cancel(context: &Context, id: &str) -> Result<Value, Failure> {
     context.client.scoped(Method::DELETE, &["pulls", id], format!("cancel pull {id}")).fetch().await
 }
 
-async fn begin(context: &Context, reference: &str, args: &PullArgs) -> Result<Value, Failure> {
+/// Asks for a pull. The status tells whether it was made, or an equal one is under way.
+async fn begin(context: &Context, reference: &str, args: &PullArgs) -> Result<(StatusCode, Value), Failure> {
     let doing = format!("pull {reference}");
-    context.client.scoped(Method::POST, &["pulls"], doing).json(&body(reference, args)).fetch().await
+    context.client.scoped(Method::POST, &["pulls"], doing).json(&body(reference, args)).fetch_told().await
 }
 
 fn body(reference: &str, args: &PullArgs) -> Value {
@@ -236,10 +264,10 @@ fn body(reference: &str, args: &PullArgs) -> Value {
 }
 
 /// Cancels pulls, all that can be. One that has just ended is past cancelling, and tells itself how it ended.
-async fn cancel_all(context: &Context, ids: &[String]) -> Result<(), Failure> {
+async fn cancel_all(context: &Context, jobs: impl Iterator<Item = &Begun>) -> Result<(), Failure> {
     let mut outcome = Ok(());
-    for id in ids {
-        match cancel(context, id).await {
+    for job in jobs {
+        match cancel(context, &job.id).await {
             Ok(_) => {}
             Err(failure) if failure.exit == Exit::Conflict => {}
             Err(failure) => outcome = outcome.and(Err(failure)),
@@ -249,14 +277,14 @@ async fn cancel_all(context: &Context, ids: &[String]) -> Result<(), Failure> {
 }
 
 /// Follows the first of these pulls to its end. An interrupt that cancels is for the others as well, which are yet to be
-/// followed.
+/// followed, but for those that were joined.
 async fn watch(
     context: &Context,
-    ids: &[String],
+    jobs: &[Begun],
     watching: &Watching,
     signals: &mut Signals,
 ) -> Result<Ended, Failure> {
-    let id = ids[0].as_str();
+    let (id, is_joined) = (jobs[0].id.as_str(), jobs[0].is_joined);
     let mut screen = watching.showing.screen()?;
     let mut pull = Pull { id: id.to_owned(), ..Pull::default() };
     let mut steps = std::pin::pin!(follow(&context.client, Followed::pull(id), Patience::default()));
@@ -274,14 +302,19 @@ async fn watch(
             },
             _ = ticks.tick() => screen.tick(&pull),
             exit = signals.next() => {
+                let own = jobs.iter().filter(|job| !job.is_joined);
                 // A second signal wants out, whatever the first one asked for.
-                if !watching.cancel_on_interrupt || signals.seen.is_some() {
+                if !watching.cancel_on_interrupt || signals.seen.is_some() || own.clone().next().is_none() {
                     screen.close(&pull);
                     return Ok(Ended::Detached(exit));
                 }
                 signals.seen = Some(exit);
                 say("cancelling; interrupt again to leave at once");
-                cancel_all(context, ids).await?;
+                cancel_all(context, own).await?;
+                if is_joined {
+                    screen.close(&pull);
+                    return Ok(Ended::Left);
+                }
             }
         }
     }

@@ -1,13 +1,16 @@
 //! `orlop pull` as a person uses it beside others: what it joins, what it leaves, and what it says when it fails.
 
-use std::process::Command;
+use std::io::Read;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
-use crate::support::command::{Ran, run};
-use crate::support::fixture_registry::{FixtureRegistry, LAYER, descriptor};
+use crate::support::command::{Background, Ran, run};
+use crate::support::eventually::eventually;
+use crate::support::fixture_registry::{Fault, FixtureRegistry, LAYER, descriptor};
+use crate::support::pulling::PULLS;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -25,6 +28,73 @@ async fn orlop(app: &TestApp, words: &[&str]) -> Ran {
 
 fn exit_code(ran: &Ran) -> i32 {
     ran.status.code().expect("it ended by itself")
+}
+
+/// The states of all pulls, by the tag of what they pull.
+async fn states(app: &TestApp) -> Vec<(String, String)> {
+    let pulls = app.get(PULLS).await.expect(200).json();
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let tag = |name: String| name.rsplit_once(':').map(|(_, tag)| tag.to_owned()).expect("a tag");
+    let pull = |pull: &Value| (tag(text(&pull["ref"])), text(&pull["state"]));
+    let mut states: Vec<_> = pulls["items"].as_array().expect("a list").iter().map(pull).collect();
+    states.sort();
+    states
+}
+
+fn pair(tag: &str, state: &str) -> (String, String) {
+    (tag.to_owned(), state.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupt_that_cancels_leaves_the_pulls_of_others_alone() {
+    let (app, registry) = (TestApp::start().await, FixtureRegistry::start().await);
+    registry.fail("/v2/", Fault::Silent, usize::MAX);
+    let [theirs, ours] = ["theirs", "ours"].map(|tag| format!("{}/app:{tag}", registry.host()));
+    let made = app.post(PULLS).json(json!({"ref": theirs})).await.expect(202).json();
+    let id = made["id"].as_str().expect("an id").to_owned();
+    for (references, left) in [(vec![&theirs, &ours], "cancelled"), (vec![&theirs], "")] {
+        let mut command = command(&app, &["pull", "--cancel-on-interrupt"]);
+        command.args(&references).stderr(Stdio::piped());
+        let mut child = Background(command.spawn().expect("it starts"));
+        eventually("both are under way", async || {
+            let running = |(_, state): &(String, String)| state == "running";
+            let under_way = states(&app).await.iter().filter(|pull| running(pull)).count();
+            (under_way == references.len()).then_some(())
+        })
+        .await;
+        let pid = rustix::process::Pid::from_child(&child.0);
+        let mut stderr = child.0.stderr.take().expect("it is piped");
+        // It says that it has joined a pull before it listens to anything, and after it minds signals.
+        let joined = format!("joined {id} which is under way\n");
+        let mut told = vec![0; joined.len()];
+        let mut rest = String::new();
+        let reading = tokio::task::spawn_blocking(move || {
+            stderr.read_exact(&mut told).expect("what it says first");
+            rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it listens");
+            stderr.read_to_string(&mut rest).expect("what it says then");
+            (String::from_utf8(told).expect("words"), rest)
+        });
+        let (told, rest) = tokio::time::timeout(LIMIT, reading).await.expect("it ends").expect("it was read");
+        assert_eq!(told, joined);
+        assert!(rest.contains(&format!("detached: pull {id} goes on in the server")), "{rest}");
+        assert_eq!(rest.contains("cancelling"), !left.is_empty(), "{rest}");
+        let ended = eventually("it ends", async || child.0.try_wait().expect("its state")).await;
+        assert_eq!(ended.code(), Some(130), "{rest}");
+        assert_eq!(states(&app).await, [pair("ours", "cancelled"), pair("theirs", "running")]);
+    }
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_that_is_named_twice_in_one_command_is_its_own() {
+    let (app, registry) = (TestApp::start().await, FixtureRegistry::start().await);
+    registry.push_image("app", Some("v1"), "linux/amd64", &[b"rope"]);
+    let reference = format!("{}/app:v1", registry.host());
+    // It ends when nobody is asked any more: both requests come before that.
+    registry.fail("/v2/", Fault::Late(Duration::from_millis(2), Box::new(Fault::Headers(vec![]))), 4);
+    let ran = orlop(&app, &["pull", "--platform", "linux/amd64", &reference, &reference]).await;
+    assert_eq!((exit_code(&ran), ran.stderr.as_str(), ran.stdout.lines().count()), (0, "", 2));
+    app.stop().await;
 }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
