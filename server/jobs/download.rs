@@ -60,6 +60,7 @@ pub(super) struct Download<'a> {
     stride: u64,
     help: Help,
     told_of_cuts: bool,
+    told_of_ranges: bool,
 }
 
 /// Whether others than the front fetch parts.
@@ -131,6 +132,7 @@ impl<'a> Download<'a> {
             stride: 1,
             help: if in_parts { Help::NotYet } else { Help::Never },
             told_of_cuts: false,
+            told_of_ranges: false,
         }
     }
 
@@ -228,7 +230,8 @@ impl<'a> Download<'a> {
         self.help = Help::Never;
         connection.end = end;
         self.fetch.show(connection.at);
-        self.tell_of_ranges(ranges, host.as_deref());
+        self.fetch.expect_again(connection.at);
+        self.tell_of_ranges(ranges, host.as_deref(), connection.at);
         self.running.push(connection.go_on());
     }
 
@@ -261,15 +264,22 @@ impl<'a> Download<'a> {
             && self.gaps.first().is_none_or(|gap| gap > connection.start)
     }
 
-    /// Once for each download: there is none of its parts after it.
-    fn tell_of_ranges(&mut self, ranges: Ranges, host: Option<&str>) {
+    /// Once for each download, however often it breaks: that its server has no ranges, and what that costs.
+    fn tell_of_ranges(&mut self, ranges: Ranges, host: Option<&str>, here: u64) {
         let (host, digest) =
             (host.unwrap_or("the place that the image names"), &self.fetch.descriptor.digest);
-        match ranges {
-            Ranges::Honoured | Ranges::Ignored => {}
-            Ranges::Mistaken => {
-                self.fetch.job.warn(format!("{host} answers parts wrong: {digest} is asked for as a whole"));
-            }
+        let what = match (ranges, here) {
+            (Ranges::Honoured, _) | (Ranges::Ignored, 0) => return,
+            (Ranges::Ignored, _) => "ignores Range",
+            (Ranges::Mistaken, _) => "answers parts wrong",
+        };
+        let mebibytes = here as f64 / f64::from(1 << 20);
+        let cost = match here {
+            0 => format!("{digest} is asked for as a whole"),
+            _ => format!("the first {mebibytes:.1} MiB of {digest} come once more"),
+        };
+        if !std::mem::replace(&mut self.told_of_ranges, true) {
+            self.fetch.job.warn(format!("{host} {what}: {cost}"));
         }
     }
 

@@ -287,7 +287,12 @@ impl Fetch<'_> {
     /// Counts bytes that have come and are here already: a server without ranges begins at the first.
     pub fn count_again(&self, bytes: u64) {
         self.job.jobs.0.settings.metrics.fetched_bytes.inc_by(bytes);
-        self.job.draw(|picture| picture.receive_again(bytes, self.job.now()));
+        self.job.draw(|picture| picture.receive_again(self.digest(), bytes, self.job.now()));
+    }
+
+    /// Shows that so many bytes will come once more.
+    pub fn expect_again(&self, bytes: u64) {
+        self.job.draw(|picture| picture.expect_again(self.digest(), bytes));
     }
 
     /// Whether the blob is asked for in parts, if it may be.

@@ -38,6 +38,8 @@ struct Tracked {
     network: u64,
     resumed: u64,
     reused: u64,
+    /// Bytes still to come that are here already.
+    again: u64,
 }
 
 impl Picture {
@@ -59,7 +61,7 @@ impl Picture {
             reason: None,
             unpack: None,
         };
-        self.blobs.push(Tracked { shown, left_behind: false, network: 0, resumed: 0, reused: 0 });
+        self.blobs.push(Tracked { shown, left_behind: false, network: 0, resumed: 0, reused: 0, again: 0 });
     }
 
     /// From now on no blob becomes known.
@@ -161,7 +163,7 @@ impl Picture {
             blob.shown.state = BlobState::Exists;
             blob.shown.wait = None;
             (blob.shown.offset, blob.reused) = (blob.shown.size, blob.shown.size);
-            (blob.network, blob.resumed) = (0, 0);
+            (blob.network, blob.resumed, blob.again) = (0, 0, 0);
         });
     }
 
@@ -169,7 +171,7 @@ impl Picture {
     pub fn resume(&mut self, digest: &Digest, offset: u64) {
         self.change(digest, |blob| {
             blob.shown.state = BlobState::Downloading;
-            blob.shown.wait = None;
+            (blob.shown.wait, blob.again) = (None, 0);
             // What this attempt received before its connection broke stays its own.
             blob.network = blob.network.min(offset);
             (blob.resumed, blob.reused) = (offset - blob.network, 0);
@@ -187,8 +189,14 @@ impl Picture {
     }
 
     /// Bytes came over the network that are here already: they cost time, and bring nothing.
-    pub fn receive_again(&mut self, bytes: u64, now: Time) {
+    pub fn receive_again(&mut self, digest: &Digest, bytes: u64, now: Time) {
         self.rate.add(bytes, now);
+        self.change(digest, |blob| blob.again = blob.again.saturating_sub(bytes));
+    }
+
+    /// So many bytes that are here will come once more before the next new one.
+    pub fn expect_again(&mut self, digest: &Digest, bytes: u64) {
+        self.change(digest, |blob| blob.again = bytes);
     }
 
     /// The pull has ended, and how in words: nothing moves any more, and what is not here will not come. It was wanted, so
@@ -241,7 +249,7 @@ impl Picture {
             () if self.total_final && left == 0 => Some(0),
             () if !self.total_final || rate_bps == 0 || silence >= ETA_UNTIL => None,
             () if self.rate.age(now) < ETA_AFTER => None,
-            () => Some(left.div_ceil(rate_bps)),
+            () => Some(left.saturating_add(sum(|blob| blob.again)).div_ceil(rate_bps)),
         };
         PullProgress {
             bytes_total,
@@ -352,10 +360,31 @@ mod tests {
         let silent = picture.progress(at(170));
         assert_eq!((silent.stalled_seconds, silent.rate_bps, silent.eta_seconds), (7, 0, None));
         // Bytes that are here already are no silence, and no progress.
-        picture.receive_again(50_000, at(171));
+        picture.receive_again(&layer.digest, 50_000, at(171));
         let again = picture.progress(at(171));
         assert!(again.rate_bps > 0 && again.stalled_seconds == 0, "{again:?}");
         assert_eq!(again.bytes_done, silent.bytes_done);
+    }
+
+    #[test]
+    fn the_end_counts_what_comes_once_more() {
+        let (mut picture, layer) = (Picture::default(), blob("l", 10_000_000));
+        picture.add(&layer, BlobRole::Layer);
+        picture.know_all();
+        picture.begin(at(0));
+        picture.resume(&layer.digest, 9_000_000);
+        picture.expect_again(&layer.digest, 9_000_000);
+        for tenth in 1..=100 {
+            picture.receive_again(&layer.digest, 10_000, at(tenth));
+        }
+        let shown = picture.progress(at(100));
+        // 8 of 9 MB that come again, and 1 MB that is new.
+        assert!((85..=95).contains(&shown.eta_seconds.expect("an end")), "{shown:?}");
+        assert_eq!(shown.bytes_done, 9_000_000);
+        // The next try begins anew, and may go on where this one was.
+        picture.resume(&layer.digest, 9_000_000);
+        let shown = picture.progress(at(100));
+        assert!((8..=12).contains(&shown.eta_seconds.expect("an end")), "{shown:?}");
     }
 
     #[test]

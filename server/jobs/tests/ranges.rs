@@ -1,6 +1,6 @@
 //! Registries that cannot go on in the middle of a blob: they ignore ranges, or answer them wrong.
 
-use super::hostile_transport::{MIB, Trial, in_parts};
+use super::hostile_transport::{MIB, Trial, hasty, in_parts};
 use super::*;
 
 fn said(pull: &Pull) -> String {
@@ -37,5 +37,20 @@ async fn what_is_here_of_a_blob_does_not_keep_it_from_whom_answers_ranges_wrong(
     assert_eq!(pull.state, JobState::Succeeded, "{pull:?}");
     assert!(trial.server.read(&trial.digest).await == trial.layer);
     assert_eq!(trial.ranges().last().map(String::as_str), Some(""), "{:?}", trial.ranges());
+    trial.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_come_once_more_are_told() {
+    let trial = Trial::begin(3 * MIB, hasty).await;
+    trial.fail(Fault::CutAfter(MIB + MIB / 2), 1);
+    trial.fail(Fault::IgnoreRange, usize::MAX);
+    let pull = trial.succeeds().await;
+    let line = format!(
+        "{} ignores Range: the first 1.5 MiB of {} come once more",
+        trial.registry.host(),
+        trial.digest
+    );
+    assert_eq!(pull.log.iter().filter(|said| said.message == line).count(), 1, "{}", said(&pull));
     trial.end().await;
 }
