@@ -142,6 +142,8 @@ pub struct Upstream {
 pub enum UpstreamKind {
     /// No connection, or it broke: worth another try.
     Unreachable,
+    /// It broke before the first new byte, and no server there goes on in the middle: another try may get further.
+    CutShort,
     /// Its certificate does not prove that it is the registry: somebody must act.
     Untrusted,
     /// 401 or 403.

@@ -274,7 +274,7 @@ fn doc_of(error: &Error) -> &'static ProblemDoc {
         Error::Unavailable { .. } => kinds::UNAVAILABLE,
         Error::Corrupt { .. } => kinds::CORRUPT_CONTENT,
         Error::Upstream(upstream) => match upstream.kind {
-            UpstreamKind::Unreachable => kinds::UPSTREAM_UNREACHABLE,
+            UpstreamKind::Unreachable | UpstreamKind::CutShort => kinds::UPSTREAM_UNREACHABLE,
             UpstreamKind::Untrusted => kinds::UPSTREAM_UNTRUSTED,
             UpstreamKind::Denied
             | UpstreamKind::CredentialWanted

@@ -19,6 +19,7 @@ use crate::clock::Time;
 use crate::error::{Error, Result, UpstreamKind};
 use crate::jobs::fetch::Fetch;
 use crate::jobs::gaps::Gaps;
+use crate::jobs::rangeless::{cut_short, words_of};
 use crate::jobs::run::{Ended, unless};
 use crate::jobs::select::upstream_of;
 use crate::jobs::view::PullWait;
@@ -98,22 +99,13 @@ enum Link {
 /// What a connection has to tell.
 enum News {
     /// An answer begins.
-    Opened(Answer),
+    Opened,
     Bytes(Bytes),
     /// Bytes came that are here already.
     Skipped,
     /// It broke, and goes on where it was.
     Broke(Error),
     Done,
-}
-
-/// What the head of an answer says.
-struct Answer {
-    ranges: Ranges,
-    /// Who gives it, where that is an endpoint.
-    host: Option<String>,
-    /// Where it ends in the blob.
-    end: u64,
 }
 
 impl<'a> Download<'a> {
@@ -157,7 +149,7 @@ impl<'a> Download<'a> {
                     self.running.push(connection.go_on());
                     return Ok(Some(Placed { at, bytes }));
                 }
-                Ok(News::Opened(answer)) => self.judge(connection, answer),
+                Ok(News::Opened) => self.judge(connection),
                 Ok(News::Skipped) => self.running.push(connection.go_on()),
                 Ok(News::Broke(error)) => {
                     self.tell_of_cut(&error);
@@ -211,8 +203,9 @@ impl<'a> Download<'a> {
     }
 
     /// Looks at what an answer is of: all of the blob, where a part was asked for, comes from a server without ranges.
-    fn judge(&mut self, mut connection: Connection<'a>, answer: Answer) {
-        let Answer { ranges, host, end } = answer;
+    fn judge(&mut self, mut connection: Connection<'a>) {
+        let Link::Open(source) = &connection.link else { return };
+        let (ranges, host, end) = (source.ranges(), source.host().map(str::to_owned), source.end());
         if ranges == Ranges::Honoured {
             if self.help == Help::NotYet {
                 self.help = Help::Welcome;
@@ -264,22 +257,12 @@ impl<'a> Download<'a> {
             && self.gaps.first().is_none_or(|gap| gap > connection.start)
     }
 
-    /// Once for each download, however often it breaks: that its server has no ranges, and what that costs.
+    /// Once for each download, however often it breaks.
     fn tell_of_ranges(&mut self, ranges: Ranges, host: Option<&str>, here: u64) {
-        let (host, digest) =
-            (host.unwrap_or("the place that the image names"), &self.fetch.descriptor.digest);
-        let what = match (ranges, here) {
-            (Ranges::Honoured, _) | (Ranges::Ignored, 0) => return,
-            (Ranges::Ignored, _) => "ignores Range",
-            (Ranges::Mistaken, _) => "answers parts wrong",
-        };
-        let mebibytes = here as f64 / f64::from(1 << 20);
-        let cost = match here {
-            0 => format!("{digest} is asked for as a whole"),
-            _ => format!("the first {mebibytes:.1} MiB of {digest} come once more"),
-        };
-        if !std::mem::replace(&mut self.told_of_ranges, true) {
-            self.fetch.job.warn(format!("{host} {what}: {cost}"));
+        if let Some(line) = words_of(ranges, host, &self.fetch.descriptor.digest, here)
+            && !std::mem::replace(&mut self.told_of_ranges, true)
+        {
+            self.fetch.job.warn(line);
         }
     }
 
@@ -322,7 +305,11 @@ impl<'a> Connection<'a> {
                 let reason = "it answers less than was asked for".to_owned();
                 self.resume(upstream_of(&self.fetch.job.request, UpstreamKind::Unreachable, reason))
             }
-            Err(error) => self.resume(error),
+            Err(error) => {
+                let is_as_before = self.at > 0 && self.gained == 0;
+                let ranges = source.ranges();
+                self.resume(if is_as_before { cut_short(error, self.at, ranges) } else { error })
+            }
         }
     }
 
@@ -333,11 +320,9 @@ impl<'a> Connection<'a> {
         };
         let wanted = self.at..self.end;
         let source = self.fetch.open_source(wanted, place).await?;
-        let host = source.host().map(str::to_owned);
-        let answer = Answer { ranges: source.ranges(), host, end: source.end() };
         self.link = Link::Open(Box::new(source));
         self.gained = 0;
-        Ok(News::Opened(answer))
+        Ok(News::Opened)
     }
 
     /// Goes on where the connection broke, if it was worth its request; else the error is for whoever waits.

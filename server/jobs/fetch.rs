@@ -301,24 +301,6 @@ impl Fetch<'_> {
         parts.at_once > 1 && self.descriptor.size >= 2 * parts.bytes && self.may_ask_for_ranges()
     }
 
-    fn may_ask_for_ranges(&self) -> bool {
-        let Some(host) = self.repository.first_host() else { return true };
-        let rangeless = self.job.jobs.0.rangeless.lock().unwrap_or_else(PoisonError::into_inner);
-        rangeless.get(host).is_none_or(|until| *until <= self.job.now())
-    }
-
-    /// Remembers that the endpoint at `host` answers no ranges: a mirror's answer says nothing of its registry. What a blob's
-    /// own `urls` lead to is nobody's endpoint.
-    pub fn remember_no_ranges(&self, host: Option<&str>) {
-        let Some(host) = host.map(str::to_owned) else { return };
-        let now = self.job.now();
-        let mut rangeless = self.job.jobs.0.rangeless.lock().unwrap_or_else(PoisonError::into_inner);
-        if rangeless.len() >= limits::RANGELESS_REGISTRIES {
-            rangeless.clear();
-        }
-        rangeless.insert(host, now.plus(limits::RANGELESS_TIME));
-    }
-
     async fn commit(&self, ingest: &Ingest) -> Result<(), Ended> {
         let store = &self.job.jobs.0.store;
         self.set_state(BlobState::Verifying);

@@ -21,6 +21,7 @@ mod look;
 mod plan;
 mod progress;
 mod pull;
+mod rangeless;
 mod reader;
 mod record;
 mod referrers;

@@ -379,7 +379,7 @@ impl JobError {
 
     fn of_upstream(upstream: &Upstream) -> JobError {
         let code = match upstream.kind {
-            UpstreamKind::Unreachable => JobErrorCode::UpstreamUnreachable,
+            UpstreamKind::Unreachable | UpstreamKind::CutShort => JobErrorCode::UpstreamUnreachable,
             UpstreamKind::Untrusted => JobErrorCode::UpstreamUntrusted,
             UpstreamKind::Denied
             | UpstreamKind::CredentialWanted
@@ -408,6 +408,10 @@ impl JobError {
 pub fn upstream_hint(upstream: &Upstream) -> Option<String> {
     let hint = match upstream.kind {
         UpstreamKind::Unreachable => "is the registry's name right, and is it up?",
+        UpstreamKind::CutShort => {
+            "each try begins at the first byte and ends where the one before it did: a proxy on the way may limit the \
+             length of answers, or their time"
+        }
         UpstreamKind::Untrusted => {
             "a CA of the registry's own belongs into the registry's settings, as `ca`; `insecure` takes any \
              certificate, and is for tests"
@@ -461,6 +465,7 @@ mod tests {
             JobError::of(&Error::Upstream(upstream)).hint.unwrap_or_default()
         };
         for (kind, words) in [
+            (UpstreamKind::CutShort, "a proxy on the way"),
             (UpstreamKind::Denied, "may be private"),
             (UpstreamKind::CredentialWanted, "orlop registry login r.io"),
             (UpstreamKind::CredentialRefused, "is the credential right?"),

@@ -135,6 +135,7 @@ fn weight(error: &Error) -> u8 {
     let Error::Upstream(upstream) = error else { return 4 };
     match upstream.kind {
         UpstreamKind::Unreachable
+        | UpstreamKind::CutShort
         | UpstreamKind::Untrusted
         | UpstreamKind::CertificateWanted
         | UpstreamKind::PrivateAddress

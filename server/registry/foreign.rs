@@ -117,6 +117,7 @@ pub fn is_elsewhere(error: &Error) -> bool {
         | UpstreamKind::CertificateWanted
         | UpstreamKind::BadAnswer => true,
         UpstreamKind::Unreachable
+        | UpstreamKind::CutShort
         | UpstreamKind::Untrusted
         | UpstreamKind::RateLimited
         | UpstreamKind::ServerError

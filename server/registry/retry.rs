@@ -9,7 +9,10 @@ use crate::limits;
 pub fn retriable(error: &Error) -> bool {
     let Error::Upstream(upstream) = error else { return false };
     match upstream.kind {
-        UpstreamKind::Unreachable | UpstreamKind::RateLimited | UpstreamKind::ServerError => true,
+        UpstreamKind::Unreachable
+        | UpstreamKind::CutShort
+        | UpstreamKind::RateLimited
+        | UpstreamKind::ServerError => true,
         UpstreamKind::Untrusted
         | UpstreamKind::Denied
         | UpstreamKind::CredentialWanted
@@ -138,6 +141,7 @@ mod tests {
     fn only_what_another_try_can_help_is_tried_again() {
         for (kind, again) in [
             (UpstreamKind::Unreachable, true),
+            (UpstreamKind::CutShort, true),
             (UpstreamKind::RateLimited, true),
             (UpstreamKind::ServerError, true),
             (UpstreamKind::Untrusted, false),

@@ -54,3 +54,17 @@ async fn bytes_that_come_once_more_are_told() {
     assert_eq!(pull.log.iter().filter(|said| said.message == line).count(), 1, "{}", said(&pull));
     trial.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_breaks_off_and_cannot_go_on_is_said_to_do_so() {
+    let trial = Trial::begin(300_000, hasty).await;
+    trial.fail(Fault::CutWhole(100_000), usize::MAX);
+    let error = trial.server.pull(trial.asked()).await.error.expect("it fails");
+    assert_eq!(error.code, JobErrorCode::UpstreamUnreachable);
+    for words in ["breaks off", "before byte 100000", "ignores Range", "3 times in a row"] {
+        assert!(error.detail.contains(words), "{words}: {}", error.detail);
+    }
+    let hint = error.hint.expect("a hint");
+    assert!(hint.contains("proxy") && !hint.contains("name right"), "{hint}");
+    trial.end().await;
+}
