@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result, with_causes};
 use crate::id::new_id;
+use crate::jobs::event::{LogLevel, PullLog};
 use crate::jobs::record::{Detail, Record};
 use crate::jobs::request::{PullRequest, Request};
 use crate::jobs::view::{JobError, JobState, Pull};
@@ -77,6 +78,8 @@ impl Jobs {
         record.detail.epoch += 1;
         if record.state == JobState::Running {
             record.state = JobState::Queued;
+            let message = "it goes on after a restart of the server".to_owned();
+            record.note(PullLog { at: self.now(), level: LogLevel::Info, message });
         }
         let seen = record.stored.as_str();
         if self.0.store.update_pull(&record.to_row(self.now()), seen).await? {

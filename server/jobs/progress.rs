@@ -1,6 +1,6 @@
 //! How far a pull is, as state: every blob with its bytes, and what follows from them. The time is passed in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::clock::Time;
@@ -23,6 +23,8 @@ pub(super) struct Picture {
     /// In the order in which they became known.
     blobs: Vec<Tracked>,
     by_digest: HashMap<Digest, usize>,
+    /// What earlier attempts of the pull have brought here.
+    fetched: BTreeSet<Digest>,
     total_final: bool,
     rate: Rate,
     /// Until when nothing at all is done.
@@ -43,6 +45,11 @@ struct Tracked {
 }
 
 impl Picture {
+    /// That of a pull whose earlier attempts have brought these blobs here.
+    pub fn after(fetched: BTreeSet<Digest>) -> Picture {
+        Picture { fetched, ..Picture::default() }
+    }
+
     /// Takes a blob into the picture. One that two manifests name is there once.
     pub fn add(&mut self, descriptor: &Descriptor, role: BlobRole) {
         let place = self.blobs.len();
@@ -157,13 +164,15 @@ impl Picture {
         place.is_some_and(|blob| blob.shown.state.is_here())
     }
 
-    /// The blob was here, or another namespace lent it.
+    /// The blob was here, or another namespace lent it; or this pull has brought it here itself, and goes on.
     pub fn reuse(&mut self, digest: &Digest) {
+        let is_own = self.fetched.contains(digest);
         self.change(digest, |blob| {
-            blob.shown.state = BlobState::Exists;
-            blob.shown.wait = None;
-            (blob.shown.offset, blob.reused) = (blob.shown.size, blob.shown.size);
-            (blob.network, blob.resumed, blob.again) = (0, 0, 0);
+            let size = blob.shown.size;
+            (blob.shown.wait, blob.shown.offset) = (None, size);
+            (blob.network, blob.again) = (0, 0);
+            (blob.shown.state, blob.resumed, blob.reused) =
+                if is_own { (BlobState::Done, size, 0) } else { (BlobState::Exists, 0, size) };
         });
     }
 

@@ -1,5 +1,7 @@
 //! A pull's row and its picture, joined: what is shown is made here, from memory or from the row alone.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
@@ -7,7 +9,7 @@ use crate::jobs::event::PullLog;
 use crate::jobs::progress::Picture;
 use crate::jobs::request::Request;
 use crate::jobs::trace::PullTrace;
-use crate::jobs::view::{ImageSnapshot, JobError, JobState, Phase, Pull, PullBlob, PullProgress};
+use crate::jobs::view::{BlobState, ImageSnapshot, JobError, JobState, Phase, Pull, PullBlob, PullProgress};
 use crate::limits;
 use crate::oci::Digest;
 use crate::store::{PullRow, Target, labels};
@@ -33,6 +35,9 @@ pub(super) struct Detail {
     pub lease_until: Option<Time>,
     pub progress: PullProgress,
     pub blobs: Vec<PullBlob>,
+    /// What attempts before this one have brought here: to find it there is not to be spared it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub fetched: BTreeSet<Digest>,
     /// The newest last, and no more than are worth to be kept.
     #[serde(default)]
     pub log: Vec<PullLog>,
@@ -112,6 +117,19 @@ impl Record {
         if self.stored == before {
             self.stored = written;
         }
+    }
+
+    /// A new attempt begins, which finds what the ones before have brought here.
+    pub fn begin_attempt(&mut self, now: Time) {
+        if self.state == JobState::Queued {
+            self.state = JobState::Running;
+        }
+        self.row.attempt += 1;
+        self.row.started_at.get_or_insert(now.0);
+        let done = self.blobs().into_iter().filter(|blob| blob.state == BlobState::Done);
+        self.detail.fetched.extend(done.map(|blob| blob.digest));
+        self.picture = Some(Picture::after(self.detail.fetched.clone()));
+        self.phase = Some(Phase::Resolving);
     }
 
     /// Keeps what is said of the pull, as far as there is room.

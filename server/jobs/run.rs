@@ -205,15 +205,7 @@ impl Job {
 
     async fn attempt_once(&self) -> Result<(), Ended> {
         let now = self.now();
-        self.live.change(|record| {
-            if record.state == JobState::Queued {
-                record.state = JobState::Running;
-            }
-            record.row.attempt += 1;
-            record.row.started_at.get_or_insert(now.0);
-            record.picture = Some(Picture::default());
-            record.phase = Some(Phase::Resolving);
-        });
+        self.live.change(|record| record.begin_attempt(now));
         self.hold_lease().await?;
         self.write_down().await?;
         tokio::select! {

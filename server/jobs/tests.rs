@@ -26,6 +26,7 @@ mod hostile_transport;
 mod leases;
 mod plans;
 mod ranges;
+mod restarts;
 mod settings;
 mod silent_http2;
 mod trouble;
