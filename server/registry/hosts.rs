@@ -133,10 +133,19 @@ fn in_file(name: &str, why: &str) -> Error {
 fn with_field(error: &Error) -> String {
     match error {
         Error::Invalid(invalid) => match &invalid.field {
-            Some(field) => format!("{field}: {}", invalid.reason),
+            Some(field) => format!("{}: {}", in_words_of_file(field), invalid.reason),
             None => invalid.reason.clone(),
         },
         other => other.to_string(),
+    }
+}
+
+/// A field of the settings, as the file calls it.
+fn in_words_of_file(field: &str) -> String {
+    match field.strip_suffix("client_certificate") {
+        Some("server.") => "client".to_owned(),
+        Some(of) => format!("{of}client"),
+        None => field.to_owned(),
     }
 }
 
@@ -482,6 +491,21 @@ future_key = "is passed over"
         ]);
         let server = dirs.find("r.io").expect("good files").expect("found").settings.server;
         assert_eq!((server.ca.len(), server.client.is_some()), (1, true));
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_taken_is_named_as_in_the_file() {
+        use crate::registry::settings::tests::{KEY_OF_VERSION_1, VERSION_1};
+        let both = format!("{VERSION_1}{KEY_OF_VERSION_1}");
+        for (text, place) in [
+            ("client = \"both.pem\"", "client"),
+            ("[host.\"https://m\"]\nclient = \"both.pem\"", "mirrors[0].client"),
+        ] {
+            let (_root, dirs) = directory(&[("r.io/hosts.toml", text), ("r.io/both.pem", &both)]);
+            let error = dirs.find("r.io").expect_err(text).to_string();
+            let told = format!("cannot be used: {place}: an X.509 certificate of version 1 is not taken");
+            assert!(error.contains(&told), "{error}");
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -178,6 +180,10 @@ impl HostSettings {
                     .is_ok_and(|own| speaks_tls(|client| client.tls_certs_only([]).identity(own)))
             };
             if both.len() > limits::PEM_BYTES || !pair(&both) {
+                if is_of_version_1(&own.certificate) {
+                    let why = "an X.509 certificate of version 1 is not taken: make one of version 3";
+                    return wrong("client_certificate", why);
+                }
                 return wrong("client_certificate", "these are not a certificate and its own key in PEM");
             }
         }
@@ -281,14 +287,47 @@ fn speaks_tls(with: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilde
     with(reqwest::Client::builder().no_proxy()).build().is_ok()
 }
 
+/// Whether the first certificate of a text in PEM says no version (RFC 5280, section 4.1.2.1): then it is of the first one, which
+/// TLS is not spoken with here. Some tools make no better one unless they are told what is to be in it.
+fn is_of_version_1(text: &str) -> bool {
+    const VERSION: u8 = 0xa0;
+    let first = CertificateDer::pem_slice_iter(text.as_bytes()).flatten().next();
+    let fields = first.as_deref().and_then(within_sequence).and_then(within_sequence);
+    fields.is_some_and(|fields| fields.first() != Some(&VERSION))
+}
+
+/// What a sequence in DER has in it, and what comes after.
+fn within_sequence(der: &[u8]) -> Option<&[u8]> {
+    const SEQUENCE: u8 = 0x30;
+    let (length, rest) = der.strip_prefix(&[SEQUENCE])?.split_first()?;
+    // Of a long length the first byte says how many more it has.
+    rest.get(if *length < 0x80 { 0 } else { usize::from(length & 0x7f) }..)
+}
+
 /// Whether `text` is `host[:port]` as a URL would write it.
 fn is_authority(text: &str) -> bool {
     Url::parse(&format!("https://{text}/")).is_ok_and(|url| authority_of(&url) == text)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// What `openssl x509 -req` makes when nothing else is asked for, with its key.
+    pub const VERSION_1: &str = "-----BEGIN CERTIFICATE-----\n\
+        MIIBJzCBzQIUYlT7TK3SybD3pq2gM/Q50RYvzZowCgYIKoZIzj0EAwIwFTETMBEG\n\
+        A1UEAwwKb3Jsb3AtdGVzdDAgFw0yNjExMjIwNjU2NTJaGA8yMTI2MTAyOTA2NTY1\n\
+        MlowFTETMBEGA1UEAwwKb3Jsb3AtdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEH\n\
+        A0IABLsn4eLnpAdDI6SHRjnbbjAMwduwKsT0u7ZSHilFcAnT1Q2EtFO+Elkd67DS\n\
+        oWLJfudQHJ/OMIi+rx7/Whqn44wwCgYIKoZIzj0EAwIDSQAwRgIhAMP9pJQZxW8R\n\
+        TM/ZS5+AohqXsil8r9OclCJZ7RAcM7k4AiEAmxO65UpfD3dy3eHsfdsheUGOVfWD\n\
+        86xourwtdQ2e1vs=\n\
+        -----END CERTIFICATE-----\n";
+    pub const KEY_OF_VERSION_1: &str = "-----BEGIN PRIVATE KEY-----\n\
+        MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgUZca86X0pwHCR2uX\n\
+        bZpIbwUdgJdFbF7Pw+Tu2snM8wuhRANCAAS7J+Hi56QHQyOkh0Y5224wDMHbsCrE\n\
+        9Lu2Uh4pRXAJ09UNhLRTvhJZHeuw0qFiyX7nUByfzjCIvq8e/1oap+OM\n\
+        -----END PRIVATE KEY-----\n";
 
     fn host(url: &str) -> HostSettings {
         HostSettings { url: Some(url.parse().expect(url)), ..HostSettings::default() }
@@ -439,6 +478,19 @@ mod tests {
         assert_eq!(field(ca(one.cert.pem())), None);
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         assert_eq!(field(ca(broken.to_owned())).as_deref(), Some("server.ca"));
+    }
+
+    #[test]
+    fn a_certificate_of_version_1_is_told_from_what_is_none() {
+        let client =
+            ClientCertificate { certificate: VERSION_1.to_owned(), key: Secret::new(KEY_OF_VERSION_1) };
+        let settings = of(HostSettings { client: Some(client), ..HostSettings::default() }, Vec::new());
+        let Err(Error::Invalid(refused)) = settings.check() else { panic!("it is taken") };
+        assert_eq!(refused.field.as_deref(), Some("server.client_certificate"));
+        let why = "an X.509 certificate of version 1 is not taken: make one of version 3";
+        assert_eq!(refused.reason, why);
+        let ca = HostSettings { ca: vec![VERSION_1.to_owned()], ..HostSettings::default() };
+        of(ca, Vec::new()).check().expect("an authority may be as old");
     }
 
     #[test]
