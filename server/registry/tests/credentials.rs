@@ -217,6 +217,24 @@ async fn what_is_configured_for_a_verified_host_is_not_sent_over_an_insecure_con
     assert_eq!((told.kind, registry.seen().len()), (UpstreamKind::Unreachable, requests));
 }
 
+#[tokio::test]
+async fn on_loopback_an_insecure_pull_sends_what_any_other_sends() {
+    let registry = FixtureRegistry::start().await;
+    registry.push_blob(b"x");
+    registry.require(Auth::Password("me:s3cret"));
+    let reference = reference(&registry, "app");
+    for insecure in [false, true] {
+        let server = HostSettings { credential: Some(password("me:s3cret")), ..HostSettings::default() };
+        let settings = RegistrySettings { server, mirrors: Vec::new() };
+        let mut endpoints = settings.endpoints(&reference, AddressPolicy::Private, true);
+        if insecure {
+            endpoints[0].be_insecure();
+        }
+        let repository = client().repository(&reference, endpoints, Trace::default());
+        read(&repository, &blob(b"x"), 0).await.expect("the bytes");
+    }
+}
+
 /// All that is written to a log.
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
