@@ -77,7 +77,7 @@ pub async fn registry(context: &Context, command: RegistryCommand) -> Result<Exi
                 Some(user) => json!({"username": user, "password": read_secret("password")?}),
                 None => json!({"token": read_secret("token")?}),
             };
-            login(context, &host, credential).await?;
+            return login(context, &host, credential).await;
         }
         RegistryCommand::Logout { host } => logout(context, &host).await?,
         RegistryCommand::Rm { hosts, careful } => {
@@ -148,8 +148,9 @@ async fn put(context: &Context, host: &str, settings: &Value) -> Result<(), Fail
     context.print(&stored, |stored| text(stored, "host"))
 }
 
-/// Everything but the credential stays as it is, also if somebody else changes it meanwhile.
-async fn login(context: &Context, host: &str, credential: Value) -> Result<(), Failure> {
+/// Everything but the credential stays as it is, also if somebody else changes it meanwhile. A credential that does not let
+/// us in, or that nobody could try, is stored all the same: that is a finding.
+async fn login(context: &Context, host: &str, credential: Value) -> Result<Exit, Failure> {
     let doing = format!("change the credential of registry {host}");
     let (mut settings, condition) = match find(context, host, &doing).await? {
         Some((found, tag)) => (own_settings(&found, &doing)?, ("if-match", tag)),
@@ -160,32 +161,34 @@ async fn login(context: &Context, host: &str, credential: Value) -> Result<(), F
     };
     settings["credential"] = credential;
     replace(context, host, doing, &settings, condition).await?;
-    say(&escape(&try_login(context, host).await));
-    Ok(())
+    let (exit, said) = try_login(context, host).await;
+    say(&escape(&said));
+    Ok(exit)
 }
 
 /// What came of a try with the credential that is stored now. That it fails takes nothing back: the registry may be away.
-async fn try_login(context: &Context, host: &str) -> String {
+async fn try_login(context: &Context, host: &str) -> (Exit, String) {
     match ask_for_test(context, host, None).await {
         Ok(tested) => login_words(&tested),
         Err(failure) => {
-            format!("stored, and not tried: {}; try with `orlop registry test {host}`", failure.why)
+            let why = failure.why;
+            (Exit::Findings, format!("stored, and not tried: {why}; try with `orlop registry test {host}`"))
         }
     }
 }
 
 /// The registry's own host has the last word, for mirrors have credentials of their own.
-fn login_words(tested: &Value) -> String {
+fn login_words(tested: &Value) -> (Exit, String) {
     let hosts = tested.get("hosts").and_then(Value::as_array);
     let last_step =
         |host: &Value| host.get("steps").and_then(Value::as_array).and_then(|steps| steps.last().cloned());
     let Some(step) = hosts.and_then(|hosts| hosts.last()).and_then(last_step) else {
-        return "stored, and not tried".to_owned();
+        return (Exit::Findings, "stored, and not tried".to_owned());
     };
     let said = |name: &str| step.get(name).and_then(Value::as_str).unwrap_or_default();
     match step.get("ok") {
-        Some(Value::Bool(true)) => format!("stored, and tried: {}", said("detail")),
-        _ => format!("stored, and a try fails at {}: {}", said("step"), said("detail")),
+        Some(Value::Bool(true)) => (Exit::Success, format!("stored, and tried: {}", said("detail"))),
+        _ => (Exit::Findings, format!("stored, and a try fails at {}: {}", said("step"), said("detail"))),
     }
 }
 

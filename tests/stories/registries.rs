@@ -462,9 +462,9 @@ story!(a_login_and_a_logout_change_the_credential_alone, async |app| {
     };
     let registry = private(Auth::Password("ci:s3cret")).await;
     let host = registry.host();
-    for password in ["wrong", "s3cret"] {
+    for (password, expected) in [("wrong", 10), ("s3cret", 0)] {
         let (exit, said) = login(&host, password).await;
-        assert!(exit == 0 && !said.contains(password), "{said}");
+        assert!(exit == expected && !said.contains(password), "{exit}: {said}");
     }
     assert_eq!(outcome(&pull(app, &registry, json!({})).await), ("succeeded", ""));
     let (exit, said) = orlop(app, &["registry", "logout", &host], "").await;
@@ -491,12 +491,12 @@ story!(a_login_says_whether_the_credential_opens_anything, async |app| {
     let login =
         async |host: &str, word: &str| orlop(app, &["registry", "login", host, "-u", "ci"], word).await;
     let (exit, said) = login(&host, "wrong\n").await;
-    assert_eq!(exit, 0, "it is stored: {said}");
+    assert_eq!(exit, 10, "it is stored, and opens nothing: {said}");
     assert!(said.contains("stored, and a try fails at auth: what we send is refused"), "{said}");
     let (exit, said) = login(&host, "s3cret\n").await;
     assert!(exit == 0 && said.contains("stored, and tried: let in as `ci`"), "{said}");
     let (exit, said) = login("127.0.0.1:1", "s3cret\n").await;
-    assert!(exit == 0 && said.contains("stored, and a try fails at connect"), "{said}");
+    assert!(exit == 10 && said.contains("stored, and a try fails at connect"), "{said}");
     assert_eq!(app.get(of("127.0.0.1:1")).await.expect(200).json()["credential"]["username"], "ci");
 });
 
