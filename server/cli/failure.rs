@@ -253,6 +253,9 @@ impl Failure {
         if let Some(id) = &self.request_id {
             let _ = write!(text, " (request {})", escape(id));
         }
+        if let Some(id) = self.problem.as_ref().and_then(|problem| problem["pull_id"].as_str()) {
+            let _ = write!(text, " (pull {})", escape(id));
+        }
         if let Some(hint) = &self.hint {
             let _ = write!(text, "\n  try: {}", escape(hint));
         }

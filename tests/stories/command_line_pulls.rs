@@ -97,6 +97,17 @@ async fn a_pull_that_is_named_twice_in_one_command_is_its_own() {
     app.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_that_fails_names_the_job_that_can_be_tried_again() {
+    let (app, registry) = (TestApp::start().await, FixtureRegistry::start().await);
+    let ran = orlop(&app, &["pull", &format!("{}/nothing:v1", registry.host())]).await;
+    assert_eq!(exit_code(&ran), 11, "{}", ran.stderr);
+    let pulls = app.get(PULLS).await.expect(200).json();
+    let id = pulls["items"][0]["id"].as_str().expect("an id");
+    assert!(ran.stderr.contains(&format!(" (pull {id})\n")), "{}", ran.stderr);
+    app.stop().await;
+}
+
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_config_of_any_bytes_tells_everybody_what_the_image_runs_on() {
