@@ -168,7 +168,7 @@ impl Pull {
 
     fn replace(&mut self, payload: Value) -> Change {
         let Ok(pull) = serde_json::from_value::<Pull>(payload) else { return Change::Nothing };
-        let moved = self.state != pull.state || self.phase != pull.phase;
+        let moved = (self.state, &self.phase, self.attempt) != (pull.state, &pull.phase, pull.attempt);
         *self = pull;
         if moved { Change::Phase } else { Change::Nothing }
     }
@@ -188,10 +188,12 @@ impl Pull {
     }
 
     fn move_on(&mut self, payload: &Value) -> Change {
+        let before = (self.state, self.phase.clone(), self.attempt);
         self.state = state(payload).unwrap_or(self.state);
         self.phase = payload.get("phase").and_then(Value::as_str).map(str::to_owned).or(self.phase.take());
         self.attempt = payload.get("attempt").and_then(Value::as_u64).unwrap_or(self.attempt);
-        Change::Phase
+        // The first phase that is told is often that of the snapshot before it.
+        if before == (self.state, self.phase.clone(), self.attempt) { Change::Nothing } else { Change::Phase }
     }
 
     fn finish(&mut self, payload: &Value) -> Change {
@@ -228,6 +230,20 @@ mod tests {
         assert_eq!(pull.apply(&event(end)), Change::End);
         assert!(pull.state.is_final());
         assert_eq!(pull.error.expect("an error").code, "upstream-denied");
+    }
+
+    #[test]
+    fn what_the_picture_shows_already_is_no_change_of_phase() {
+        let mut pull = Pull::default();
+        let snapshot = r#"{"id":"1","event":"snapshot","snapshot":{"id":"pull_1","ref":"a","state":"running",
+            "phase":"resolving","attempt":1,"blobs":[]}}"#;
+        assert_eq!(pull.apply(&event(snapshot)), Change::Phase);
+        let phase = |attempt: u64| {
+            let phase = r#"{"state":"running","phase":"resolving","attempt":"#;
+            event(&format!(r#"{{"id":"2","event":"phase","phase":{phase}{attempt}}}}}"#))
+        };
+        assert_eq!(pull.apply(&phase(1)), Change::Nothing);
+        assert_eq!(pull.apply(&phase(2)), Change::Phase);
     }
 
     #[test]
