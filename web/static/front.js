@@ -2,7 +2,7 @@
 
 import {
   FINAL, ICONS, NONE, STALLED_AFTER, attribute, bytes, change, drawBar, heard, lost, pageAt, part, say, serverStart, set,
-  tick, watch,
+  tick, utc, watch,
 } from "./orlop.js";
 
 const page = document.getElementById("overview");
@@ -46,7 +46,7 @@ function draw(pull) {
   set(part(row, "eta"), waits ? "waits" : stalled ? "stalled" : runs && progress.eta_seconds != null ? watch(progress.eta_seconds) : NONE);
   const time = row.querySelector("time");
   attribute(time, "datetime", pull.created_at);
-  attribute(time, "title", `${pull.created_at.slice(0, 19).replace("T", " ")} UTC`);
+  attribute(time, "title", utc(pull.created_at));
 }
 
 function platformsInWords({ platforms, all_platforms: all }) {

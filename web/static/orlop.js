@@ -43,6 +43,10 @@ export function watch(seconds) {
   return h ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
 }
 
+export function utc(time) {
+  return `${new Date(time).toISOString().slice(0, 19).replace("T", " ")} UTC`;
+}
+
 export function set(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

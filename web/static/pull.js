@@ -3,7 +3,7 @@
 
 import {
   FINAL, ICONS, NONE, STALLED_AFTER, attribute, bytes, change, drawBar, heard, lost, now, pageAt, part, precisely, rest,
-  say, set, tick, watch,
+  say, set, tick, utc, watch,
 } from "./orlop.js";
 
 const page = document.getElementById("pull");
@@ -48,7 +48,7 @@ function blobsInWords({ blobs_total: total, blobs_done: done, bytes_total_final:
 }
 
 function silence({ waiting_until: until, stalled_seconds: seconds }) {
-  if (until) return `Everything waits until ${new Date(until).toLocaleTimeString()}.`;
+  if (until) return `Everything waits until ${utc(until)}.`;
   return seconds > STALLED_AFTER ? `Nothing has arrived for ${precisely(seconds)}.` : "";
 }
 
@@ -102,7 +102,7 @@ function addLine(level, at, message) {
   line.dataset.level = level;
   const time = document.createElement("time");
   time.dateTime = new Date(at).toISOString();
-  time.textContent = new Date(at).toLocaleTimeString();
+  time.textContent = utc(at);
   line.append(time, ` ${level === "warn" ? "warning: " : ""}${message}`);
   const atEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 4;
   log.append(line);
