@@ -143,6 +143,10 @@ impl ApiError {
                 "No token helps: the server's settings `denied_registries` and `allowed_registries` decide, which its \
                  operator makes."
             }
+            Some(Error::NotFound { what: "image", .. }) => {
+                "Check the spelling, and the `namespace` parameter. Images are found by name with \
+                 `/api/v1/images?name=…`."
+            }
             Some(Error::NoPlatform { available, .. }) if available.is_empty() => {
                 "Nothing of the image says what it runs on: ask without `platform`."
             }

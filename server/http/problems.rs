@@ -51,7 +51,7 @@ problems! {
         "`detail` says what is missing: a scope, a namespace, a form secret, or a page of this server.";
     NOT_FOUND "not-found" NOT_FOUND "Not found",
         "What the request names does not exist, or not in this namespace.",
-        "Check the spelling, and the `namespace` parameter. Images are found by name with `/api/v1/images?name=…`.";
+        "Check the spelling, and the `namespace` parameter.";
     NO_PLATFORM "no-platform" NOT_FOUND "No such platform",
         "The image has no manifest for the platform asked for, or for that of the server where none was asked for.",
         "`available` lists the platforms it has: name one with `platform`.";

@@ -149,6 +149,18 @@ async fn what_a_program_acts_on_stands_in_headers_and_members() {
 }
 
 #[tokio::test]
+async fn a_hint_is_for_what_is_missing() {
+    let hint = async |error: Error| answered(error).await.1["hint"].as_str().unwrap_or_default().to_owned();
+    assert!(hint(Error::not_found("image", "img_1")).await.contains("found by name"));
+    for what in ["pull", "blob", "lease"] {
+        let hint = hint(Error::not_found(what, "x")).await;
+        assert_eq!(hint, "Check the spelling, and the `namespace` parameter.", "{what}");
+    }
+    let none = Error::NoPlatform { wanted: "linux/amd64".to_owned(), available: Vec::new() };
+    assert!(!hint(none).await.contains("`available`"));
+}
+
+#[tokio::test]
 async fn the_request_id_and_path_are_written_into_the_problem() {
     let mut response = ApiError::NoSuchPath.into_response();
     let problem = Problem::complete(&mut response, "req_1", "/nowhere").expect("a problem");
