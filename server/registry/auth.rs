@@ -76,7 +76,7 @@ impl Registry {
                 if Some(&authorization) == sent {
                     return refused(WRONG_PASSWORD);
                 }
-                let made = async { Ok(Kept { authorization, ends_at: None }) };
+                let made = async { Ok(Kept::for_good(authorization)) };
                 self.0.keyring.obtain(&key, sent, now, made).await
             }
             // There is one, which is not for such a connection.

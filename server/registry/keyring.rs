@@ -12,7 +12,8 @@ use crate::registry::auth::Scope;
 use crate::registry::credential::Secret;
 use crate::registry::endpoint::Endpoint;
 
-/// How long before its end a token is no longer used: it must still count when the request arrives.
+/// How long before its end a token is no longer used: it must still count when the request arrives. Of a shorter life it is
+/// half of it, or nobody would use the token but who fetched it.
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// A scope at one endpoint. Two that speak for different registries may be paths of one origin, or be told apart by `ns`
@@ -37,13 +38,24 @@ impl Key {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Kept {
     pub authorization: HeaderValue,
-    /// `None`: until it is refused.
-    pub ends_at: Option<Time>,
+    /// `None`: it is used until it is refused.
+    used_until: Option<Time>,
 }
 
 impl Kept {
+    /// What counts until it is refused.
+    pub fn for_good(authorization: HeaderValue) -> Kept {
+        Kept { authorization, used_until: None }
+    }
+
+    /// What counts from `now` on for so long.
+    pub fn for_a_while(authorization: HeaderValue, now: Time, life: Duration) -> Kept {
+        let used_until = Some(now.plus(life.saturating_sub(MARGIN.min(life / 2))));
+        Kept { authorization, used_until }
+    }
+
     fn counts(&self, now: Time) -> bool {
-        self.ends_at.is_none_or(|end| end > now.plus(MARGIN))
+        self.used_until.is_none_or(|until| until > now)
     }
 }
 
@@ -99,7 +111,7 @@ mod tests {
 
     fn kept(token: &str, now: Time) -> Kept {
         let authorization = HeaderValue::from_str(&format!("Bearer {token}")).expect(token);
-        Kept { authorization, ends_at: Some(now.plus(Duration::from_secs(60))) }
+        Kept::for_a_while(authorization, now, Duration::from_secs(60))
     }
 
     fn key(repository: &str) -> Key {

@@ -69,7 +69,7 @@ impl TokenAnswer {
     fn kept(&self, now: Time) -> Option<Kept> {
         let given = [&self.token, &self.access_token].into_iter().flatten();
         let token = given.into_iter().find(|token| !token.is_empty())?;
-        Some(Kept { authorization: bearer(token)?, ends_at: Some(now.plus(self.life())) })
+        Some(Kept::for_a_while(bearer(token)?, now, self.life()))
     }
 
     fn life(&self) -> Duration {

@@ -1,6 +1,7 @@
 //! Who gets a credential, and what it gets us.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::super::fixture::TokenFor;
 use super::*;
@@ -106,9 +107,13 @@ async fn an_identity_token_is_changed_for_access_and_for_its_successor() {
     registry.push_blob(b"x");
     registry.require(Auth::Token { realm: None, expires_in: 1 });
     registry.hand_tokens_to(TokenFor::Refresh("first".into()));
-    let client = client();
+    let seconds = Arc::new(AtomicI64::new(0));
+    let now = seconds.clone();
+    let clock = Clock::new(move || Time(now.load(Ordering::Relaxed) * 1_000_000));
+    let client = Registry::new(Patience::default(), Crowd::default(), clock);
     let identity = Credential::IdentityToken { token: Secret::new("first") };
-    for _ in 0..2 {
+    for at in 0..2 {
+        seconds.store(at, Ordering::Relaxed);
         read(&known(&client, &registry, identity.clone(), &[]), &blob(b"x"), 0).await.expect("the bytes");
     }
     let posted: Vec<BTreeMap<String, String>> = registry
