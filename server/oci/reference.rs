@@ -17,6 +17,9 @@ pub const LONGEST_TAG_BYTES: usize = 128;
 /// The tag that is meant when a reference names neither a tag nor a digest.
 pub const DEFAULT_TAG: &str = "latest";
 
+/// Said of a digest, or of its digits, in place of a name: Docker Hub is not asked for `library/sha256`.
+const DIGEST_ALONE: &str = "this is a digest, which needs a repository: name@sha256:…";
+
 /// Docker Hub's name, and the host that answers for it.
 const HUB: &str = "docker.io";
 const HUB_API: &str = "registry-1.docker.io";
@@ -85,6 +88,9 @@ impl FromStr for Reference {
             );
             return Err(wrong(&why));
         }
+        if text.parse::<Digest>().is_ok() {
+            return Err(wrong(DIGEST_ALONE));
+        }
         let (rest, digest) = match text.split_once('@') {
             None => (text, None),
             Some((rest, digest)) => (rest, Some(digest.parse::<Digest>()?)),
@@ -131,7 +137,7 @@ fn split_host(name: &str) -> (Option<&str>, &str) {
 /// Host and repository with Docker's defaults filled in.
 fn in_full(host: Option<&str>, repository: &str) -> Result<(String, String), &'static str> {
     if host.is_none() && repository.len() == 64 && repository.bytes().all(|c| c.is_ascii_hexdigit()) {
-        return Err("64 hex digits are a digest, which needs a repository: name@sha256:…");
+        return Err(DIGEST_ALONE);
     }
     let host = host.unwrap_or(HUB).to_ascii_lowercase();
     if !HUB_NAMES.contains(&host.as_str()) {
@@ -356,7 +362,13 @@ mod tests {
         ] {
             assert!(hostile.parse::<Reference>().is_err(), "{hostile:?}");
         }
-        assert!(DIGEST[7..].parse::<Reference>().expect_err("hex").to_string().contains("name@sha256:"));
+        for digest in [&DIGEST[7..], DIGEST, &format!("sha512:{}", "0".repeat(128))] {
+            let refused = digest.parse::<Reference>().expect_err(digest).to_string();
+            assert!(refused.contains("needs a repository: name@sha256:…"), "{refused}");
+        }
+        for image in ["sha256", "sha256:00", "sha256/app:v1", "r.io/sha256:v1"] {
+            image.parse::<Reference>().expect(image);
+        }
     }
 
     #[test]

@@ -108,6 +108,16 @@ async fn a_pull_that_fails_names_the_job_that_can_be_tried_again() {
     app.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_digest_alone_is_no_image_of_docker_hub() {
+    let app = TestApp::start().await;
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let ran = orlop(&app, &["pull", &digest]).await;
+    assert_eq!(exit_code(&ran), 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("needs a repository: name@sha256:…"), "{}", ran.stderr);
+    app.stop().await;
+}
+
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_config_of_any_bytes_tells_everybody_what_the_image_runs_on() {
