@@ -14,7 +14,7 @@ use crate::registry::blob::{BlobStream, is_mistaken};
 use crate::registry::endpoint::Trust;
 use crate::registry::failure::{sent_by_stranger, upstream};
 use crate::registry::places::Place;
-use crate::registry::repository::{Repository, blob_headers};
+use crate::registry::repository::{Repository, blob_headers, is_bad_answer};
 use crate::registry::retry::retriable;
 use crate::registry::transport::{Answer, Redirects, Request, Wire, has_user_info};
 
@@ -43,7 +43,11 @@ impl Repository {
                 None => self.enter().await,
             };
             let (whole, mut answered) = (0..descriptor.size, self.fetch_at(text, descriptor, &wanted).await);
-            if answered.as_ref().is_ok_and(|answer| is_mistaken(answer, descriptor.size, &wanted)) {
+            let is_useless = match &answered {
+                Ok(answer) => is_mistaken(answer, descriptor.size, &wanted),
+                Err(error) => is_bad_answer(error),
+            };
+            if is_useless && wanted != whole {
                 answered = self.fetch_at(text, descriptor, &whole).await;
             }
             let opened = match answered {

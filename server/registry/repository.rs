@@ -157,7 +157,9 @@ impl Repository {
             given_range(&answer, size, range).map(|_| answer)
         };
         let first = self.ask_for(ask(range), read).await;
-        let again = first.is_err() && mistaken.load(Ordering::Relaxed);
+        // What a mirror mistook is worth asking for once more also where the registry itself is away.
+        let is_useless = first.as_ref().is_err_and(is_bad_answer) || mistaken.load(Ordering::Relaxed);
+        let again = first.is_err() && is_useless && wanted != (0..size);
         let answer = if again { self.ask_for(ask(&(0..size)), read).await } else { first };
         let answer = answer.map_err(|error| part_missing(error, &descriptor.digest))?;
         let stream = BlobStream::open(answer, size, wanted, self.registry.patience().stall, place)?;
@@ -196,6 +198,11 @@ pub(super) fn blob_headers(wanted: &Range<u64>, size: u64) -> HeaderMap {
         headers.insert(reqwest::header::RANGE, range.expect("digits are a header value"));
     }
     headers
+}
+
+/// Whether an answer makes no sense: that to a request without a range may.
+pub(super) fn is_bad_answer(error: &Error) -> bool {
+    matches!(error, Error::Upstream(upstream) if upstream.kind == UpstreamKind::BadAnswer)
 }
 
 pub(super) fn is_not_found(error: &Error) -> bool {

@@ -476,7 +476,7 @@ story!(a_login_and_a_logout_change_the_credential_alone, async |app| {
                           "mirrors": [{"url": "https://m.io", "credential": {"token": "s3cret"}}]});
     app.put(of("r.io")).json(settings).await.expect(201);
     let before = app.get(of("r.io")).await.expect(200).json();
-    assert_eq!(login("r.io", "s3cret").await.0, 0);
+    assert_eq!(login("r.io", "s3cret").await.0, 10, "it is stored, and cannot be tried");
     let with = app.get(of("r.io")).await.expect(200).json();
     assert_eq!(with["credential"], json!({"kind": "password", "username": "ci"}));
     assert_eq!(orlop(app, &["registry", "logout", "r.io"], "").await.0, 0);
