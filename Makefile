@@ -35,7 +35,8 @@ lint: ## formatting, clippy with warnings denied, shell scripts, dependency poli
 checks: ## the checks outside Rust: generated clients, container files
 	@for check in tests/*/check.sh; do echo "== $$check"; "$$check" || exit 1; done
 
-fuzz: ## random requests by the contract, for FUZZ_S seconds (600); not a part of `make test`, which is the same every time
+fuzz: ## random layers, and random requests by the contract, for FUZZ_S seconds each (600); not a part of `make test`
+	tests/fuzz/run.sh $${FUZZ_S:-600}
 	FUZZ_S=$${FUZZ_S:-600} tests/clients/check.sh
 
 images: ## the image that the end-to-end test pulls (cached; root makes it, once)

@@ -4,6 +4,7 @@ mod architecture;
 mod builders;
 mod contract;
 mod crash;
+mod fuzz;
 mod harness;
 mod hostile;
 mod laws;

@@ -109,8 +109,10 @@ impl<'t, S> Comparing<'_, 't, S> {
                 self.change(other_after);
             }
         }
-        let is_known = self.compared.changed.contains(&is);
-        if !is_known && !(is_alike(before.inode, found.inode) && (self.is_same)(before, found)?) {
+        if self.compared.changed.contains(&is) {
+            return Ok(());
+        }
+        if !is_alike(before.inode, found.inode) || !(self.is_same)(before, found)? {
             self.change(is);
         }
         Ok(())
