@@ -9,3 +9,5 @@ echo
 ./stores.sh
 echo
 ./pulls.sh
+echo
+./unpacks.sh

@@ -59,20 +59,29 @@ impl BlobFile {
     /// Reads up to `limit` bytes at `offset`; blocks.
     ///
     /// # Errors
-    /// Those of `preadv2(2)`; `UnexpectedEof` when the file is shorter than it was.
+    /// As [`BlobFile::read_into`].
     pub fn read_at(&self, offset: u64, limit: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; limit];
+        let read = self.read_into(offset, &mut bytes)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
+    /// Reads as many bytes at `offset` as come at once; how many. Blocks.
+    ///
+    /// # Errors
+    /// Those of `pread(2)`; `UnexpectedEof` when the file is shorter than it was.
+    pub fn read_into(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
         let read = loop {
-            match self.file.read_at(&mut bytes, offset) {
+            match self.file.read_at(bytes, offset) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 done => break done?,
             }
         };
-        if read == 0 && limit > 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        match read == 0 && !bytes.is_empty() {
+            true => Err(io::ErrorKind::UnexpectedEof.into()),
+            false => Ok(read),
         }
-        bytes.truncate(read);
-        Ok(bytes)
     }
 }
 

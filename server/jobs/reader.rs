@@ -42,9 +42,8 @@ impl Read for BlobReader {
             return Ok(0);
         }
         // A file that has become shorter is the disk's fault, not the layer's.
-        let bytes = self.blob.file.read_at(self.offset, chunk.len()).map_err(io::Error::other)?;
-        chunk[..bytes.len()].copy_from_slice(&bytes);
-        self.offset += bytes.len() as u64;
-        Ok(bytes.len())
+        let read = self.blob.file.read_into(self.offset, chunk).map_err(io::Error::other)?;
+        self.offset += read as u64;
+        Ok(read)
     }
 }
