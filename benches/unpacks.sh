@@ -24,6 +24,7 @@ main() {
     say "unpacks.sh: must be root, to mount file systems"
     exit 1
   fi
+  [ -n "${IMAGES:-}" ] || "$root/scripts/make-images.sh" "$images" "${tests[@]}" >&2
   start_registry registry "$work/registry"
   local host=${url[registry]#http://} peers=() peer test round
   [ -n "$peers_only" ] || peers+=(orlop)
