@@ -56,7 +56,8 @@ impl Cargo {
         app.post(format!("{pull}/retry")).await.expect(202);
         let ended = app.get(format!("{pull}?wait=60s")).await.expect(200).json();
         assert_eq!(ended["state"], "succeeded", "{ended}");
-        let resumed = ended["progress"]["bytes_resumed"].as_u64().expect("a number");
+        let progress = |name: &str| ended["progress"][name].as_u64().expect("a number");
+        let (resumed, total) = (progress("bytes_resumed"), progress("bytes_total"));
         let length = |range: Option<&String>| {
             let (from, to) = range?.strip_prefix("bytes=")?.split_once('-')?;
             Some(to.parse::<u64>().ok()? + 1 - from.parse::<u64>().ok()?)
@@ -64,7 +65,7 @@ impl Cargo {
         let since = self.registry.seen().split_off(before).into_iter();
         let of_layer = since.filter(|seen| seen.path.contains(&self.digest));
         let asked: u64 = of_layer.map(|seen| length(seen.headers.get("range")).unwrap_or(SIZE as u64)).sum();
-        assert_eq!(asked + resumed, SIZE as u64, "every byte that had come counts, and no other");
+        assert_eq!(asked + resumed, total, "every byte that had come counts, and no other");
         let read = app.get(format!("/api/v1/content/{}/data", self.digest)).await.expect(200);
         assert!(read.body == self.layer, "the bytes are the right ones");
         let (content, images) = kept(app).await;
