@@ -62,10 +62,13 @@ unpack_by_ctr() { # REFERENCE ROW
 }
 
 unpack_by_podman() { # REFERENCE ROW
-  clock podman "$2" 0 podman --root "$disk/root" --runroot "$disk/run" --storage-driver overlay \
+  local run
+  run=$(mktemp -d) # it takes no path of more than 50 characters
+  clock podman "$2" 0 podman --root "$disk/root" --runroot "$run" --storage-driver overlay \
     pull --quiet --tls-verify=false "$1"
   # What it mounts for itself would keep the disk.
   umount "$disk/root/overlay" 2>/dev/null || true
+  rm -rf "$run"
 }
 
 unpack_by_umoci() { # REFERENCE ROW
