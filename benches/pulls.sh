@@ -24,6 +24,7 @@ main() {
     say "pulls.sh: must be root, to mount a file system"
     exit 1
   fi
+  [ -n "${IMAGE:-}" ] || "$root/scripts/make-images.sh" "$root/target/images" real >&2
   make_disk pulls 16
   start_registry registry "$work/registry"
   local host=${url[registry]#http://} peers=(skopeo) far_port

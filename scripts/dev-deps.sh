@@ -52,6 +52,8 @@ case $purpose in
     need apache2-utils ab
     need util-linux losetup
     need e2fsprogs mkfs.ext4
+    need containerd containerd ctr
+    need podman podman
     ;;
   *)
     echo "usage: dev-deps.sh [test|bench]" >&2
